@@ -1,0 +1,72 @@
+"""The forget target: what an operator registers, as every package sees it.
+
+Knows nothing of HTTP, storage or token ids; `server.schemas` builds these from JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from tracing.document import Document
+
+
+class Action(StrEnum):
+    """What to do with a request that is about a target."""
+
+    STEER = "steer"
+    REFUSE = "refuse"
+
+
+class Enforcement(StrEnum):
+    """Whether the action is carried out or only recorded."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
+class Scope(StrEnum):
+    """Which requests a target touches: those a detector matched, or all."""
+
+    MATCHED = "matched"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One forget item: a prompt and the answer that must not be given."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """Text that may not be emitted; `whole_word` asks for word borders on both sides."""
+
+    text: str
+    whole_word: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetTarget:
+    """A person, book, document or corpus to be forgotten (the resource of the admin API).
+
+    At least one of `examples`, `phrases` or `documents` is non-empty. `alpha` is the
+    false-positive rate on benign prompts that the similarity thresholds are calibrated for;
+    None takes the server's default.
+    """
+
+    id: str
+    description: str = ""
+    examples: tuple[Example, ...] = ()
+    aliases: tuple[str, ...] = ()
+    phrases: tuple[Phrase, ...] = ()
+    excluded_phrases: tuple[str, ...] = ()
+    documents: tuple[Document, ...] = ()
+    retain_examples: tuple[str, ...] = ()
+    action: Action = Action.STEER
+    enforcement: Enforcement = Enforcement.ENFORCE
+    scope: Scope = Scope.MATCHED
+    alpha: float | None = None
+    labels: dict[str, str] = field(default_factory=dict)

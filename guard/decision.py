@@ -1,0 +1,34 @@
+"""The guard's verdict on one request, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from detectors.detection import Detection
+
+
+class Verdict(StrEnum):
+    """What happens to the request."""
+
+    ALLOW = "allow"
+    STEER = "steer"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One verdict with everything that led to it.
+
+    `targets` and `items` index the snapshot's target units and item units (see
+    `guard.params`); both are empty unless the verdict is STEER. `detections` were enforced,
+    `observed` belong to targets in observe mode and changed nothing.
+    """
+
+    verdict: Verdict
+    generation: int
+    digest: str
+    targets: tuple[int, ...] = ()
+    items: tuple[int, ...] = ()
+    detections: tuple[Detection, ...] = ()
+    observed: tuple[Detection, ...] = ()

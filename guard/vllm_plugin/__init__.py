@@ -1,0 +1,1 @@
+"""The thin adapters that run inside vLLM's processes."""

@@ -1,0 +1,1 @@
+"""Where does this span of text come from? (provenance)"""
