@@ -1,0 +1,278 @@
+"""Errors of the server, and the one table that turns any error into an OpenAI error.
+
+ServerError
+├── ClientFault               the caller can mend it
+│   ├── InvalidRequest        400: body or field that the OpenAI surface cannot take
+│   │   ├── MalformedBody     400: not JSON, not UTF-8, not an object
+│   │   └── UnsupportedFeature 400: a request feature that cannot be guarded
+│   ├── ContentFiltered       400: refused by a target with refusal mode "error"
+│   ├── InvalidField          422: a field of the admin API
+│   ├── Unauthorized          401: no key, or an unknown one
+│   ├── Forbidden             403: a key without the right
+│   ├── EndpointNotGuarded    403: a route that the guard does not cover
+│   ├── NotFound              404
+│   ├── MethodNotAllowed      405
+│   ├── Conflict              409: the id exists, or is being withdrawn
+│   ├── PreconditionFailed    412: If-Match names another revision
+│   ├── BodyTooLarge          413
+│   └── UnsupportedMediaType  415
+├── ServerFault               the caller can only try again
+│   ├── GuardUnavailable      503: no decision can be made, so nothing is served
+│   ├── GuardTimeout          503: screening took too long
+│   ├── Overloaded            503
+│   ├── NotReady              503: starting, or without a policy
+│   └── StoreFault            500: the store cannot be read or written
+├── StartFault                the process does not start
+│   ├── SettingsError         a setting is unknown or cannot be parsed
+│   ├── StoreVersionError     the store was written by another version
+│   └── ControlRunning        another control process owns the state directory
+└── PolicyFault               a policy did not come into force; the last good one rules
+    ├── PolicyNotCompiled     the compiler refused it
+    ├── PolicyRejected        a follower could not load it
+    └── PolicyNotAcknowledged a live follower did not answer in time
+
+Messages never hold forget text or a value that a client sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from guard.errors import (
+    CompileError,
+    GuardError,
+    GuardParamsError,
+    SnapshotCorrupt,
+    SnapshotError,
+    SnapshotMissing,
+    VocabularyError,
+)
+
+
+class ServerError(Exception):
+    """Base of all errors of this package.
+
+    `param` names the field at fault, `retry_after_seconds` becomes a Retry-After header.
+    """
+
+    def __init__(
+        self, message: str = "", *, param: str | None = None, retry_after_seconds: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ClientFault(ServerError):
+    """The caller can mend it."""
+
+
+class InvalidRequest(ClientFault):
+    """The OpenAI surface cannot take this body or field."""
+
+
+class MalformedBody(InvalidRequest):
+    """The body is not a JSON object in UTF-8."""
+
+
+class UnsupportedFeature(InvalidRequest):
+    """A request feature that cannot be guarded."""
+
+
+class ContentFiltered(ClientFault):
+    """The request was refused, and the refusal mode is "error"."""
+
+
+class InvalidField(ClientFault):
+    """A field of the admin API is missing, of the wrong type or out of bounds."""
+
+
+class Unauthorized(ClientFault):
+    """No key was given, or an unknown one."""
+
+
+class Forbidden(ClientFault):
+    """The key is known but has no right to this."""
+
+
+class EndpointNotGuarded(ClientFault):
+    """The guard does not cover this route, so it is closed."""
+
+
+class NotFound(ClientFault):
+    """There is no such resource."""
+
+
+class MethodNotAllowed(ClientFault):
+    """The resource has no such method."""
+
+
+class Conflict(ClientFault):
+    """The resource's state does not allow it."""
+
+
+class PreconditionFailed(ClientFault):
+    """If-Match names a revision that is not the current one."""
+
+
+class BodyTooLarge(ClientFault):
+    """The body is longer than the setting allows."""
+
+
+class UnsupportedMediaType(ClientFault):
+    """The body is not declared as JSON."""
+
+
+class ServerFault(ServerError):
+    """The caller can only try again."""
+
+
+class GuardUnavailable(ServerFault):
+    """No decision can be made, so nothing is served."""
+
+
+class GuardTimeout(ServerFault):
+    """Screening the request took too long."""
+
+
+class Overloaded(ServerFault):
+    """Too much at once."""
+
+
+class NotReady(ServerFault):
+    """The process is starting, or has no policy yet."""
+
+
+class StoreFault(ServerFault):
+    """The store cannot be read or written."""
+
+
+class StartFault(ServerError):
+    """The process does not start."""
+
+
+class SettingsError(StartFault):
+    """A setting is unknown or cannot be parsed."""
+
+
+class StoreVersionError(StartFault):
+    """The store was written by another version of Lethegate."""
+
+
+class ControlRunning(StartFault):
+    """Another control process owns the state directory."""
+
+
+class PolicyFault(ServerError):
+    """A policy did not come into force; the last good one rules."""
+
+
+class PolicyNotCompiled(PolicyFault):
+    """The targets cannot be compiled."""
+
+
+class PolicyRejected(PolicyFault):
+    """A follower could not load the policy."""
+
+
+class PolicyNotAcknowledged(PolicyFault):
+    """A live follower did not acknowledge the policy in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRow:
+    """How one error class looks to a client; `message` replaces the error's own if given."""
+
+    status: int
+    type: str
+    code: str
+    message: str | None = None
+
+
+_CLIENT = "invalid_request_error"
+_SERVER = "server_error"
+_GUARD = ErrorRow(503, _SERVER, "guard_unavailable", "The guard is unavailable.")
+_INTERNAL = ErrorRow(500, _SERVER, "internal_error", "The server failed to process the request.")
+
+ERROR_TABLE: dict[type[Exception], ErrorRow] = {
+    ServerError: _INTERNAL,
+    ClientFault: ErrorRow(400, _CLIENT, "bad_request"),
+    InvalidRequest: ErrorRow(400, _CLIENT, "invalid_request"),
+    MalformedBody: ErrorRow(400, _CLIENT, "malformed_body"),
+    UnsupportedFeature: ErrorRow(400, _CLIENT, "unsupported_feature"),
+    ContentFiltered: ErrorRow(400, _CLIENT, "content_filter"),
+    InvalidField: ErrorRow(422, _CLIENT, "invalid_field"),
+    Unauthorized: ErrorRow(401, "authentication_error", "invalid_api_key"),
+    Forbidden: ErrorRow(403, "permission_error", "insufficient_permissions"),
+    EndpointNotGuarded: ErrorRow(403, "permission_error", "endpoint_not_guarded"),
+    NotFound: ErrorRow(404, _CLIENT, "not_found"),
+    MethodNotAllowed: ErrorRow(405, _CLIENT, "method_not_allowed"),
+    Conflict: ErrorRow(409, _CLIENT, "conflict"),
+    PreconditionFailed: ErrorRow(412, _CLIENT, "precondition_failed"),
+    BodyTooLarge: ErrorRow(413, _CLIENT, "body_too_large"),
+    UnsupportedMediaType: ErrorRow(415, _CLIENT, "unsupported_media_type"),
+    ServerFault: _INTERNAL,
+    GuardUnavailable: _GUARD,
+    GuardTimeout: ErrorRow(503, _SERVER, "guard_timeout", "The guard took too long."),
+    Overloaded: ErrorRow(503, _SERVER, "overloaded"),
+    NotReady: ErrorRow(503, _SERVER, "not_ready"),
+    StoreFault: ErrorRow(500, _SERVER, "store_error", "The store failed."),
+    StartFault: _INTERNAL,
+    SettingsError: ErrorRow(500, _SERVER, "invalid_settings"),
+    StoreVersionError: ErrorRow(500, _SERVER, "store_version"),
+    ControlRunning: ErrorRow(500, _SERVER, "control_running"),
+    PolicyFault: ErrorRow(500, _SERVER, "policy_error"),
+    PolicyNotCompiled: ErrorRow(422, _CLIENT, "policy_not_compiled"),
+    PolicyRejected: ErrorRow(500, _SERVER, "policy_rejected"),
+    PolicyNotAcknowledged: ErrorRow(503, _SERVER, "policy_not_acknowledged"),
+    GuardError: _GUARD,
+    GuardParamsError: ErrorRow(
+        400,
+        _CLIENT,
+        "reserved_parameter",
+        "vllm_xargs keys beginning with lethegate_ are reserved.",
+    ),
+    SnapshotError: _GUARD,
+    SnapshotMissing: _GUARD,
+    SnapshotCorrupt: _GUARD,
+    VocabularyError: _GUARD,
+    CompileError: ErrorRow(422, _CLIENT, "policy_not_compiled"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    """An error as it goes over the wire: `body` has OpenAI's shape."""
+
+    status: int
+    body: dict[str, Any]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def row_of(error: BaseException) -> ErrorRow:
+    """The table's row for an error: its class, else the nearest base; unknown ones are a 500."""
+    return next((ERROR_TABLE[c] for c in type(error).__mro__ if c in ERROR_TABLE), _INTERNAL)
+
+
+def reply_to(error: BaseException) -> ErrorReply:
+    """The reply to any error.
+
+    Foreign exceptions get a fixed message, because theirs may hold a client's text.
+    """
+    row = row_of(error)
+    param = error.param if isinstance(error, ServerError) else None
+    headers: dict[str, str] = {}
+    if row.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if row.status == 503:
+        wait = error.retry_after_seconds if isinstance(error, ServerError) else None
+        headers["retry-after"] = str(wait or 1)
+    message = row.message or str(error) or row.code.replace("_", " ").capitalize() + "."
+    return ErrorReply(row.status, error_body(message, row.type, row.code, param), headers)
+
+
+def error_body(message: str, type_: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": type_, "param": param, "code": code}}
