@@ -1,0 +1,265 @@
+"""Every setting, once: its type, default and meaning, and where its value comes from.
+
+A value is looked for in the command line's flags, then in the environment (`LETHEGATE_` and the
+name in capitals), then in the YAML file named by `--config` or `LETHEGATE_CONFIG`; else the default
+holds. Unknown names and values that cannot be parsed stop the start. An empty environment variable
+counts as absent; lists are separated by commas there. Secrets have no flag (process lists would
+show them) and no repr.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from server.errors import SettingsError
+
+ENV_PREFIX = "LETHEGATE_"
+CONFIG_ENV = "LETHEGATE_CONFIG"
+# Between our own processes; never settings of an operator.
+INTERNAL_ENV_PREFIX = "LETHEGATE_INTERNAL_"
+
+DEFAULT_REFUSAL = "I'm sorry, but I can't help with that."
+MIB = 1024 * 1024
+
+
+def default_state_dir() -> Path:
+    """`$XDG_STATE_HOME/lethegate`, by default `~/.local/state/lethegate`."""
+    root = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(root) / "lethegate"
+
+
+class Settings(BaseModel):
+    """All settings of the gateway and of the control process, fixed for the process's life."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    state_dir: Path = Field(
+        default_factory=default_state_dir,
+        description="Directory of the store, the policy snapshots and the caches; owner-only.",
+    )
+    database_url: SecretStr | None = Field(
+        None, description="SQLAlchemy URL of the store; by default lethegate.db in the state dir."
+    )
+    host: str = Field("127.0.0.1", description="Address the guarded OpenAI endpoint listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port of the guarded OpenAI endpoint.")
+    admin_host: str = Field("127.0.0.1", description="Address the admin API listens on.")
+    admin_port: int = Field(8001, ge=0, le=65535, description="Port of the admin API.")
+    admin_key: SecretStr | None = Field(
+        None, description="Admin key; by default one is made and kept in admin.key (state dir)."
+    )
+    auditor_keys: tuple[SecretStr, ...] = Field(
+        (), description="Keys that may read jobs, generations and lists, but no forget text."
+    )
+    api_keys: tuple[SecretStr, ...] = Field(
+        (), description="Keys of clients; required unless the endpoint listens on loopback only."
+    )
+    encoder: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        description="Sentence encoder of the prompt classifier: hub name or local path.",
+    )
+    encoder_device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Device of the encoder: auto, cpu, cuda or cuda:N.",
+    )
+    alpha: float = Field(
+        0.005, gt=0, lt=1, description="False-positive rate the thresholds are calibrated for."
+    )
+    refusal_text: str = Field(
+        DEFAULT_REFUSAL, min_length=1, max_length=2000, description="Answer to a refused request."
+    )
+    refusal_mode: Literal["completion", "error"] = Field(
+        "completion", description="A refusal is a normal completion (200) or an error (400)."
+    )
+    max_body_bytes: int = Field(
+        8 * MIB, ge=1024, description="Longest request body accepted, in bytes; longer is a 413."
+    )
+    holdback_chars: int = Field(
+        2000,
+        ge=64,
+        description="Most streamed characters held back at once while a phrase may be forming.",
+    )
+    fail_open: bool = Field(
+        False, description="Serve unguarded when the guard itself fails (counted); else 503."
+    )
+    screen_timeout_seconds: float = Field(
+        10.0, gt=0, le=600, description="Longest time for deciding about a request, in seconds."
+    )
+    acknowledge_timeout_seconds: float = Field(
+        120.0, gt=0, description="How long a new policy may wait for its workers, in seconds."
+    )
+    keep_snapshots: int = Field(
+        8, ge=1, description="How many superseded policy snapshots are kept for a rollback."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Form of the log lines on standard error."
+    )
+
+    @field_validator("state_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("admin_key", "database_url")
+    @classmethod
+    def _not_blank(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("must not be blank")
+        return value
+
+    @field_validator("api_keys", "auditor_keys")
+    @classmethod
+    def _no_blank_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(not key.get_secret_value().strip() for key in keys):
+            raise ValueError("must not hold a blank key")
+        return keys
+
+    @property
+    def store_url(self) -> str:
+        """The store's SQLAlchemy URL; may hold a password."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.state_dir / 'lethegate.db'}"
+
+    @property
+    def snapshots(self) -> Path:
+        """Directory of the policy snapshots."""
+        return self.state_dir / "snapshots"
+
+    @property
+    def cache(self) -> Path:
+        """Directory of what can be rebuilt (vocabulary, embeddings)."""
+        return self.state_dir / "cache"
+
+    @property
+    def admin_key_file(self) -> Path:
+        """Where a generated admin key is kept."""
+        return self.state_dir / "admin.key"
+
+    @property
+    def admin_url(self) -> str:
+        """Base URL of the admin API, as reached from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.admin_host, self.admin_host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.admin_port}"
+
+    def require_client_keys(self) -> None:
+        """Refuse to serve other machines without client keys.
+
+        Raises:
+            SettingsError: `host` is not loopback and `api_keys` is empty.
+        """
+        if not self.api_keys and not is_loopback(self.host):
+            raise SettingsError(
+                f"host={self.host!r} can be reached from other machines: "
+                f"set {ENV_PREFIX}API_KEYS, or listen on 127.0.0.1"
+            )
+
+
+SECRETS = frozenset({"admin_key", "auditor_keys", "api_keys", "database_url"})
+_LISTS = frozenset({"auditor_keys", "api_keys"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    config: Path | None = None,
+) -> Settings:
+    """Settings from flags over environment over file over defaults.
+
+    A flag that is None was not given. `env` is the process's environment unless given.
+
+    Raises:
+        SettingsError: naming the key, where it was set and, unless secret, the value.
+    """
+    environment = os.environ if env is None else env
+    file = config or (Path(environment[CONFIG_ENV]) if environment.get(CONFIG_ENV) else None)
+    sources: dict[str, tuple[str, Any]] = {}
+    if file is not None:
+        sources |= {key: (f"{key} in {file}", value) for key, value in _read_file(file).items()}
+    sources |= _read_env(environment)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            sources[key] = ("--" + key.replace("_", "-"), value)
+    try:
+        return Settings.model_validate({key: value for key, (_, value) in sources.items()})
+    except ValidationError as error:
+        raise SettingsError(_explain(error, sources)) from None
+
+
+def settings_table() -> str:
+    """The README's table of settings, in Markdown."""
+    rows = ["| setting | environment | default | meaning |", "|---|---|---|---|"]
+    for name, info in Settings.model_fields.items():
+        default = "`~/.local/state/lethegate`" if name == "state_dir" else _shown(info.default)
+        flag = name if name in SECRETS else f"`--{name.replace('_', '-')}`"
+        rows.append(f"| {flag} | `{ENV_PREFIX}{name.upper()}` | {default} | {info.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def _shown(default: Any) -> str:
+    if default in (None, ()):
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _read_env(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    found: dict[str, tuple[str, Any]] = {}
+    for variable, text in environment.items():
+        ours = variable.startswith(ENV_PREFIX) and not variable.startswith(INTERNAL_ENV_PREFIX)
+        if not ours or variable == CONFIG_ENV or not text:
+            continue
+        key = variable.removeprefix(ENV_PREFIX).lower()
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{variable} is not a setting")
+        value: Any = [part.strip() for part in text.split(",")] if key in _LISTS else text
+        found[key] = (variable, value)
+    return found
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"the settings file {file} is not UTF-8") from None
+    except yaml.YAMLError as error:
+        # The problem's own text may quote a secret, so only the place is told.
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise SettingsError(f"the settings file {file} is not YAML{place}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise SettingsError(f"the settings file {file} must map setting names to values")
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _explain(error: ValidationError, sources: Mapping[str, tuple[str, Any]]) -> str:
+    """The first problem as one line: where, what value (unless secret), what is wrong."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    key = str(problem["loc"][0])
+    place, value = sources.get(key, (key, None))
+    if problem["type"] == "extra_forbidden":
+        return f"{place} is not a setting"
+    shown = "" if key in SECRETS else f"={value!r}"
+    return f"{place}{shown}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
