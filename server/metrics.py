@@ -1,0 +1,251 @@
+"""Every metric's name, labels and buckets; the only file that names one.
+
+Registries are given, never global. Labels come from closed sets: no target, user or text. A value
+outside its set is counted as "other" rather than lost or raised: this runs in the request path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from detectors.detection import Detection
+from guard.decision import Decision
+
+OTHER = "other"
+
+
+class Stage(StrEnum):
+    """A step of the request path whose time is measured."""
+
+    PARSE = "parse"
+    NORMALISE = "normalise"
+    ENCODE = "encode"
+    CLASSIFY = "classify"
+    SCREEN = "screen"
+    SHIELD = "shield"
+
+
+class Bypass(StrEnum):
+    """Why a request was served unguarded (only with fail_open)."""
+
+    GUARD_ERROR = "guard_error"
+    TIMEOUT = "timeout"
+    NO_POLICY = "no_policy"
+
+
+SURFACES = frozenset(
+    {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
+)
+CLOSED_SLOT_REASONS = frozenset(
+    {"unknown_digest", "corrupt", "bad_params", "nothing_left", "fault", OTHER}
+)
+
+# Guarding takes micro- to milliseconds on a GPU and tens of milliseconds on a CPU.
+_STAGE_BUCKETS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
+)
+_COMPILE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFacts:
+    """Totals over all workers since their start, as read from their counters."""
+
+    blocked_tokens: int = 0
+    closed_slots: Mapping[str, int] = field(default_factory=dict)
+    snapshot_load_failures: int = 0
+
+
+class GatewayMetrics:
+    """What the gateway counts and measures; `facts` is read at every scrape."""
+
+    def __init__(
+        self, registry: CollectorRegistry, facts: Callable[[], WorkerFacts] = WorkerFacts
+    ) -> None:
+        self._requests = Counter(
+            "lethegate_requests_total", "Requests by verdict.", ["verdict"], registry=registry
+        )
+        self._detections = Counter(
+            "lethegate_detections_total",
+            "Detections that were enforced.",
+            ["layer", "strength"],
+            registry=registry,
+        )
+        self._observed = Counter(
+            "lethegate_observed_detections_total",
+            "Detections of targets in observe mode, which changed nothing.",
+            ["layer", "strength"],
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "lethegate_stage_seconds",
+            "Time a request spent in one stage of the guard.",
+            ["stage"],
+            buckets=_STAGE_BUCKETS,
+            registry=registry,
+        )
+        self._refusals = Counter(
+            "lethegate_refusals_total", "Requests answered with a refusal.", registry=registry
+        )
+        self._shield_blocks = Counter(
+            "lethegate_shield_blocks_total",
+            "Outputs cut by the shield, by the surface that would have leaked.",
+            ["surface"],
+            registry=registry,
+        )
+        self._bypasses = Counter(
+            "lethegate_guard_bypasses_total",
+            "Requests served unguarded because the guard failed and fail_open is set.",
+            ["reason"],
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "lethegate_policy_generation",
+            "Generation of the policy that this gateway applies.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        registry.register(_WorkerCollector(facts))
+
+    def record_decision(self, decision: Decision) -> None:
+        """Count one screened request and what was detected in it."""
+        self._requests.labels(decision.verdict.value).inc()
+        _count(self._detections, decision.detections)
+        _count(self._observed, decision.observed)
+
+    def observe_stage(self, stage: Stage, seconds: float) -> None:
+        """Record how long a request spent in one stage."""
+        self._stages.labels(stage.value).observe(seconds)
+
+    def record_refusal(self) -> None:
+        """Count a request that was answered with a refusal."""
+        self._refusals.inc()
+
+    def record_shield_block(self, surface: str) -> None:
+        """Count an output that the shield cut."""
+        self._shield_blocks.labels(surface if surface in SURFACES else OTHER).inc()
+
+    def record_bypass(self, reason: Bypass) -> None:
+        """Count a request that was served unguarded."""
+        self._bypasses.labels(reason.value).inc()
+
+    def set_generation(self, generation: int) -> None:
+        """Tell which policy generation this gateway applies."""
+        self._generation.set(generation)
+
+
+class ControlMetrics:
+    """What the control process counts and measures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._targets = Gauge(
+            "lethegate_policy_targets",
+            "Registered forget targets by status.",
+            ["status"],
+            registry=registry,
+        )
+        self._generation = Gauge(
+            "lethegate_active_generation",
+            "Generation of the policy that was last published.",
+            registry=registry,
+        )
+        self._jobs = Counter(
+            "lethegate_jobs_total", "Finished jobs by outcome.", ["state"], registry=registry
+        )
+        self._queued = Gauge("lethegate_jobs_queued", "Jobs that wait.", registry=registry)
+        self._compile = Histogram(
+            "lethegate_compile_seconds",
+            "Time to compile a policy.",
+            buckets=_COMPILE_BUCKETS,
+            registry=registry,
+        )
+        self._activation = Histogram(
+            "lethegate_activation_seconds",
+            "Time from publishing a policy to its last acknowledgement.",
+            buckets=_COMPILE_BUCKETS,
+            registry=registry,
+        )
+        self._rollbacks = Counter(
+            "lethegate_policy_rollbacks_total",
+            "Policies that were taken back because a follower did not take them.",
+            registry=registry,
+        )
+
+    def set_targets(self, by_status: Mapping[str, int]) -> None:
+        """Tell how many targets are in each status."""
+        for status, count in by_status.items():
+            self._targets.labels(status).set(count)
+
+    def set_generation(self, generation: int) -> None:
+        """Tell which generation the pointer names."""
+        self._generation.set(generation)
+
+    def set_queued(self, count: int) -> None:
+        """Tell how many jobs wait."""
+        self._queued.set(count)
+
+    def record_jobs(self, state: str, count: int) -> None:
+        """Count jobs that ended."""
+        self._jobs.labels(state).inc(count)
+
+    def observe_compile(self, seconds: float) -> None:
+        """Record how long a compilation took."""
+        self._compile.observe(seconds)
+
+    def observe_activation(self, seconds: float) -> None:
+        """Record how long the followers took to acknowledge."""
+        self._activation.observe(seconds)
+
+    def record_rollback(self) -> None:
+        """Count a policy that was taken back."""
+        self._rollbacks.inc()
+
+
+class _WorkerCollector(Collector):
+    """Turns the workers' facts into metrics at every scrape."""
+
+    def __init__(self, facts: Callable[[], WorkerFacts]) -> None:
+        self._facts = facts
+
+    def describe(self) -> Iterable[Metric]:
+        return _families(WorkerFacts())
+
+    def collect(self) -> Iterable[Metric]:
+        return _families(self._facts())
+
+
+def _families(facts: WorkerFacts) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "lethegate_blocked_tokens_total",
+        "Tokens that the token filter forbade at the moment they would complete a phrase.",
+        value=facts.blocked_tokens,
+    )
+    closed = CounterMetricFamily(
+        "lethegate_closed_slots_total",
+        "Requests whose output was closed in the worker, by reason.",
+        labels=["reason"],
+    )
+    totals: dict[str, int] = {}
+    for reason, count in facts.closed_slots.items():
+        known = reason if reason in CLOSED_SLOT_REASONS else OTHER
+        totals[known] = totals.get(known, 0) + count
+    for reason, count in totals.items():
+        closed.add_metric([reason], count)
+    yield closed
+    yield CounterMetricFamily(
+        "lethegate_snapshot_load_failures_total",
+        "Policy snapshots that a worker could not load.",
+        value=facts.snapshot_load_failures,
+    )
+
+
+def _count(counter: Counter, detections: Iterable[Detection]) -> None:
+    for detection in detections:
+        counter.labels(detection.layer.value, detection.strength.value).inc()
