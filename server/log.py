@@ -1,0 +1,82 @@
+"""Structured logs on standard error: what happened, to which request, never a text.
+
+Callers pass ids, numbers and closed words as fields. For an unexpected exception use
+`fault_fields`: its class and place, not its message, which may quote a client.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from pathlib import PurePath
+from typing import Any, Literal
+
+import structlog
+from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+def configure_logging(
+    level: str = "info", form: Literal["console", "json"] = "console", *, capture: bool = False
+) -> None:
+    """Set up logging for this process.
+
+    `capture` also sends the standard library's records (uvicorn's, say) the same way; leave it
+    off inside vLLM's process, which has a logging set-up of its own.
+    """
+    shared: list[structlog.typing.Processor] = [
+        merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, _renderer(form)],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    if capture:
+        _capture(shared, level, form)
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `logger=name`."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(logger=name)
+    return logger
+
+
+def bind_request(request_id: str) -> None:
+    """Put the request's id on every further line of this task."""
+    clear_contextvars()
+    bind_contextvars(request_id=request_id)
+
+
+def fault_fields(error: BaseException) -> dict[str, Any]:
+    """Fields that describe an unexpected exception without its message."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
+    return {"error": type(error).__name__, "where": " > ".join(places)}
+
+
+def _renderer(form: str) -> structlog.typing.Processor:
+    if form == "json":
+        return structlog.processors.JSONRenderer()
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+
+def _capture(shared: list[structlog.typing.Processor], level: str, form: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _renderer(form),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
