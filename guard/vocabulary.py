@@ -1,0 +1,210 @@
+"""A tokenizer's vocabulary as bytes, folded and sorted for the token automaton.
+
+Every token is reduced once to what it adds to the folded stream (`guard.stream`): its *body*. A
+body carries the word borders inside the token but not one at its very beginning, which depends on
+the text before it and is added while walking. A token may end inside a UTF-8 character; the
+unfinished bytes are its *pending* bytes and are completed by the next token.
+
+Special tokens are transparent: detokenisers drop them, so text goes on across them.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain, repeat
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from detectors.normaliser import NORMALISER_VERSION, fold
+from guard.errors import VocabularyError
+from guard.stream import WORD_START, CharClass, char_class, stream
+
+_ROUND_TRIPS = (
+    "The quick brown fox's 3,141 naïve “jumps” — over\n\tthe lazy dog.",
+    "Ünïcode: Łódź, Ελλάδα, Москва, 東京, ไทย, 🦊🏽 ﬁn.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a run of bytes adds to the stream, and the bytes it leaves unfinished."""
+
+    stream: bytes
+    first: CharClass
+    last: CharClass
+    pending: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Bodies:
+    """Several bodies in flat arrays, for the kernels.
+
+    `bytes` [total] uint8 and `start` [n + 1] int64 hold the streams; `first` and `last` [n] uint8
+    are `CharClass` values.
+    """
+
+    bytes: npt.NDArray[np.uint8]
+    start: npt.NDArray[np.int64]
+    first: npt.NDArray[np.uint8]
+    last: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Continuations:
+    """The tokens that can finish one pending byte run, with the bodies they have after it."""
+
+    tokens: npt.NDArray[np.int32]
+    bodies: Bodies
+
+
+class Vocabulary:
+    """The bytes of every token id.
+
+    Args:
+        tokens: per token id its raw bytes; None for a special (transparent) token.
+
+    Attributes:
+        size: number of token ids, V.
+        fingerprint: SHA-256 over tokens and normaliser version; two vocabularies with the same
+            fingerprint give the same automaton.
+        bodies: the bodies of all tokens that are met with no pending bytes.
+        has_pending: [V] bool, whether the token ends inside a character.
+        order: [k] int32, ids of the tokens with a body, sorted by body bytes.
+        ordered: the same bodies in that order.
+    """
+
+    def __init__(self, tokens: Sequence[bytes | None]) -> None:
+        self._raw = tuple(tokens)
+        self.size = len(self._raw)
+        self.fingerprint = _fingerprint(self._raw)
+        found = [_EMPTY if raw is None else body_of(raw) for raw in self._raw]
+        self.bodies = _pack(found)
+        self._pending = tuple(body.pending for body in found)
+        self.has_pending = np.fromiter((bool(p) for p in self._pending), np.bool_, self.size)
+        # White space is not counted: a long run of it is one symbol of the stream.
+        self._weight = [len(b.stream) - b.stream.count(b" ") for b in found]
+        order = sorted((i for i, b in enumerate(found) if b.stream), key=lambda i: found[i].stream)
+        self.order = np.array(order, np.int32)
+        self.ordered = _pack([found[i] for i in order])
+        self._continue = lru_cache(maxsize=4096)(self._continuations_after)
+
+    @classmethod
+    def from_tokenizer(cls, tokenizer: Any, size: int | None = None) -> Vocabulary:
+        """Read a transformers tokenizer; `size` is the model's (padded) vocabulary size.
+
+        Raises:
+            VocabularyError: token bytes do not reproduce what the tokenizer itself decodes.
+        """
+        import xgrammar
+
+        size = max(len(tokenizer), size or 0)
+        raw = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=size).decoded_vocab
+        special = _special_ids(tokenizer)
+        vocabulary = cls([None if i in special or not b else b for i, b in enumerate(raw)])
+        vocabulary._verify(tokenizer)
+        return vocabulary
+
+    def after(self, pending: bytes, token: int) -> Body:
+        """What a token adds when `pending` bytes stand before it."""
+        raw = self._raw[token] if 0 <= token < self.size else None
+        return (
+            Body(b"", CharClass.NONE, CharClass.NONE, pending)
+            if raw is None
+            else body_of(pending + raw)
+        )
+
+    def recent(self, prompt: Sequence[int], output: Sequence[int], reach: int) -> Body:
+        """The end of a text as one body: enough of it to hold any pattern of `reach` bytes.
+
+        The output is read across special tokens, the prompt only from its last one on: what a user
+        said does not run into the answer, but an answer that was begun for the model does.
+        """
+        parts: list[bytes] = []
+        weight = 0
+        for token, spoken in chain(
+            zip(reversed(output), repeat(True)), zip(reversed(prompt), repeat(False))
+        ):
+            if weight > reach:
+                break
+            if not self.is_transparent(token):
+                parts.append(self._raw[token] or b"")
+                weight += int(self._weight[token])
+            elif not spoken:
+                break
+        return body_of(b"".join(reversed(parts)))
+
+    def pending_of(self, token: int) -> bytes:
+        """The bytes that a token leaves unfinished."""
+        return self._pending[token]
+
+    def is_transparent(self, token: int) -> bool:
+        """Whether a token is special, or padding outside the tokenizer."""
+        return not 0 <= token < self.size or self._raw[token] is None
+
+    def continuations(self, pending: bytes) -> Continuations:
+        """Tokens that begin with UTF-8 continuation bytes, read after `pending` (1..3 bytes)."""
+        return self._continue(pending)
+
+    @cached_property
+    def _continuing(self) -> list[int]:
+        return [i for i, raw in enumerate(self._raw) if raw and 0x80 <= raw[0] < 0xC0]
+
+    def _continuations_after(self, pending: bytes) -> Continuations:
+        bodies = [body_of(pending + (self._raw[i] or b"")) for i in self._continuing]
+        return Continuations(np.array(self._continuing, np.int32), _pack(bodies))
+
+    def _verify(self, tokenizer: Any) -> None:
+        for text in _ROUND_TRIPS:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            raw = b"".join(self._raw[i] or b"" for i in ids)
+            if fold(raw.decode(errors="replace")).strip() != fold(tokenizer.decode(ids)).strip():
+                raise VocabularyError(
+                    "the tokenizer's bytes do not spell what it decodes; its type is not supported"
+                )
+
+
+def body_of(raw: bytes) -> Body:
+    """The body of a byte run that begins at a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    folded = fold(decoder.decode(raw))
+    pending = decoder.getstate()[0]
+    if not folded:
+        return Body(b"", CharClass.NONE, CharClass.NONE, pending)
+    whole = stream(folded)
+    return Body(
+        whole[1:] if whole[0] == WORD_START else whole,
+        char_class(folded[0]),
+        char_class(folded[-1]),
+        pending,
+    )
+
+
+_EMPTY = Body(b"", CharClass.NONE, CharClass.NONE, b"")
+
+
+def _pack(bodies: Sequence[Body]) -> Bodies:
+    lengths = np.fromiter((len(b.stream) for b in bodies), np.int64, len(bodies))
+    return Bodies(
+        np.frombuffer(b"".join(b.stream for b in bodies), np.uint8),
+        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        np.fromiter((b.first for b in bodies), np.uint8, len(bodies)),
+        np.fromiter((b.last for b in bodies), np.uint8, len(bodies)),
+    )
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return set(tokenizer.all_special_ids) | {i for i, t in added.items() if t.special}
+
+
+def _fingerprint(tokens: Sequence[bytes | None]) -> str:
+    digest = hashlib.sha256(NORMALISER_VERSION.encode())
+    for raw in tokens:
+        digest.update(b"\xff" if raw is None else len(raw).to_bytes(4, "little") + raw)
+    return digest.hexdigest()

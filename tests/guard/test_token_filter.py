@@ -1,0 +1,187 @@
+"""The token filter against an oracle that decodes text and searches it."""
+
+import codecs
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.normaliser import at_border, fold
+from detectors.targets import Phrase
+from guard.automaton import build_tables, index_phrases
+from guard.token_filter import Position, TokenFilter
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+
+PIECES = (
+    *"abAB -'.é日",
+    *(bytes([b]) for b in "éа日\u200b".encode()),  # characters split over tokens; Cyrillic a
+    b"\xff",
+    "ab",
+    " a",
+    " b",
+    "  ",
+    "\n",
+    "a b",
+    "bab",
+    "b'",
+    "\u200b",
+    "\u0301",
+    "e",
+    "日a",
+    "аb",
+    "Ａ",
+    "ﬁ",
+    "fi",
+    None,
+)
+VOCABULARY = Vocabulary([p.encode() if isinstance(p, str) else p for p in PIECES])
+PHRASES = st.lists(
+    st.builds(
+        Phrase,
+        st.text("abé日 '-fi", min_size=1, max_size=5).filter(lambda t: t.strip()),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+def make_filter(phrases, vocabulary=VOCABULARY):
+    patterns, ids = index_phrases(phrases)
+    return TokenFilter(build_tables(patterns, vocabulary), Units.build([ids], []), vocabulary)
+
+
+def raw_of(tokens, pieces=PIECES):
+    parts = (pieces[t] or b"" for t in tokens)
+    return b"".join(p.encode() if isinstance(p, str) else p for p in parts)
+
+
+def decode(raw):
+    """Folded text without the bytes of an unfinished last character."""
+    return fold(codecs.getincrementaldecoder("utf-8")("replace").decode(raw))
+
+
+def spells(phrase, before, after):
+    """Whether `after`, which goes on from `before`, has an occurrence ending in the new part."""
+    wanted = fold(phrase.text).strip()
+    for start in range(len(after)):
+        end = start + len(wanted)
+        if end <= len(before) or after[start:end] != wanted:
+            continue
+        borders = at_border(after[start - 1 : start], wanted[0]) and at_border(
+            wanted[-1], after[end : end + 1]
+        )
+        if borders or not phrase.whole_word:
+            return True
+    return False
+
+
+@settings(max_examples=150, deadline=None)
+@given(PHRASES, st.integers(0, 2**32))
+def test_forbids_exactly_the_completing_tokens(phrases, seed):
+    """At every step of a random walk the forbidden tokens are those that finish a phrase."""
+    rng = random.Random(seed)
+    token_filter = make_filter(phrases)
+    active = token_filter.sets.acquire((0,), ())
+    position, tokens = Position(), []
+    for _ in range(12):
+        found = set(token_filter.forbidden([position], [active], [0], VOCABULARY.size).tolist())
+        before = decode(raw_of(tokens))
+        expected = {
+            t
+            for t in range(VOCABULARY.size)
+            if PIECES[t] is not None
+            and any(spells(p, before, decode(raw_of([*tokens, t]))) for p in phrases)
+        }
+
+        assert expected == found
+        assert expected == {
+            t for t in range(VOCABULARY.size) if token_filter.completes(position, active, t)
+        }
+
+        allowed = [t for t in range(VOCABULARY.size) if t not in found]
+        tokens.append(rng.choice(allowed))
+        token_filter.advance([position], tokens[-1:])
+
+
+@settings(max_examples=100, deadline=None)
+@given(PHRASES, st.lists(st.integers(0, len(PIECES) - 1), max_size=40), st.integers(0, 40))
+def test_seed_equals_walking(phrases, tokens, cut):
+    """A position rebuilt from the token history forbids what the walked one forbids."""
+    token_filter = make_filter(phrases)
+    active = token_filter.sets.acquire((0,), ())
+    walked = Position()
+    special = PIECES.index(None)
+    for token in tokens:
+        token_filter.advance([walked], [token])
+    rebuilt = token_filter.seed([special], tokens)
+    split = token_filter.seed([t for t in tokens[:cut] if t != special], tokens[cut:])
+
+    def forbidden(position):
+        return set(token_filter.forbidden([position], [active], [0], VOCABULARY.size).tolist())
+
+    assert forbidden(walked) == forbidden(rebuilt) == forbidden(split)
+
+
+def test_prompt_is_read_from_its_last_special_token():
+    """A user's last word does not run into the answer; a prefilled answer does."""
+    token_filter = make_filter([Phrase("a b")])
+    active = token_filter.sets.acquire((0,), ())
+    a, b, special = PIECES.index("a"), PIECES.index(" b"), PIECES.index(None)
+    asked = token_filter.seed([a, special], [])
+    prefilled = token_filter.seed([special, a], [])
+
+    assert b not in token_filter.forbidden([asked], [active], [0], VOCABULARY.size)
+    assert b in token_filter.forbidden([prefilled], [active], [0], VOCABULARY.size)
+
+
+def test_only_active_units_forbid():
+    """A request's units are independent: items and targets switch on only their own phrases."""
+    patterns, ids = index_phrases([Phrase("a"), Phrase("b")])
+    units = Units.build([[ids[0]]], [[ids[1]]])
+    token_filter = TokenFilter(build_tables(patterns, VOCABULARY), units, VOCABULARY)
+    sets = token_filter.sets
+    a, b = PIECES.index("a"), PIECES.index("b")
+
+    def forbidden(targets, items):
+        active = sets.acquire(targets, items)
+        found = token_filter.forbidden([Position()], [active], [0], VOCABULARY.size).tolist()
+        return a in found, b in found
+
+    assert forbidden((), ()) == (False, False)
+    assert forbidden((0,), ()) == (True, False)
+    assert forbidden((), (0,)) == (False, True)
+    assert forbidden((0,), (0,)) == (True, True)
+    with pytest.raises(IndexError):
+        sets.acquire((1,), ())
+    with pytest.raises(IndexError):
+        sets.acquire((), (1,))
+
+
+def test_idle_sets_are_packed_away(monkeypatch):
+    """When there are too many sets the idle ones go and those in use keep forbidding."""
+    monkeypatch.setattr("guard.active_sets.IDLE_LIMIT", 4)
+    patterns, ids = index_phrases([Phrase(c) for c in "ab"])
+    units = Units.build([[ids[0]]], [[ids[1]] for _ in range(20)])
+    token_filter = TokenFilter(build_tables(patterns, VOCABULARY), units, VOCABULARY)
+    kept = token_filter.sets.acquire((0,), ())
+    for item in range(20):
+        token_filter.sets.release(token_filter.sets.acquire((), (item,)))
+    found = token_filter.forbidden([Position()], [kept], [0], VOCABULARY.size).tolist()
+
+    assert PIECES.index("a") in found
+    assert PIECES.index("b") not in found
+    assert token_filter.sets.bits.shape[0] <= 8
+
+
+def test_flat_indices_carry_the_row():
+    """Each index is row * width + token, for rows in any order."""
+    token_filter = make_filter([Phrase("a")])
+    active = token_filter.sets.acquire((0,), ())
+    a = PIECES.index("a")
+    found = token_filter.forbidden([Position(), Position()], [active, active], [5, 2], 100)
+
+    assert {500 + a, 200 + a} <= set(found.tolist())
+    assert {i // 100 for i in found.tolist()} == {5, 2}
