@@ -1,0 +1,209 @@
+"""The output shield: releases streamed text once it can no longer become a forbidden phrase.
+
+One shield guards one surface (the content, one tool call's arguments, ...) of one choice. Text that
+may still become an occurrence waits in the hold-back window; when an occurrence is complete the
+shield blocks: it releases what stood before it and nothing ever after. What is released in total
+does not depend on how the text was cut into chunks, and never contains an active phrase.
+
+Text is read in two ways at once: as it stands, and with JSON escapes decoded, because tool-call
+arguments and structured outputs are JSON inside a string (`J\\u006fhn` is a name to their reader).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from detectors.normaliser import fold, fold_with_origins
+from guard.phrase_matcher import Match, PhraseMatchers
+
+DEFAULT_HOLDBACK_CHARS = 2000
+
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|[\"\\/bfnrt])"
+)
+_UNFINISHED_ESCAPE = re.compile(
+    r"\\(?:u[0-9a-fA-F]{0,3}|u[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u(?:[dD](?:[c-fC-F]"
+    r"[0-9a-fA-F]?)?)?)?)?)?\Z"
+)
+_SIMPLE_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Text that may go out. After `blocked` nothing more will."""
+
+    text: str
+    blocked: bool = False
+
+
+class OutputShield:
+    """Shield of one surface of one choice.
+
+    `holdback_chars` bounds the window: text that stays undecided for longer (a phrase padded with
+    thousands of invisible characters) is blocked.
+    """
+
+    def __init__(
+        self, matchers: PhraseMatchers, holdback_chars: int = DEFAULT_HOLDBACK_CHARS
+    ) -> None:
+        self._matchers = [matcher for matcher in matchers if matcher]
+        self._limit = holdback_chars
+        # The last released unit that is visible when folded: what the first word border needs.
+        self._context = ""
+        self._window = ""
+        self.blocked = False
+
+    def feed(self, delta: str) -> Released:
+        """Take more text; release what is now certain."""
+        if self.blocked:
+            return Released("", blocked=True)
+        self._window += delta
+        return self._advance(final=False)
+
+    def finish(self) -> Released:
+        """The text is complete: release the rest, or block."""
+        if self.blocked:
+            return Released("", blocked=True)
+        return self._advance(final=True)
+
+    def reveals(self, ending: str) -> bool:
+        """Whether the text so far would hold a phrase if it went on with `ending`.
+
+        For what the engine cut off but names: a stop string.
+        """
+        return self._find(self._context + self._window + ending, final=True) is not None
+
+    def _advance(self, *, final: bool) -> Released:
+        text = self._context + self._window
+        match = self._find(text, final=final)
+        if match is not None:
+            return self._block(self._clean_cut(text, match.start))
+        if final:
+            return self._release(len(text))
+        cut = min(
+            (self._clean_cut(text, start) for start in self._open_starts(text)), default=len(text)
+        )
+        if len(text) - cut > self._limit:
+            return self._block(cut)
+        return self._release(cut)
+
+    def _block(self, cut: int) -> Released:
+        self.blocked = True
+        return Released(self._release(cut).text, blocked=True)
+
+    def _release(self, cut: int) -> Released:
+        text = self._context + self._window
+        already = len(self._context)
+        cut = max(cut, already)
+        self._window = text[cut:]
+        self._context = text[_visible_unit_before(text, cut) : cut]
+        return Released(text[already:cut])
+
+    def _find(self, text: str, *, final: bool) -> Match | None:
+        best: tuple[int, bool, int] | None = None
+        for folded, origins in _readings(text, final=final):
+            first = bisect_left(origins, len(self._context))
+            for matcher in self._matchers:
+                found = matcher.find_folded(folded, first=first, final=final)
+                if found is not None:
+                    end = origins[found.end - 1] + 1
+                    key = (end, found.needs_border, origins[found.start])
+                    best = key if best is None else min(best, key)
+        return None if best is None else Match(best[2], best[0])
+
+    def _open_starts(self, text: str) -> set[int]:
+        """Where an occurrence may have begun that more text would complete."""
+        starts: set[int] = set()
+        for folded, origins in _readings(text, final=False):
+            first = bisect_left(origins, len(self._context))
+            for matcher in self._matchers:
+                starts.update(origins[start] for start in matcher.open_starts(folded, first))
+        if self._matchers and (unfinished := _unfinished_escape(text)) is not None:
+            starts.add(unfinished)
+        return {_escape_around(text, start) for start in starts}
+
+    def _clean_cut(self, text: str, cut: int) -> int:
+        """The last place at or before `cut` where the text may end.
+
+        Cutting makes a word border: "Johnny" cut after "John" would show the whole word "John".
+        """
+        while (match := self._find(text[:cut], final=True)) is not None:
+            cut = match.start
+        return _escape_around(text, cut)
+
+
+def _readings(text: str, *, final: bool) -> Iterator[tuple[str, list[int]]]:
+    """The folded readings of a text, each with the index in `text` of every character."""
+    yield fold_with_origins(text)
+    if "\\" not in text:
+        return
+    end = None if final else _unfinished_escape(text)
+    units = list(_units(text[:end]))
+    plain = "".join(unit.char for unit in units)
+    folded, origins = fold_with_origins(plain)
+    yield folded, [units[origin].start for origin in origins]
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One character of the decoded text and where it began in the raw text."""
+
+    start: int
+    char: str
+
+
+def _units(text: str) -> Iterator[_Unit]:
+    position = 0
+    for escape in _ESCAPE.finditer(text):
+        for index in range(position, escape.start()):
+            yield _Unit(index, text[index])
+        yield _Unit(escape.start(), _decoded(escape.group()))
+        position = escape.end()
+    for index in range(position, len(text)):
+        yield _Unit(index, text[index])
+
+
+def _decoded(escape: str) -> str:
+    if escape[1] != "u":
+        return _SIMPLE_ESCAPES.get(escape[1], escape[1])
+    if len(escape) == 6:
+        return chr(int(escape[2:6], 16))
+    high, low = int(escape[2:6], 16), int(escape[8:], 16)
+    return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+
+def _unfinished_escape(text: str) -> int | None:
+    """Where an escape begins that the end of the text cuts off; None if there is none."""
+    if "\\" not in text[-12:]:
+        return None
+    end = 0
+    for escape in _ESCAPE.finditer(text):
+        end = escape.end()
+        # A high surrogate waits for its other half.
+        if escape.group()[1:4].lower() in _HIGH_SURROGATES and len(escape.group()) == 6:
+            end = escape.start()
+    unfinished = _UNFINISHED_ESCAPE.search(text, end)
+    return None if unfinished is None else unfinished.start()
+
+
+_HIGH_SURROGATES = ("ud8", "ud9", "uda", "udb")
+
+
+def _escape_around(text: str, cut: int) -> int:
+    """`cut`, or the beginning of the escape that it would cut in two."""
+    if "\\" in text[max(0, cut - 12) : cut]:
+        for escape in _ESCAPE.finditer(text):
+            if escape.start() < cut < escape.end():
+                return escape.start()
+    return cut
+
+
+def _visible_unit_before(text: str, cut: int) -> int:
+    """Where the last unit of `text[:cut]` begins that folding does not drop; 0 if there is none."""
+    if "\\" not in text[:cut]:
+        return next((i for i in range(cut - 1, -1, -1) if fold(text[i])), 0)
+    units = list(_units(text[:cut]))
+    return next((unit.start for unit in reversed(units) if fold(unit.char)), 0)
