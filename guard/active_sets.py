@@ -7,6 +7,7 @@ every request that names the same ones. A decode step then costs nothing per act
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,8 @@ from guard.units import Units
 from guard.vocabulary import Vocabulary
 
 IDLE_LIMIT = 256
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(slots=True, eq=False)
@@ -42,9 +45,10 @@ class ActiveSets:
         self._units = units
         self._vocabulary = vocabulary
         self._sets: dict[tuple[tuple[int, ...], tuple[int, ...]], ActiveSet] = {}
-        self.bits = np.zeros((8, (tables.num_phrases + 7) // 8), np.uint8)
-        self.pool = np.zeros(1024, np.int32)
-        self.bounds = np.zeros((8, 3), np.int64)
+        num_bytes = (tables.num_phrases + 7) // 8
+        self.bits: npt.NDArray[np.uint8] = np.zeros((8, num_bytes), np.uint8)
+        self.pool: npt.NDArray[np.int32] = np.zeros(1024, np.int32)
+        self.bounds: npt.NDArray[np.int64] = np.zeros((8, 3), np.int64)
         self._used = 0
 
     def acquire(self, targets: tuple[int, ...], items: tuple[int, ...]) -> ActiveSet:
@@ -111,7 +115,7 @@ class ActiveSets:
 _NO_TOKENS = np.zeros(0, np.int32)
 
 
-def _with_room(array: npt.NDArray[np.generic], rows: int) -> npt.NDArray[np.generic]:
+def _with_room(array: npt.NDArray[Number], rows: int) -> npt.NDArray[Number]:
     """The array, or a larger copy of it when it has fewer rows than asked for."""
     if rows <= array.shape[0]:
         return array

@@ -1,9 +1,9 @@
 """The token automaton: which tokens would complete a forbidden phrase, for every spelling of it.
 
 Phrases are folded streams (`guard.stream`) in one Aho-Corasick trie; a row's state is the longest
-suffix of its text that begins a phrase. Because a vocabulary sorted by folded bodies puts all tokens
-that begin with the same bytes next to each other, "the tokens that complete phrase p from here" is
-one range of it. So a state stores ranges, not tokens and not transitions:
+suffix of its text that begins a phrase. Because a vocabulary sorted by folded bodies puts all
+tokens that begin with the same bytes next to each other, "the tokens that complete phrase p from
+here" is one range of it. So a state stores ranges, not tokens and not transitions:
 
 * `entries`: per state, (phrase, low, high) ranges of `Vocabulary.order`; about one per character
   near a phrase's end, none where no token is long enough to finish it.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -165,7 +166,8 @@ class _Trie:
         kernels.build_trie(flat, start, self.label, self.parent, end, depth_start)
         self.end = dict(zip(streams, end.tolist(), strict=True))
         # The root is its own parent in the array, so it is left out; children begin behind it.
-        self.first_child = _starts(self.parent[1:], self.num_states) + np.int32(1)
+        self.first_child = _starts(self.parent[1:], self.num_states)
+        self.first_child += 1
 
 
 def _entries(
@@ -175,13 +177,14 @@ def _entries(
     whole = np.array([p.ends_word for p in patterns], np.bool_)
     body = vocabulary.ordered
 
-    def fill(out: Int32) -> int:
+    def fill(out: Int32) -> Any:
         return kernels.build_entries(
             flat, start, whole, states, parent, body.bytes, body.start, out
         )
 
     entries = _grow(fill, 16 * len(patterns), 4)
-    return entries[np.argsort(entries[:, 0], kind="stable")]
+    in_order: Int32 = entries[np.argsort(entries[:, 0], kind="stable")]
+    return in_order
 
 
 def _inside(
@@ -189,7 +192,7 @@ def _inside(
 ) -> tuple[Int32, Int32]:
     body = vocabulary.ordered
 
-    def fill(out: Int32) -> int:
+    def fill(out: Int32) -> Any:
         return kernels.find_inside(
             *links, body.bytes, body.start, vocabulary.order, out[:, 0], out[:, 1]
         )
@@ -210,7 +213,7 @@ def _initial(patterns: Sequence[Pattern], vocabulary: Vocabulary) -> Int32:
     return ranges
 
 
-def _grow(fill: Callable[[Int32], int], room: int, width: int) -> Int32:
+def _grow(fill: Callable[[Int32], Any], room: int, width: int) -> Int32:
     """Run a kernel that reports how much room it needs, again if it had too little."""
     out = np.empty((max(room, 1), width), np.int32)
     count = fill(out)
@@ -222,8 +225,9 @@ def _grow(fill: Callable[[Int32], int], room: int, width: int) -> Int32:
 
 def _starts(keys: npt.NDArray[np.generic], size: int) -> Int32:
     """Row pointers [size + 1] of a list of sorted keys."""
-    counts = np.bincount(keys.astype(np.int64), minlength=size)
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]).astype(np.int32)
+    starts = np.zeros(size + 1, np.int32)
+    np.cumsum(np.bincount(keys.astype(np.int64), minlength=size), out=starts[1:])
+    return starts
 
 
 def _flatten(streams: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """Errors of the guard.
 
 GuardError
-├── GuardParamsError      the request's guard parameters are malformed (our gateway did not write them)
+├── GuardParamsError      the request's guard parameters are malformed
 ├── SnapshotError         a policy snapshot cannot be used
 │   ├── SnapshotMissing   no directory of that digest
 │   └── SnapshotCorrupt   checksum, format or tokenizer does not fit

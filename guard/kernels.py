@@ -6,7 +6,8 @@ index into the trie; state 0 is the root.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -23,11 +24,14 @@ _NONE = int(CharClass.NONE)
 _START = WORD_START
 _END = WORD_END
 
-jit = numba.njit(cache=True, nogil=True, boundscheck=False)
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile at first call, cached on disk, without the GIL."""
+    return cast(Callable[..., Any], numba.njit(cache=True, nogil=True)(function))
 
 
 @jit
-def child(first_child: Array, label: Array, state: int, symbol: int) -> int:
+def child(first_child: Array, label: Array, state: int, symbol: int) -> Any:
     """The trie child of a state under a symbol, or 0; children are contiguous and sorted."""
     low, high = first_child[state], first_child[state + 1]
     while low < high:
@@ -42,7 +46,7 @@ def child(first_child: Array, label: Array, state: int, symbol: int) -> int:
 
 
 @jit
-def step(first_child: Array, label: Array, fail: Array, state: int, symbol: int) -> int:
+def step(first_child: Array, label: Array, fail: Array, state: int, symbol: int) -> Any:
     """Aho-Corasick transition."""
     while True:
         found = child(first_child, label, state, symbol)
@@ -54,7 +58,7 @@ def step(first_child: Array, label: Array, fail: Array, state: int, symbol: int)
 @jit
 def enter(
     first_child: Array, label: Array, fail: Array, state: int, before: int, first: int
-) -> int:
+) -> Any:
     """Write the word border that lies between the text so far and a body's first character."""
     if first == _WORD:
         if before != _WORD:
@@ -75,7 +79,7 @@ def walk(
     low: int,
     high: int,
     first: int,
-) -> int:
+) -> Any:
     """The state after a body, from `state` with a character of class `before` behind it."""
     if low == high:
         return state
@@ -120,7 +124,7 @@ def advance(
 
 
 @jit
-def is_on(bits: Array, phrase: int) -> bool:
+def is_on(bits: Array, phrase: int) -> Any:
     """Whether a phrase's bit is set."""
     return (bits[phrase >> 3] >> (phrase & 7)) & 1 != 0
 
@@ -143,15 +147,18 @@ def collect(
     rows: Array,
     width: int,
     out: Array,
-) -> int:
+    begun: Array,
+) -> Any:
     """Write the flat logits indices (row * width + token) that are forbidden now.
 
     Returns how many there are; when that is more than `out` holds, only the first are written and
-    the caller comes again with more room. `bounds` [sets, 3] delimits each active set's tokens in
+    the caller comes again with more room. `begun[0]` becomes the number of rows in which a phrase
+    that has begun could be completed. `bounds` [sets, 3] delimits each active set's tokens in
     `pool`: always forbidden, then forbidden at the start of a word.
     """
     count = 0
     room = out.shape[0]
+    begun[0] = 0
     for i in range(states.shape[0]):
         base = rows[i] * width
         active = sets[i]
@@ -160,6 +167,7 @@ def collect(
             if count < room:
                 out[count] = base + pool[k]
             count += 1
+        before = count
         state = entry_state[states[i]]
         while state:
             for entry in range(entry_start[state], entry_start[state + 1]):
@@ -169,6 +177,7 @@ def collect(
                             out[count] = base + order[k]
                         count += 1
             state = entry_state[fail[state]]
+        begun[0] += count > before
     return count
 
 
@@ -181,7 +190,7 @@ def occurs(
     bits: Array,
     state: int,
     at_border: bool,
-) -> bool:
+) -> Any:
     """Whether an active phrase ends in this state (whole-word ones only at a border)."""
     state = out_state[state]
     while state:
@@ -208,7 +217,7 @@ def completes(
     low: int,
     high: int,
     first: int,
-) -> bool:
+) -> Any:
     """Whether an active phrase ends within a body or at its end. The slow, plain definition."""
     if low == high:
         return False
@@ -290,7 +299,7 @@ def count_states(patterns: Array, start: Array, counts: Array) -> None:
 
 
 @jit
-def _shared(patterns: Array, start: Array, p: int) -> int:
+def _shared(patterns: Array, start: Array, p: int) -> Any:
     """Length of the common prefix of pattern p and the one before it."""
     if p == 0:
         return 0
@@ -337,7 +346,7 @@ def find_inside(
     order: Array,
     out_phrase: Array,
     out_token: Array,
-) -> int:
+) -> Any:
     """All (phrase, token) pairs where the phrase lies inside the token's body.
 
     Bodies begin without a word border, so a whole-word phrase at the very start is not found here
@@ -368,7 +377,7 @@ def find_inside(
 
 
 @jit
-def bound(body: Array, start: Array, keys: Array, low: int, high: int, lead: int, cap: int) -> int:
+def bound(body: Array, start: Array, keys: Array, low: int, high: int, lead: int, cap: int) -> Any:
     """First index in sorted bodies that is not less than `lead + keys[low:high] + cap`.
 
     `lead` is one byte put in front, or -1. `cap` 0 gives the plain lower bound; 3 stands after
@@ -388,7 +397,7 @@ def bound(body: Array, start: Array, keys: Array, low: int, high: int, lead: int
 @jit
 def _less(
     body: Array, start: int, end: int, keys: Array, low: int, high: int, lead: int, cap: int
-) -> bool:
+) -> Any:
     offset = start
     if lead >= 0:
         if offset == end:
@@ -415,7 +424,7 @@ def build_entries(
     body: Array,
     body_start: Array,
     out: Array,
-) -> int:
+) -> Any:
     """All entries (state, phrase, low, high): in `state`, bodies low..high complete the phrase.
 
     For every way to cut a pattern at a character, the bodies that begin with the rest (and, for a

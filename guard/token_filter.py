@@ -45,6 +45,12 @@ class TokenFilter:
         self.sets = ActiveSets(tables, units, vocabulary)
         self._longest = int(tables.longest[0])
         self._out = np.empty(4096, np.int64)
+        self._begun = np.zeros(1, np.int64)
+
+    @property
+    def num_begun(self) -> int:
+        """Rows of the last `forbidden` call in which a begun phrase could be completed."""
+        return int(self._begun[0])
 
     def seed(self, prompt: Sequence[int], output: Sequence[int]) -> Position:
         """The position after a prompt and what has been generated so far.
@@ -101,10 +107,10 @@ class TokenFilter:
             np.asarray(rows, np.int64),
             width,
         )
-        count = kernels.collect(*arguments, self._out)
+        count = kernels.collect(*arguments, self._out, self._begun)
         if count > self._out.shape[0]:
             self._out = np.empty(2 * count, np.int64)
-            kernels.collect(*arguments, self._out)
+            kernels.collect(*arguments, self._out, self._begun)
         pending = [i for i, p in enumerate(positions) if p.pending]
         if not pending:
             return self._out[:count]

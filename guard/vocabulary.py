@@ -95,6 +95,22 @@ class Vocabulary:
         self._continue = lru_cache(maxsize=4096)(self._continuations_after)
 
     @classmethod
+    def load(cls, model: str, *, revision: str | None = None, trust: bool = False) -> Vocabulary:
+        """Read the tokenizer of a model by hub name or local path.
+
+        Args:
+            trust: run tokenizer code that the model brings along, as vLLM's
+                `--trust-remote-code` does.
+
+        Raises:
+            VocabularyError: the tokenizer's bytes could not be established.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust)
+        return cls.from_tokenizer(tokenizer)
+
+    @classmethod
     def from_tokenizer(cls, tokenizer: Any, size: int | None = None) -> Vocabulary:
         """Read a transformers tokenizer; `size` is the model's (padded) vocabulary size.
 
@@ -205,6 +221,8 @@ def _special_ids(tokenizer: Any) -> set[int]:
 
 def _fingerprint(tokens: Sequence[bytes | None]) -> str:
     digest = hashlib.sha256(NORMALISER_VERSION.encode())
-    for raw in tokens:
+    # Padding at the end is the model's affair, not the tokenizer's.
+    used = max((i + 1 for i, raw in enumerate(tokens) if raw is not None), default=0)
+    for raw in tokens[:used]:
         digest.update(b"\xff" if raw is None else len(raw).to_bytes(4, "little") + raw)
     return digest.hexdigest()

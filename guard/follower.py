@@ -1,0 +1,212 @@
+"""Which policy is in force, and which process has taken it up.
+
+The control process publishes a pointer file; every gateway and worker follows it, loads the
+snapshot it names and acknowledges the generation in a file of its own. A follower's file counts
+only while its process lives: the process holds a lock that the kernel drops with it, so a killed
+worker is never waited for. If the control process is gone, followers go on under the last policy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from guard.errors import GuardError, SnapshotError
+
+POLL_SECONDS = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The policy in force: generations only grow, digests may come back (a rollback)."""
+
+    generation: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class FollowerState:
+    """What one process has taken up.
+
+    `kind` is "gateway" or "worker". `generation` and `digest` are in force there (0 and "" before
+    the first). `failed_generation` is the newest one it could not load, with the class of error.
+    """
+
+    id: str
+    kind: str
+    pid: int
+    generation: int = 0
+    digest: str = ""
+    failed_generation: int = 0
+    error: str = ""
+
+
+class ActivePointer:
+    """The pointer file in the state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._path = state_dir / "active.json"
+
+    def read(self) -> Active | None:
+        """The policy in force; None before the first is published."""
+        try:
+            content = json.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        return Active(content["generation"], content["digest"])
+
+    def publish(self, generation: int, digest: str) -> None:
+        """Put a policy in force, durably and at once for all followers."""
+        _replace(self._path, {"generation": generation, "digest": digest}, durable=True)
+
+    def changed(self) -> tuple[int, int]:
+        """A value that differs after every publication."""
+        try:
+            stat = self._path.stat()
+        except FileNotFoundError:
+            return (0, 0)
+        return (stat.st_mtime_ns, stat.st_ino)
+
+
+def followers(state_dir: Path) -> list[FollowerState]:
+    """The states of all live followers; files of dead ones are removed."""
+    found = []
+    for lock in sorted((state_dir / "followers").glob("*.lock")):
+        path = lock.with_suffix(".json")
+        if not _is_held(lock):
+            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        elif path.exists():
+            found.append(FollowerState(**json.loads(path.read_bytes())))
+    return found
+
+
+class Follower:
+    """Follows the pointer on a thread of its own.
+
+    Args:
+        state_dir: where the pointer and the followers' files are.
+        kind: "gateway" or "worker".
+        load: makes a policy the current one, or raises; then the one before it stays in force.
+    """
+
+    def __init__(self, state_dir: Path, kind: str, load: Callable[[Active], None]) -> None:
+        self._pointer = ActivePointer(state_dir)
+        self._load = load
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"{kind}-follower", daemon=True)
+        directory = state_dir / "followers"
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.state = FollowerState(uuid.uuid4().hex, kind, os.getpid())
+        self._path = directory / f"{self.state.id}.json"
+        self._lock = _hold(self._path.with_suffix(".lock"))
+        self._seen = (-1, -1)
+        self._acknowledge(self.state)
+
+    def start(self) -> None:
+        """Take up the policy in force now, then go on following in the background."""
+        self.catch_up()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following and withdraw from the list of followers."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        os.close(self._lock)
+        self._path.unlink(missing_ok=True)
+        self._path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def catch_up(self) -> None:
+        """Take up the policy in force if it is new."""
+        seen = self._pointer.changed()
+        if seen == self._seen:
+            return
+        self._seen = seen
+        active = self._pointer.read()
+        if active is None or active.generation == self.state.generation:
+            return
+        try:
+            self._load(active)
+        except Exception as error:
+            self._fail(active, error)
+        else:
+            self._acknowledge(_with(self.state, active))
+
+    def _run(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
+            try:
+                self.catch_up()
+            except Exception:
+                # The policy in force stays; the lagging generation is seen by the control process.
+                logger.error("following the active policy failed; trying again")
+                self._seen = (-1, -1)
+                self._stop.wait(1.0)
+
+    def _fail(self, active: Active, error: Exception) -> None:
+        known = isinstance(error, GuardError)
+        reason = type(error).__name__ if known else "InternalError"
+        logger.error("generation %d cannot be used here: %s", active.generation, reason)
+        values = asdict(self.state) | {"failed_generation": active.generation, "error": reason}
+        self._acknowledge(FollowerState(**values))
+        if not isinstance(error, SnapshotError):
+            logger.debug("cause", exc_info=error)
+
+    def _acknowledge(self, state: FollowerState) -> None:
+        self.state = state
+        _replace(self._path, asdict(state), durable=False)
+
+
+def _with(state: FollowerState, active: Active) -> FollowerState:
+    values = asdict(state) | {"generation": active.generation, "digest": active.digest}
+    return FollowerState(**values | {"error": ""})
+
+
+def _replace(path: Path, content: dict[str, Any], *, durable: bool) -> None:
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(content, file)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
+    draft.rename(path)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _hold(path: Path) -> int:
+    # Locked before it has its name, so that nobody sees it free and takes it for a dead one's.
+    draft = path.with_suffix(".new")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    draft.rename(path)
+    return descriptor
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

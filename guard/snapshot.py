@@ -1,0 +1,170 @@
+"""Policy snapshots: immutable directories named by the SHA-256 of their manifest.
+
+A snapshot holds everything that workers and gateways need to enforce one set of targets. It is
+written whole beside its final name and then renamed, so a directory with a digest's name is
+complete or does not exist; every file's checksum is verified on load. Arrays are `.npy` files,
+memory-mapped; texts are JSON. The files hold forget text: they are readable by their owner only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from guard.errors import SnapshotCorrupt, SnapshotMissing
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A verified snapshot on disk.
+
+    `meta` is what its compiler wrote beside the files: vocabulary fingerprint, encoder id, targets.
+    """
+
+    digest: str
+    directory: Path
+    meta: Mapping[str, Any]
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """One array, memory-mapped read-only."""
+        return np.load(self.directory / f"{name}.npy", mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+    def arrays(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
+        """All arrays of a group, by their names without the group's `prefix.`."""
+        names = (p.stem for p in sorted(self.directory.glob(f"{prefix}.*.npy")))
+        return {name.removeprefix(f"{prefix}."): self.array(name) for name in names}
+
+    def document(self, name: str) -> Any:
+        """One JSON document."""
+        return json.loads((self.directory / f"{name}.json").read_bytes())
+
+
+def write_snapshot(
+    root: Path,
+    *,
+    meta: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    documents: Mapping[str, Any],
+) -> str:
+    """Write a snapshot under `root` and return its digest.
+
+    The digest covers every byte, so the same content written twice is one directory.
+    """
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = root / f".{uuid.uuid4().hex}.draft"
+    draft.mkdir(mode=0o700)
+    try:
+        for name, array in arrays.items():
+            with _create(draft / f"{name}.npy") as file:
+                np.save(file, array, allow_pickle=False)
+                _flush(file)
+        for name, content in documents.items():
+            _write(draft / f"{name}.json", _dump(content))
+        files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in draft.iterdir()}
+        manifest = _dump({"format": FORMAT, "meta": meta, "files": files})
+        _write(draft / MANIFEST, manifest)
+        digest = hashlib.sha256(manifest).hexdigest()
+        _publish(draft, root / digest)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return digest
+
+
+def load_snapshot(root: Path, digest: str) -> Snapshot:
+    """Open a snapshot after verifying every file.
+
+    Raises:
+        SnapshotMissing: there is no directory of that name.
+        SnapshotCorrupt: its content is not what its name says.
+    """
+    directory = root / digest
+    try:
+        raw = (directory / MANIFEST).read_bytes()
+    except OSError as error:
+        raise SnapshotMissing(f"no policy snapshot {digest[:12]}") from error
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise SnapshotCorrupt(f"the manifest of policy snapshot {digest[:12]} is damaged")
+    manifest = json.loads(raw)
+    if manifest["format"] != FORMAT:
+        raise SnapshotCorrupt(f"policy snapshot {digest[:12]} has another format version")
+    for name, expected in manifest["files"].items():
+        _verify(directory / name, expected["sha256"], digest)
+    return Snapshot(digest, directory, manifest["meta"])
+
+
+def discard_drafts(root: Path) -> None:
+    """Remove what an interrupted writer left behind. Only the one writer may call this."""
+    for draft in root.glob(".*.draft"):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _verify(path: Path, sha256: str, digest: str) -> None:
+    try:
+        sound = _sha256(path) == sha256
+    except OSError:
+        sound = False
+    if not sound:
+        raise SnapshotCorrupt(f"file {path.name} of policy snapshot {digest[:12]} is damaged")
+
+
+def _publish(draft: Path, final: Path) -> None:
+    _sync_directory(draft)
+    try:
+        draft.rename(final)
+    except OSError:
+        # The same content is there already; a damaged copy of it must not win over a sound one.
+        try:
+            load_snapshot(final.parent, final.name)
+        except (SnapshotCorrupt, SnapshotMissing):
+            final.rename(draft.with_suffix(".damaged.draft"))
+            draft.rename(final)
+    _sync_directory(final.parent)
+
+
+def _create(path: Path) -> Any:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with _create(path) as file:
+        file.write(content)
+        _flush(file)
+
+
+def _flush(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _dump(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
