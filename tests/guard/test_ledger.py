@@ -1,0 +1,25 @@
+"""Facts from the worker to the gateway."""
+
+from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+
+
+def test_facts_cross(tmp_path):
+    """Counters add up over workers and a closed slot is found by its nonce."""
+    reader = LedgerReader(tmp_path)
+    first, second = LedgerWriter(tmp_path), LedgerWriter(tmp_path)
+    first.add(Counter.STEERED_STEPS, 3)
+    second.add(Counter.STEERED_STEPS, 4)
+    second.close_slot(2**53 - 1, CloseReason.NOTHING_LEFT)
+
+    assert 7 == reader.total(Counter.STEERED_STEPS)
+    assert 1 == reader.closed_total(CloseReason.NOTHING_LEFT)
+    assert CloseReason.NOTHING_LEFT is reader.closed(2**53 - 1)
+    assert reader.closed(12345) is None
+
+
+def test_no_workers_no_facts(tmp_path):
+    """Before a worker has started everything is zero."""
+    reader = LedgerReader(tmp_path / "absent")
+
+    assert 0 == reader.total(Counter.FORBIDDEN_TOKENS)
+    assert reader.closed(1) is None

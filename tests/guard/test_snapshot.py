@@ -1,0 +1,83 @@
+"""Policy snapshots on disk."""
+
+import numpy as np
+import pytest
+
+from guard.errors import SnapshotCorrupt, SnapshotMissing
+from guard.snapshot import discard_drafts, load_snapshot, write_snapshot
+
+ARRAYS = {"group.one": np.arange(5, dtype=np.int32), "group.two": np.ones((2, 3), np.float32)}
+
+
+def write(root, **changes):
+    content = {"meta": {"a": 1}, "arrays": ARRAYS, "documents": {"texts": ["x"]}} | changes
+    return write_snapshot(root, **content)
+
+
+def test_round_trip(tmp_path):
+    """What is written is what is loaded."""
+    snapshot = load_snapshot(tmp_path, write(tmp_path))
+
+    assert {"a": 1} == snapshot.meta
+    assert ["x"] == snapshot.document("texts")
+    assert {"one", "two"} == set(snapshot.arrays("group"))
+    np.testing.assert_array_equal(ARRAYS["group.one"], snapshot.array("group.one"))
+
+
+def test_same_content_same_digest(tmp_path):
+    """The digest depends on the content alone, and leaves nothing else behind."""
+    first = write(tmp_path)
+
+    assert first == write(tmp_path)
+    assert first != write(tmp_path, meta={"a": 2})
+    assert 2 == len(list(tmp_path.iterdir()))
+
+
+def test_only_the_owner_can_read(tmp_path):
+    """Forget text lies in these files: no access for group or others."""
+    directory = tmp_path / write(tmp_path)
+
+    assert not directory.stat().st_mode & 0o077
+    assert not any(p.stat().st_mode & 0o077 for p in directory.iterdir())
+
+
+@pytest.mark.parametrize("name", ["group.one.npy", "texts.json", "manifest.json"])
+def test_a_flipped_bit_is_refused(tmp_path, name):
+    """Damage in any file is found on load."""
+    digest = write(tmp_path)
+    path = tmp_path / digest / name
+    raw = bytearray(path.read_bytes())
+    raw[-2] ^= 1
+    path.write_bytes(raw)
+
+    with pytest.raises(SnapshotCorrupt):
+        load_snapshot(tmp_path, digest)
+
+
+def test_missing_files_are_refused(tmp_path):
+    """Neither a missing directory nor a missing file goes unseen."""
+    digest = write(tmp_path)
+    (tmp_path / digest / "texts.json").unlink()
+
+    with pytest.raises(SnapshotCorrupt):
+        load_snapshot(tmp_path, digest)
+    with pytest.raises(SnapshotMissing):
+        load_snapshot(tmp_path, "0" * 64)
+
+
+def test_a_damaged_directory_is_written_anew(tmp_path):
+    """Writing content whose directory is damaged repairs it."""
+    digest = write(tmp_path)
+    (tmp_path / digest / "texts.json").write_text("[]")
+
+    assert digest == write(tmp_path)
+    assert ["x"] == load_snapshot(tmp_path, digest).document("texts")
+
+
+def test_drafts_of_a_killed_writer_are_discarded(tmp_path):
+    """A draft is never a snapshot, and is cleaned up."""
+    draft = tmp_path / ".abc.draft"
+    draft.mkdir()
+    discard_drafts(tmp_path)
+
+    assert not draft.exists()
