@@ -40,6 +40,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from detectors.errors import DetectorError, EncoderUnavailable, PromptTooLong, TablesError
 from guard.errors import (
     CompileError,
     GuardError,
@@ -239,6 +240,12 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     SnapshotCorrupt: _GUARD,
     VocabularyError: _GUARD,
     CompileError: ErrorRow(422, _CLIENT, "policy_not_compiled"),
+    DetectorError: _GUARD,
+    EncoderUnavailable: _GUARD,
+    TablesError: _GUARD,
+    PromptTooLong: ErrorRow(
+        400, _CLIENT, "prompt_too_long", "The conversation is too long to be screened."
+    ),
 }
 
 
