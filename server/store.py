@@ -1,0 +1,267 @@
+"""The operator's side of the store: forget targets and the jobs that bring them into force.
+
+A change and its job are committed in one transaction, so what was acknowledged is never lost. Knows
+nothing of compiling; `server.worklist` is the worker's side of the same tables.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from server.database import Database
+from server.errors import Conflict, NotFound, PreconditionFailed
+from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
+from server.schemas import TargetIn
+from server.tables import (
+    JobKind,
+    JobState,
+    TargetStatus,
+    generations,
+    job_targets,
+    jobs,
+    targets,
+    versions,
+)
+
+
+class Store:
+    """Forget targets, jobs and generations, as the admin API sees them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def register(self, target: TargetIn) -> tuple[TargetRecord, JobRecord]:
+        """Store a new target and its job.
+
+        Raises:
+            Conflict: the id is taken, also by a target that is being withdrawn.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            known = _find(connection, target.id)
+            if known is not None:
+                raise _taken(known)
+            row = {"id": target.id, "revision": 1, "created_at": now} | _changed(target, now)
+            try:
+                connection.execute(insert(targets).values(row))
+            except IntegrityError:  # another control process was faster
+                raise Conflict("A target with this id exists.", param="id") from None
+            _add_version(connection, target, 1)
+            job = add_job(connection, JobKind.REGISTER, {target.id: 1})
+            return _get(connection, target.id), job
+
+    def replace(
+        self, target: TargetIn, if_match: str | None = None
+    ) -> tuple[TargetRecord, JobRecord]:
+        """Store a new revision of a target and its job; the revision in force rules until then.
+
+        Raises:
+            NotFound: there is no such target.
+            Conflict: it is being withdrawn.
+            PreconditionFailed: `if_match` names another revision.
+        """
+        with self._database.write() as connection:
+            known = _get(connection, target.id)
+            _check_match(known, if_match)
+            if known.status is TargetStatus.WITHDRAWN:
+                raise _taken(known)
+            revision = known.revision + 1
+            changed = {"revision": revision} | _changed(target, time.time())
+            connection.execute(update(targets).where(targets.c.id == target.id).values(changed))
+            _add_version(connection, target, revision)
+            _supersede(connection, target.id)
+            job = add_job(connection, JobKind.REPLACE, {target.id: revision})
+            return _get(connection, target.id), job
+
+    def withdraw(
+        self, target_id: str, if_match: str | None = None, kind: JobKind = JobKind.WITHDRAW
+    ) -> tuple[TargetRecord, JobRecord]:
+        """Mark a target as withdrawn; its job takes it out of the policy and deletes it.
+
+        Raises:
+            NotFound: there is no such target.
+            Conflict: it is being withdrawn already.
+            PreconditionFailed: `if_match` names another revision.
+        """
+        with self._database.write() as connection:
+            known = _get(connection, target_id)
+            _check_match(known, if_match)
+            if known.status is TargetStatus.WITHDRAWN:
+                raise _taken(known)
+            return _withdraw(connection, known, kind)
+
+    def expire(self, now: float) -> list[JobRecord]:
+        """Withdraw every target whose time is over."""
+        due = (targets.c.expires_at <= now) & (targets.c.status != TargetStatus.WITHDRAWN)
+        with self._database.write() as connection:
+            rows = connection.execute(select(targets).where(due)).all()
+            return [_withdraw(connection, TargetRecord.of(row), JobKind.EXPIRE)[1] for row in rows]
+
+    def next_expiry(self) -> float | None:
+        """When the next target expires, in seconds since the epoch."""
+        with self._database.read() as connection:
+            soonest = select(func.min(targets.c.expires_at)).where(
+                targets.c.status != TargetStatus.WITHDRAWN
+            )
+            found: float | None = connection.scalar(soonest)
+            return found
+
+    def target(self, target_id: str) -> tuple[TargetRecord, dict[str, Any]]:
+        """A target and its newest revision's document.
+
+        Raises:
+            NotFound: there is no such target.
+        """
+        with self._database.read() as connection:
+            record = _get(connection, target_id)
+            newest = (versions.c.target_id == target_id) & (versions.c.revision == record.revision)
+            document = connection.scalar(select(versions.c.document).where(newest))
+            return record, dict(document or {})
+
+    def target_page(self, after: str | None, limit: int) -> list[TargetRecord]:
+        """Up to `limit` targets with ids greater than `after`, in order."""
+        query = select(targets).order_by(targets.c.id).limit(limit)
+        if after is not None:
+            query = query.where(targets.c.id > after)
+        with self._database.read() as connection:
+            return [TargetRecord.of(row) for row in connection.execute(query)]
+
+    def count_targets(self) -> dict[str, int]:
+        """How many targets are in each status, zeros included."""
+        counts = select(targets.c.status, func.count()).group_by(targets.c.status)
+        with self._database.read() as connection:
+            found = {row[0]: int(row[1]) for row in connection.execute(counts)}
+        return {status.value: found.get(status, 0) for status in TargetStatus}
+
+    def job(self, job_id: str) -> JobRecord:
+        """One job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
+        with self._database.read() as connection:
+            found = load_jobs(connection, select(jobs).where(jobs.c.id == job_id))
+            if not found:
+                raise NotFound("There is no such job.")
+            return found[0]
+
+    def job_page(self, after: str | None, limit: int) -> list[JobRecord]:
+        """Up to `limit` jobs older than the job `after`, newest first.
+
+        Raises:
+            NotFound: there is no job `after`.
+        """
+        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit)
+        if after is not None:
+            query = query.where(jobs.c.number < self.job(after).number)
+        with self._database.read() as connection:
+            return load_jobs(connection, query)
+
+    def generation(self, number: int) -> GenerationRecord | None:
+        """One activation; None if there was none of that number."""
+        with self._database.read() as connection:
+            query = select(generations).where(generations.c.number == number)
+            row = connection.execute(query).first()
+            return GenerationRecord.of(row) if row is not None else None
+
+
+def add_job(connection: Connection, kind: JobKind, changes: dict[str, int]) -> JobRecord:
+    """Queue a job for these target revisions, within the caller's transaction."""
+    row = {
+        "id": uuid.uuid4().hex,
+        "kind": kind,
+        "state": JobState.QUEUED,
+        "progress": 0.0,
+        "message": "",
+        "created_at": time.time(),
+    }
+    number = connection.execute(insert(jobs).values(row).returning(jobs.c.number)).scalar_one()
+    if changes:
+        rows = [
+            {"job_number": number, "target_id": target_id, "revision": revision}
+            for target_id, revision in changes.items()
+        ]
+        connection.execute(insert(job_targets), rows)
+    return load_jobs(connection, select(jobs).where(jobs.c.number == number))[0]
+
+
+def load_jobs(connection: Connection, query: Any) -> list[JobRecord]:
+    """The jobs that a select on `jobs` gives, with their targets, in its order."""
+    rows: Sequence[Any] = connection.execute(query).all()
+    carried: dict[int, dict[str, int]] = {row.number: {} for row in rows}
+    links = select(job_targets).where(job_targets.c.job_number.in_(list(carried)))
+    for link in connection.execute(links):
+        carried[link.job_number][link.target_id] = link.revision
+    return [JobRecord.of(row, carried[row.number]) for row in rows]
+
+
+def _find(connection: Connection, target_id: str) -> TargetRecord | None:
+    row = connection.execute(select(targets).where(targets.c.id == target_id)).first()
+    return TargetRecord.of(row) if row is not None else None
+
+
+def _get(connection: Connection, target_id: str) -> TargetRecord:
+    found = _find(connection, target_id)
+    if found is None:
+        raise NotFound("There is no such target.")
+    return found
+
+
+def _taken(known: TargetRecord) -> Conflict:
+    if known.status is TargetStatus.WITHDRAWN:
+        return Conflict("The target is being withdrawn; wait for its job to end.", param="id")
+    return Conflict("A target with this id exists; replace it with PUT.", param="id")
+
+
+def _check_match(known: TargetRecord, if_match: str | None) -> None:
+    wanted = [tag.strip() for tag in (if_match or "*").split(",")]
+    if "*" not in wanted and known.etag not in wanted:
+        raise PreconditionFailed("The target has been changed: read it again.", param="If-Match")
+
+
+def _changed(target: TargetIn, now: float) -> dict[str, Any]:
+    """The columns that every new revision sets."""
+    expires_at = target.expires_at
+    return {
+        "status": TargetStatus.PENDING,
+        "summary": summarise(target),
+        "error_code": None,
+        "error_message": None,
+        "expires_at": expires_at.timestamp() if expires_at is not None else None,
+        "updated_at": now,
+    }
+
+
+def _add_version(connection: Connection, target: TargetIn, revision: int) -> None:
+    document = target.model_dump(mode="json")
+    row = {"target_id": target.id, "revision": revision, "document": document}
+    connection.execute(insert(versions).values(row))
+
+
+def _withdraw(
+    connection: Connection, known: TargetRecord, kind: JobKind
+) -> tuple[TargetRecord, JobRecord]:
+    changed = {"status": TargetStatus.WITHDRAWN, "updated_at": time.time()}
+    connection.execute(update(targets).where(targets.c.id == known.id).values(changed))
+    _supersede(connection, known.id)
+    return _get(connection, known.id), add_job(connection, kind, {known.id: known.revision})
+
+
+def _supersede(connection: Connection, target_id: str) -> None:
+    """Cancel the jobs of older revisions that have not begun."""
+    older = select(job_targets.c.job_number).where(job_targets.c.target_id == target_id)
+    waiting = jobs.c.number.in_(older) & (jobs.c.state == JobState.QUEUED)
+    ended = {"state": JobState.CANCELLED, "message": "superseded", "finished_at": time.time()}
+    connection.execute(update(jobs).where(waiting).values(ended))
+
+
+def delete_targets(connection: Connection, target_ids: Sequence[str]) -> None:
+    """Delete withdrawn targets with all their revisions, within the caller's transaction."""
+    if target_ids:
+        connection.execute(delete(targets).where(targets.c.id.in_(list(target_ids))))

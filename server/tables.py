@@ -1,0 +1,135 @@
+"""The store's tables, in SQL that SQLite and PostgreSQL both speak.
+
+targets ─┬─< versions      every kept revision's document: the newest and the one in force
+         └   (job_targets) which revision a job carries; outlives the target
+generations                every activation, written before the pointer moves
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+SCHEMA_VERSION = 1
+
+
+class TargetStatus(StrEnum):
+    """Where a target is on its way into force."""
+
+    PENDING = "pending"
+    COMPILING = "compiling"
+    ACTIVE = "active"
+    FAILED = "failed"
+    WITHDRAWN = "withdrawn"
+
+
+class JobState(StrEnum):
+    """Where a job is; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class JobKind(StrEnum):
+    """What a job brings into force."""
+
+    REGISTER = "register"
+    REPLACE = "replace"
+    WITHDRAW = "withdraw"
+    EXPIRE = "expire"
+    RECOMPILE = "recompile"
+
+
+FINAL_STATES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# Times are seconds since the epoch, UTC.
+targets = Table(
+    "targets",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Column("active_revision", Integer),
+    Column("generation", Integer),
+    Column("status", String(16), nullable=False, index=True),
+    Column("summary", JSON, nullable=False),
+    Column("report", JSON(none_as_null=True)),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("expires_at", Double, index=True),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    Column("target_id", ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("document", JSON, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    # Insertion order, for queueing and for pages.
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(32), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False, index=True),
+    Column("progress", Double, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("generation", Integer),
+    Column("created_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+)
+
+job_targets = Table(
+    "job_targets",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    # No foreign key: the job is remembered when its target is gone.
+    Column("target_id", String(64), primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Index("job_targets_by_target", "target_id"),
+)
+
+generations = Table(
+    "generations",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(64), nullable=False),
+    # The tokenizer, encoder and compiler it was made with.
+    Column("fingerprint", Text, nullable=False),
+    Column("cause", String(16), nullable=False),
+    Column("num_targets", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # When every live follower had acknowledged it; null while it is not in force.
+    Column("confirmed_at", Double),
+)
