@@ -1,0 +1,282 @@
+"""The admin API: forget targets, the jobs that bring them into force, and the ruling generation.
+
+Handlers are plain functions run in threads, since the store blocks. Forget text leaves only to
+admins; every error has OpenAI's shape and names the field, never its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from server.auth import KeyRing, Role
+from server.body import BodyGuard, error_response
+from server.errors import (
+    InvalidField,
+    MethodNotAllowed,
+    NotFound,
+    NotReady,
+    ServerError,
+)
+from server.jobs import JobWorker
+from server.policy import Publisher
+from server.records import JobRecord, TargetRecord, utc
+from server.schemas import (
+    READ_ONLY,
+    Accepted,
+    FollowerOut,
+    GenerationOut,
+    JobOut,
+    JobPage,
+    TargetIn,
+    TargetOut,
+    TargetPage,
+    field_path,
+)
+from server.store import Store
+
+PREFIX = "/admin/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the admin API works on."""
+
+    store: Store
+    worker: JobWorker
+    publisher: Publisher
+    keyring: KeyRing
+    registry: CollectorRegistry
+
+
+def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> FastAPI:
+    """Build the admin API's application."""
+    app = FastAPI(
+        title="Lethegate admin API",
+        version=version,
+        docs_url=None,  # its page would load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.control = control
+    app.include_router(_targets, prefix=PREFIX)
+    app.include_router(_jobs, prefix=PREFIX)
+    app.include_router(_probes)
+    app.add_exception_handler(ServerError, _on_server_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(
+        BodyGuard,
+        max_bytes=max_body_bytes,
+        admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
+    )
+    return app
+
+
+def _control(request: Request) -> Control:
+    control: Control = request.app.state.control
+    return control
+
+
+def _role(minimum: Role) -> Callable[..., Role]:
+    def check(request: Request) -> Role:
+        return _control(request).keyring.require(request.headers.get("authorization"), minimum)
+
+    return check
+
+
+Here = Annotated[Control, Depends(_control)]
+Admin = Annotated[Role, Depends(_role(Role.ADMIN))]
+Auditor = Annotated[Role, Depends(_role(Role.AUDITOR))]
+IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
+TargetPath = Annotated[str, Path(max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
+
+_targets = APIRouter(tags=["targets"])
+_jobs = APIRouter(tags=["jobs"])
+_probes = APIRouter(tags=["probes"])
+
+
+@_targets.post("/targets", status_code=202)
+def register_target(target: TargetIn, here: Here, role: Admin, response: Response) -> Accepted:
+    """Register a forget target; the job is done when every worker applies it."""
+    _check_expiry(target)
+    return _accepted(here, response, here.store.register(target))
+
+
+@_targets.get("/targets")
+def list_targets(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> TargetPage:
+    """List targets by id, without forget text."""
+    found = here.store.target_page(after, limit + 1)
+    page = [record.to_summary(described=role >= Role.ADMIN) for record in found[:limit]]
+    return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
+
+
+@_targets.get("/targets/{target_id}")
+def get_target(target_id: TargetPath, here: Here, role: Admin, response: Response) -> TargetOut:
+    """One target as registered, with its status and what was made of it."""
+    record, document = here.store.target(target_id)
+    response.headers["etag"] = record.etag
+    return record.to_resource(document)
+
+
+@_targets.put("/targets/{target_id}", status_code=202)
+def replace_target(
+    target_id: TargetPath,
+    target: TargetIn,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Accepted:
+    """Replace a target; the revision in force rules until the new one is acknowledged."""
+    if target.id != target_id:
+        raise InvalidField("id must be the id in the path.", param="id")
+    _check_expiry(target)
+    return _accepted(here, response, here.store.replace(target, if_match))
+
+
+@_targets.delete("/targets/{target_id}", status_code=202)
+def withdraw_target(
+    target_id: TargetPath,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Accepted:
+    """Withdraw a target; it is deleted when no worker applies it any more."""
+    return _accepted(here, response, here.store.withdraw(target_id, if_match))
+
+
+@_jobs.get("/jobs")
+def list_jobs(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> JobPage:
+    """List jobs, newest first."""
+    found = here.store.job_page(after, limit + 1)
+    page = [job.to_out() for job in found[:limit]]
+    return JobPage(jobs=page, next=page[-1].id if len(found) > limit else None)
+
+
+@_jobs.get("/jobs/{job_id}")
+def get_job(job_id: Annotated[str, Path(max_length=64)], here: Here, role: Auditor) -> JobOut:
+    """One job."""
+    return here.store.job(job_id).to_out()
+
+
+@_jobs.get("/generation")
+def get_generation(here: Here, role: Auditor) -> GenerationOut:
+    """The policy that rules, and what every live gateway and worker has acknowledged."""
+    active = here.publisher.read()
+    record = here.store.generation(active.generation) if active is not None else None
+    if active is None or record is None:
+        raise NotReady("There is no policy yet.")
+    followers = here.publisher.followers()
+    behind = [f for f in followers if (f.generation or 0) < active.generation]
+    return GenerationOut(
+        generation=active.generation,
+        digest=active.digest,
+        in_force=record.confirmed_at is not None and not behind,
+        num_targets=record.num_targets,
+        cause=record.cause,
+        created_at=utc(record.created_at),
+        followers=[
+            FollowerOut(
+                kind=follower.kind,
+                pid=follower.pid,
+                generation=follower.generation,
+                digest=follower.digest,
+                failed_generation=follower.failed_generation,
+                error=follower.error,
+            )
+            for follower in followers
+        ],
+    )
+
+
+@_probes.get("/livez")
+def livez() -> dict[str, str]:
+    """Whether the process answers."""
+    return {"status": "ok"}
+
+
+@_probes.get("/readyz")
+def readyz(here: Here) -> dict[str, str]:
+    """Whether a policy of the current models is in force."""
+    if here.worker.fault is not None:
+        raise NotReady("The job worker has failed.")
+    if not here.worker.ready:
+        raise NotReady("The policy is being compiled.")
+    return {"status": "ready"}
+
+
+@_probes.get("/metrics", response_class=Response)
+def metrics(here: Here) -> Response:
+    """The control process's metrics, for Prometheus."""
+    return Response(generate_latest(here.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _accepted(
+    here: Control, response: Response, stored: tuple[TargetRecord, JobRecord]
+) -> Accepted:
+    record, job = stored
+    here.worker.notify()
+    response.headers["location"] = f"{PREFIX}/targets/{record.id}"
+    response.headers["etag"] = record.etag
+    return Accepted(target=record.to_summary(described=True), job=job.to_out())
+
+
+def _check_expiry(target: TargetIn) -> None:
+    if target.is_over():
+        raise InvalidField("expires_at: must be in the future", param="expires_at")
+
+
+async def _on_server_error(_request: Request, error: Exception) -> JSONResponse:
+    return error_response(error)
+
+
+async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    return error_response(_explain(problems[0] if problems else {}))
+
+
+async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 405:
+        return error_response(MethodNotAllowed("The resource has no such method."))
+    if status == 404:
+        return error_response(NotFound("There is no such resource."))
+    return error_response(InvalidField("The request cannot be read."))
+
+
+_PLAIN = {
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "dict_type": "must be an object",
+    "string_type": "must be a string",
+    "string_unicode": "must not hold half of a surrogate pair",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+    "missing": "is required",
+}
+
+
+def _explain(problem: dict[str, Any]) -> InvalidField:
+    """A pydantic problem as one sentence about a field, without its value."""
+    location = tuple(problem.get("loc", ()))
+    path = field_path(location[1:])
+    kind = str(problem.get("type", ""))
+    if kind == "no_evidence":
+        path = "examples"
+    if kind == "extra_forbidden":
+        known = len(location) == 2 and location[1] in READ_ONLY
+        reason = "is read-only" if known else "is not a field"
+    else:
+        reason = _PLAIN.get(kind) or str(problem.get("msg", "is not valid"))
+    return InvalidField(f"{path}: {reason}", param=path or None)
