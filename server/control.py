@@ -1,0 +1,221 @@
+"""The control process: admin API, store and job worker in one process, never in the request path.
+
+It may die at any moment and be started again; gateways and workers go on with the policy they have.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from server.admin import Control, create_admin_app
+from server.auth import load_keyring
+from server.database import Database
+from server.errors import ControlRunning, StartFault
+from server.jobs import JobWorker
+from server.log import configure_logging, get_logger
+from server.metrics import ControlMetrics
+from server.policy import Compiler, Publisher
+from server.retention import GRACE_SECONDS, prune_snapshots
+from server.settings import Settings, is_loopback
+from server.store import Store
+from server.worklist import Worklist
+
+_PARENT_POLL_SECONDS = 0.5
+_DRAIN_SECONDS = 10
+
+log = get_logger("control")
+
+
+def run_control(
+    settings: Settings,
+    model: str,
+    *,
+    tokenizer: str | None = None,
+    trust_remote_code: bool = False,
+    with_parent: bool = False,
+) -> int:
+    """Run the control process for a served model; returns its exit status.
+
+    `tokenizer` is given when it is not the model's own. `with_parent` ends the process when the
+    one that started it is gone.
+
+    Raises:
+        StartFault: the state directory, store, keys or address cannot be used.
+    """
+    from server.activation import GuardCompiler, SnapshotPublisher
+
+    def build_compiler() -> Compiler:
+        return GuardCompiler(settings, tokenizer or model, trust_remote_code=trust_remote_code)
+
+    own_directory(settings.state_dir)
+    publisher = SnapshotPublisher(settings.state_dir, settings.snapshots)
+    return serve_control(settings, publisher, build_compiler, with_parent=with_parent)
+
+
+def serve_control(
+    settings: Settings,
+    publisher: Publisher,
+    build_compiler: Callable[[], Compiler],
+    *,
+    with_parent: bool = False,
+) -> int:
+    """Run the control process with the given compiler and publisher; returns its exit status.
+
+    `build_compiler` is called in the worker's thread, so the API answers while models load.
+
+    Raises:
+        StartFault: the state directory, store, keys or address cannot be used.
+    """
+    configure_logging(settings.log_level, settings.log_format, capture=True)
+    own_directory(settings.state_dir)
+    with _only_one(settings.state_dir), _listening(settings) as listener:
+        database = Database(settings.store_url)
+        try:
+            return _serve(settings, database, publisher, build_compiler, listener, with_parent)
+        finally:
+            database.close()
+
+
+def _serve(
+    settings: Settings,
+    database: Database,
+    publisher: Publisher,
+    build_compiler: Callable[[], Compiler],
+    listener: socket.socket,
+    with_parent: bool,
+) -> int:
+    registry = CollectorRegistry()
+    store, worklist = Store(database), Worklist(database)
+    worker = JobWorker(
+        store,
+        worklist,
+        publisher,
+        build_compiler,
+        metrics=ControlMetrics(registry),
+        acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
+        housekeeping=lambda: _prune(settings, worklist, publisher),
+        on_fault=lambda: _end(server),
+    )
+    control = Control(store, worker, publisher, load_keyring(settings), registry)
+    app = create_admin_app(
+        control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
+    )
+    server = _uvicorn_server(app)
+    _announce(settings, listener)
+    worker.start()
+    if with_parent:
+        threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
+    _run_until_signal(server, listener)
+    worker.stop()
+    return 1 if worker.fault is not None else 0
+
+
+def own_directory(directory: Path) -> None:
+    """Make a directory that only its owner can enter.
+
+    Raises:
+        StartFault: it cannot be made, or belongs to someone else.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_mode & 0o077:
+            directory.chmod(0o700)
+    except OSError as error:
+        raise StartFault(f"cannot use the state directory {directory}: {error.strerror}") from None
+
+
+@contextmanager
+def _only_one(state_dir: Path) -> Iterator[None]:
+    """Hold the state directory's lock, which the kernel releases when the process dies."""
+    descriptor = os.open(state_dir / "control.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
+            raise ControlRunning(
+                f"another control process (pid {holder or '?'}) owns {state_dir}"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    host, port = settings.admin_host, settings.admin_port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise StartFault(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    with listener:
+        yield listener
+
+
+def _uvicorn_server(app: object) -> uvicorn.Server:
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
+    )
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    key = "from the settings" if settings.admin_key is not None else str(settings.admin_key_file)
+    log.info("admin_api", host=host, port=port, admin_key=key)
+    if not is_loopback(host):
+        log.warning("admin_api_without_tls_is_reachable_from_other_machines", host=host)
+
+
+def _run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    uvicorn raises the signal again when it is done, so handlers that do nothing are put below it.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: None)
+    server.run(sockets=[listener])
+
+
+def _watch_parent(server: uvicorn.Server) -> None:
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_SECONDS)
+    log.warning("parent_is_gone")
+    _end(server)
+
+
+def _end(server: uvicorn.Server) -> None:
+    server.should_exit = True
+
+
+def _prune(settings: Settings, worklist: Worklist, publisher: Publisher) -> None:
+    """Delete superseded snapshots, never one that is or was just followed."""
+    kept = worklist.digests_since(settings.keep_snapshots + 1, time.time() - GRACE_SECONDS)
+    active = publisher.read()
+    kept |= {active.digest} if active is not None else set()
+    kept |= {follower.digest for follower in publisher.followers() if follower.digest}
+    deleted = prune_snapshots(settings.snapshots, kept)
+    if deleted:
+        log.info("snapshots_pruned", count=deleted)
