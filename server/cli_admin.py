@@ -1,0 +1,161 @@
+"""`lethegate targets` and `lethegate jobs`: the admin API from a shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from server.cli_settings import Fail, with_settings
+from server.client import AdminClient
+from server.settings import Settings
+
+_CLIENT_SETTINGS = ("state_dir", "admin_host", "admin_port")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is in force.")]
+Timeout = Annotated[float, typer.Option(help="Longest wait, in seconds.", min=0)]
+TargetId = Annotated[str, typer.Argument(metavar="ID", help="The target's id.")]
+
+targets_app = typer.Typer(help="Register, list, show and withdraw forget targets.")
+jobs_app = typer.Typer(help="Follow changes on their way into force.")
+
+
+@targets_app.command("add")
+@with_settings(_CLIENT_SETTINGS)
+def add_target(
+    file: Annotated[str, typer.Argument(help="JSON file of one target, or - for standard input.")],
+    *,
+    settings: Settings,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Register the forget target in FILE."""
+    document = _read(file)
+    with AdminClient.of(settings) as client:
+        answer = client.register(document)
+        _follow(client, answer, wait, timeout, as_json)
+
+
+@targets_app.command("list")
+@with_settings(_CLIENT_SETTINGS)
+def list_targets(*, settings: Settings, as_json: AsJson = False) -> None:
+    """List all forget targets."""
+    with AdminClient.of(settings) as client:
+        found = list(client.targets())
+    if as_json:
+        _print_json(found)
+        return
+    columns = ("id", "status", "revision", "generation", "num_examples", "num_phrases")
+    _print_table(columns, found)
+
+
+@targets_app.command("show")
+@with_settings(_CLIENT_SETTINGS)
+def show_target(target_id: TargetId, *, settings: Settings) -> None:
+    """Print one forget target, with what was made of it, as JSON."""
+    with AdminClient.of(settings) as client:
+        _print_json(client.target(target_id))
+
+
+@targets_app.command("rm")
+@with_settings(_CLIENT_SETTINGS)
+def remove_target(
+    target_id: TargetId,
+    *,
+    settings: Settings,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw a forget target."""
+    with AdminClient.of(settings) as client:
+        answer = client.withdraw(target_id)
+        _follow(client, answer, wait, timeout, as_json)
+
+
+@jobs_app.command("list")
+@with_settings(_CLIENT_SETTINGS)
+def list_jobs(
+    *,
+    settings: Settings,
+    limit: Annotated[int, typer.Option(help="How many.", min=1, max=1000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest jobs."""
+    with AdminClient.of(settings) as client:
+        found = client.jobs(limit)
+    if as_json:
+        _print_json(found)
+        return
+    _print_table(("id", "kind", "state", "progress", "generation", "created_at"), found)
+
+
+@jobs_app.command("wait")
+@with_settings(_CLIENT_SETTINGS)
+def wait_for_job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
+    *,
+    settings: Settings,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until a job has ended; fails if the job failed."""
+    with AdminClient.of(settings) as client:
+        _finish(client.wait(job_id, timeout, _show_progress), as_json)
+
+
+def _follow(
+    client: AdminClient, answer: dict[str, Any], wait: bool, timeout: float, as_json: bool
+) -> None:
+    job = answer["job"]
+    if wait:
+        _finish(client.wait(job["id"], timeout, _show_progress), as_json)
+    elif as_json:
+        _print_json(answer)
+    else:
+        typer.echo(f"{answer['target']['id']}: accepted, job {job['id']}")
+
+
+def _finish(job: dict[str, Any], as_json: bool) -> None:
+    """Tell how a job ended, and fail if it did not end well."""
+    if as_json:
+        _print_json(job)
+    elif job["state"] == "done":
+        typer.echo(f"in force with generation {job['generation']}")
+    if job["state"] != "done":
+        error = job["error"] or {}
+        reason = error.get("message") or job["message"] or "not finished in time"
+        raise Fail(f"job {job['id']} is {job['state']}: {reason}")
+
+
+def _show_progress(job: dict[str, Any]) -> None:
+    if sys.stderr.isatty() and job["state"] == "running":
+        line = f"{job['progress']:4.0%} {job['message']}"
+        typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
+    elif sys.stderr.isatty():
+        typer.echo("\r\x1b[K", err=True, nl=False)
+
+
+def _read(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise Fail(f"cannot read {file}: {error.strerror}", status=2) from None
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    table = Table(*(column.removeprefix("num_") for column in columns), box=None)
+    for row in rows:
+        table.add_row(*("-" if row[column] is None else str(row[column]) for column in columns))
+    Console().print(table)

@@ -1,0 +1,124 @@
+"""The admin API's client, as the command line uses it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from server.auth import admin_key
+from server.errors import ServerError, StartFault
+from server.settings import Settings
+
+PREFIX = "/admin/v1"
+_FINAL = frozenset({"done", "failed", "cancelled"})
+
+
+class AdminClient:
+    """Calls the admin API; every failure is a ServerError with one line of message."""
+
+    def __init__(self, base_url: str, key: str, *, timeout_seconds: float = 60.0) -> None:
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"authorization": f"Bearer {key}"},
+            timeout=timeout_seconds,
+            trust_env=False,  # the admin API is next door, and the key is not for a proxy
+        )
+
+    @classmethod
+    def of(cls, settings: Settings) -> AdminClient:
+        """For the control process of these settings, with its admin key.
+
+        Raises:
+            StartFault: no key is set and none was made yet.
+        """
+        if settings.admin_key is None and not settings.admin_key_file.exists():
+            raise StartFault(
+                f"no admin key: set LETHEGATE_ADMIN_KEY, or start the server that makes "
+                f"{settings.admin_key_file}"
+            )
+        return cls(settings.admin_url, admin_key(settings))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def register(self, document: bytes) -> dict[str, Any]:
+        """Register the target in a JSON document."""
+        headers = {"content-type": "application/json"}
+        return self._call("POST", "/targets", content=document, headers=headers)
+
+    def targets(self) -> Iterator[dict[str, Any]]:
+        """All targets, page by page."""
+        after: dict[str, str] = {}
+        while True:
+            page = self._call("GET", "/targets", params={"limit": "1000", **after})
+            yield from page["targets"]
+            if page["next"] is None:
+                return
+            after = {"after": page["next"]}
+
+    def target(self, target_id: str) -> dict[str, Any]:
+        """One whole target."""
+        return self._call("GET", f"/targets/{_quoted(target_id)}")
+
+    def withdraw(self, target_id: str) -> dict[str, Any]:
+        """Withdraw a target."""
+        return self._call("DELETE", f"/targets/{_quoted(target_id)}")
+
+    def jobs(self, limit: int) -> list[dict[str, Any]]:
+        """The newest jobs."""
+        page = self._call("GET", "/jobs", params={"limit": str(limit)})
+        found: list[dict[str, Any]] = page["jobs"]
+        return found
+
+    def wait(
+        self,
+        job_id: str,
+        timeout_seconds: float,
+        on_progress: Callable[[dict[str, Any]], None] = lambda job: None,
+    ) -> dict[str, Any]:
+        """Poll a job until it has ended; gives its last state, ended or not, at the timeout."""
+        end = time.monotonic() + timeout_seconds
+        while True:
+            job = self._call("GET", f"/jobs/{_quoted(job_id)}")
+            on_progress(job)
+            if job["state"] in _FINAL or time.monotonic() >= end:
+                return job
+            time.sleep(0.1)
+
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            response = self._http.request(method, PREFIX + path, **arguments)
+            body = response.json()
+        except httpx.HTTPError as error:
+            place = self._http.base_url
+            raise ServerError(f"cannot reach the admin API at {place}: {error}") from None
+        except ValueError:
+            raise ServerError("the admin API's answer is not JSON") from None
+        if response.is_error:
+            raise ServerError(_message(body))
+        answer: dict[str, Any] = body
+        return answer
+
+
+def _message(body: Any) -> str:
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return "the admin API refused without a reason"
+    return f"{error.get('message')} ({error.get('code')})"
+
+
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
