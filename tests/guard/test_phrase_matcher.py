@@ -77,4 +77,4 @@ def test_a_matcher_of_nothing_finds_nothing() -> None:
 
 def test_the_repr_tells_no_phrase() -> None:
     """Phrases are secret: a logged matcher shows only how many it holds."""
-    assert repr(matcher("John Smith")) == "PhraseMatcher(1 phrases)"
+    assert repr(_matcher("John Smith")) == "PhraseMatcher(1 phrases)"

@@ -1,0 +1,294 @@
+"""The gateway: a plain ASGI app around vLLM's, through which every client request passes.
+
+A request is authenticated, read, screened, and then answered with a refusal, handed on untouched,
+or handed on with the guard's parameters and its answer shielded. What it needs is given to it; it
+knows neither vLLM nor how a decision is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guard.decision import Decision, Verdict
+from server.admission import reject_reserved, reject_unguardable
+from server.auth import KeyRing, Role
+from server.choice_shield import ShieldPolicy
+from server.conversation import request_texts
+from server.endpoints import Endpoint, Handling, endpoint_of
+from server.errors import (
+    ContentFiltered,
+    GuardTimeout,
+    GuardUnavailable,
+    Overloaded,
+    ServerError,
+)
+from server.guarding import Engine, Guard
+from server.log import fault_fields, get_logger
+from server.metrics import Bypass, GatewayMetrics, Stage
+from server.readiness import readiness
+from server.refusals import Refusal
+from server.request_body import header, parse_object, read_body, replay, require_json
+from server.settings import Settings
+from server.sse import encode_json
+from server.steered_response import Headers, SteeredResponse, send_reply
+from server.steering import SteeredRequest, steer
+from server.stream_shield import StreamForm
+from server.whole_shield import Reply, reply_of
+
+GENERATION_HEADER = b"x-lethegate-generation"
+DECISION_HEADER = b"x-lethegate-decision"
+
+_log = get_logger("gateway")
+_OFF_LOOP_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One guarded request, read."""
+
+    kind: Handling
+    raw: bytes
+    body: dict[str, Any]
+    role: Role | None
+    request_id: str | None
+
+
+class Gateway:
+    """The ASGI app. Holds nothing about single requests."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        settings: Settings,
+        guard: Guard,
+        metrics: GatewayMetrics,
+        keys: KeyRing,
+        engine: Engine,
+    ) -> None:
+        self._app = app
+        self._settings = settings
+        self._guard = guard
+        self._metrics = metrics
+        self._keys = keys
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of any kind."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": "not guarded"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = _Started(send)
+        try:
+            await self._dispatch(scope, receive, started.send)
+        except ServerError as error:
+            if started.value:
+                raise
+            await send_reply(send, reply_of(error), self._generation())
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = endpoint_of(dict(scope))
+        role = self._authenticate(scope, endpoint)
+        if endpoint.handling is Handling.PASS:
+            await self._app(scope, receive, send)
+        elif endpoint.handling is Handling.READY:
+            await send_reply(send, await readiness(self._guard, self._app, scope), [])
+        else:
+            require_json(scope)
+            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            if raw is not None:
+                body = await self._parse(raw)
+                request_id = header(scope, b"x-request-id")
+                call = _Call(endpoint.handling, raw, body, role, request_id)
+                await self._guarded(call, scope, receive, send)
+
+    def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Role | None:
+        authorization = header(scope, b"authorization")
+        if endpoint.needs_key and self._keys.has_clients:
+            return self._keys.require(authorization, Role.CLIENT)
+        return self._keys.role_of(authorization)
+
+    async def _parse(self, raw: bytes) -> dict[str, Any]:
+        begun = time.perf_counter()
+        long = len(raw) > _OFF_LOOP_BYTES
+        body = await asyncio.to_thread(parse_object, raw) if long else parse_object(raw)
+        self._metrics.observe_stage(Stage.PARSE, time.perf_counter() - begun)
+        return body
+
+    async def _guarded(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
+        reject_reserved(call.body)
+        try:
+            decision = await self._screen(call)
+        except (GuardUnavailable, GuardTimeout) as error:
+            if not self._settings.fail_open:
+                raise
+            self._metrics.record_bypass(_bypass_reason(error, self._guard))
+            await self._app(scope, replay(call.raw, receive), send)
+            return
+        view = self._guard.current()
+        if view is None or view.enforces:
+            reject_unguardable(call.kind, call.body)
+        self._metrics.record_decision(decision)
+        headers = self._decision_headers(call, decision)
+        if decision.verdict is Verdict.ALLOW:
+            await self._app(scope, replay(call.raw, receive), _adding(send, headers))
+        elif decision.verdict is Verdict.REFUSE:
+            await self._refuse(call, send, headers)
+        else:
+            await self._steer(call, decision, scope, receive, send, headers)
+
+    async def _screen(self, call: _Call) -> Decision:
+        """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
+
+        Raises:
+            InvalidRequest: the prompt has a form that cannot be read.
+        """
+        if self._guard.current() is None:
+            raise GuardUnavailable()
+        texts = request_texts(call.kind, call.body, self._engine.decode)
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._settings.screen_timeout_seconds):
+                decision = await self._guard.screen(texts)
+        except TimeoutError:
+            raise GuardTimeout() from None
+        except Overloaded:
+            raise
+        except Exception as error:
+            # The guard's own errors say what they are; of others only class and place are told.
+            _log.error("screening failed", **fault_fields(error))
+            raise GuardUnavailable() from None
+        self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
+        return decision
+
+    async def _refuse(self, call: _Call, send: Send, headers: Headers) -> None:
+        self._metrics.record_refusal()
+        if self._settings.refusal_mode == "error":
+            param = "messages" if call.kind is Handling.CHAT else "prompt"
+            await send_reply(
+                send, reply_of(ContentFiltered(self._settings.refusal_text, param=param)), headers
+            )
+            return
+        refusal = self._refusal(call, self._settings.refusal_text)
+        if not call.body.get("stream"):
+            await send_reply(send, Reply(200, encode_json(refusal.completion())), headers)
+            return
+        start = [*headers, (b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": start})
+        for event in refusal.events():
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _refusal(self, call: _Call, text: str) -> Refusal:
+        return Refusal.of(call.kind, call.body, text, self._engine.model, call.request_id)
+
+    async def _steer(
+        self,
+        call: _Call,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+    ) -> None:
+        request = steer(call.kind, call.body, decision)
+        response = SteeredResponse(
+            send,
+            ShieldPolicy(
+                self._guard.phrases(decision),
+                self._engine.decode,
+                lambda: self._guard.closed(request.nonce),
+                self._settings.holdback_chars,
+            ),
+            _form(call, request),
+            headers=headers,
+            filtered=lambda: self._refusal(call, ""),
+            record_block=self._metrics.record_shield_block,
+        )
+        inner = self._app(
+            _steered_scope(scope, request), replay(request.body, receive), response.send
+        )
+        await _run_until(inner, response)
+
+    def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
+        headers = [(GENERATION_HEADER, str(decision.generation).encode())]
+        if call.role is not None and call.role >= Role.AUDITOR:
+            headers.append((DECISION_HEADER, decision.verdict.value.encode()))
+        return headers
+
+    def _generation(self) -> Headers:
+        view = self._guard.current()
+        return [] if view is None else [(GENERATION_HEADER, str(view.generation).encode())]
+
+
+class _Started:
+    """Remembers whether a response has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.value = False
+
+    async def send(self, message: Message) -> None:
+        self.value = True
+        await self._send(message)
+
+
+async def _run_until(inner: Any, response: SteeredResponse) -> None:
+    """Run the inner app until it ends or the response has, whichever is first.
+
+    Cancelling it is how the engine is told to stop generating.
+    """
+    task = asyncio.ensure_future(inner)
+    ended = asyncio.ensure_future(response.ended.wait())
+    try:
+        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the inner app failed", **fault_fields(error))
+        if task.done():
+            await response.fail()
+    finally:
+        task.cancel()
+        ended.cancel()
+        await asyncio.gather(task, ended, return_exceptions=True)
+
+
+def _form(call: _Call, request: SteeredRequest) -> StreamForm:
+    return StreamForm(
+        chat=call.kind is Handling.CHAT,
+        num_choices=request.num_choices,
+        usage_wanted=request.usage_wanted,
+        usage_added=request.usage_added,
+        structured=request.structured,
+    )
+
+
+def _steered_scope(scope: Scope, request: SteeredRequest) -> Scope:
+    """The scope for the rewritten body; an answer that is to be read must not be compressed."""
+    dropped = (b"content-length", b"accept-encoding", b"transfer-encoding")
+    kept = [(k, v) for k, v in scope["headers"] if k not in dropped]
+    return {**scope, "headers": [*kept, (b"content-length", str(len(request.body)).encode())]}
+
+
+def _adding(send: Send, headers: Headers) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *headers]}
+        await send(message)
+
+    return send_with_headers
+
+
+def _bypass_reason(error: Exception, guard: Guard) -> Bypass:
+    if isinstance(error, GuardTimeout):
+        return Bypass.TIMEOUT
+    return Bypass.NO_POLICY if guard.current() is None else Bypass.GUARD_ERROR

@@ -1,0 +1,59 @@
+"""What the gateway needs from others, as protocols: who decides, and which engine is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from guard.decision import Decision
+from guard.ledger import CloseReason
+from guard.phrase_matcher import PhraseMatchers
+from server.conversation import Decode
+
+
+class PolicyView(Protocol):
+    """The policy in force, as far as the gateway must know it."""
+
+    @property
+    def generation(self) -> int:
+        """The activation's number."""
+
+    @property
+    def enforces(self) -> bool:
+        """Whether any target is enforced (not only observed)."""
+
+
+class Guard(Protocol):
+    """Who decides."""
+
+    def current(self) -> PolicyView | None:
+        """The policy in force; None while there is none."""
+
+    def unready(self) -> Sequence[str]:
+        """Names of the parts that are not ready (`policy`, `classifier`)."""
+
+    async def screen(self, texts: Sequence[str]) -> Decision:
+        """Decide about a request without blocking the event loop.
+
+        Raises:
+            Overloaded: too many requests wait already.
+            Exception: anything else means that no decision could be made.
+        """
+
+    def phrases(self, decision: Decision) -> PhraseMatchers:
+        """The phrases that the answer to a steered request must not show."""
+
+    def closed(self, nonce: int) -> CloseReason | None:
+        """Why the worker closed the slot of a request; None if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The model behind the inner app: its name, and its tokenizer's way from ids to text.
+
+    `decode` must keep special tokens and must not tidy spaces.
+    """
+
+    model: str
+    decode: Decode

@@ -1,0 +1,48 @@
+"""Server-sent events as bytes: split without changing them, and written as vLLM does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+DONE = b"data: [DONE]\n\n"
+_BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+class EventSplitter:
+    """Cuts a byte stream into events; joined again they are the stream."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The events that are now complete, each with the blank line that ends it."""
+        self._rest += data
+        while (blank := _BLANK_LINE.search(self._rest)) is not None:
+            event, self._rest = self._rest[: blank.end()], self._rest[blank.end() :]
+            yield event
+
+    @property
+    def rest(self) -> bytes:
+        """Bytes of an unfinished event."""
+        return self._rest
+
+
+def event_data(event: bytes) -> bytes | None:
+    """The data of an event; None for a comment or an event without data."""
+    lines = [
+        line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines) if lines else None
+
+
+def encode_event(payload: dict[str, Any]) -> bytes:
+    """An event that carries a JSON object."""
+    return b"data: " + encode_json(payload) + b"\n\n"
+
+
+def encode_json(payload: Any) -> bytes:
+    """JSON in vLLM's own form: compact, UTF-8."""
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()

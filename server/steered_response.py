@@ -1,0 +1,134 @@
+"""The engine's answer to a steered request, on its way through the shield (the ASGI side).
+
+Wraps the client's `send`. A stream is shielded event by event, anything else when it is whole.
+Whatever fails in here ends the answer; nothing that was not judged gets out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from starlette.types import Message, Send
+
+from server.choice_shield import ShieldPolicy
+from server.log import fault_fields, get_logger
+from server.refusals import Refusal
+from server.sse import encode_json
+from server.stream_shield import RecordBlock, StreamForm, StreamShield
+from server.whole_shield import Reply, shield_completion, shield_error, unavailable
+
+Headers = list[tuple[bytes, bytes]]
+
+_log = get_logger("shield")
+_STREAM = b"text/event-stream"
+
+
+class SteeredResponse:
+    """One response. `ended` is set when the client has it all and the engine may stop."""
+
+    def __init__(
+        self,
+        send: Send,
+        policy: ShieldPolicy,
+        form: StreamForm,
+        *,
+        headers: Headers,
+        filtered: Callable[[], Refusal],
+        record_block: RecordBlock,
+    ) -> None:
+        self._send = send
+        self._policy = policy
+        self._form = form
+        self._headers = headers
+        self._filtered = filtered
+        self._record_block = record_block
+        self._start: Message = {}
+        self._body = bytearray()
+        self._stream: StreamShield | None = None
+        self.ended = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        """What the inner app calls with its response."""
+        if self.ended.is_set():
+            return
+        if message["type"] == "http.response.start":
+            await self._take_start(message)
+        elif message["type"] == "http.response.body":
+            data, more = bytes(message.get("body", b"")), message.get("more_body", False)
+            if self._stream is not None:
+                await self._take_stream(self._stream, data, more)
+            else:
+                await self._take_whole(data, more)
+
+    async def fail(self) -> None:
+        """The inner app gave up, or ended without a whole response."""
+        if self.ended.is_set():
+            return
+        if self._stream is not None:
+            await self._finish_stream(self._stream.close())
+        else:
+            await self._reply(unavailable(), [])
+
+    async def _take_start(self, message: Message) -> None:
+        self._start = message
+        headers = {bytes(k).lower(): bytes(v) for k, v in message.get("headers", ())}
+        if message["status"] == 200 and headers.get(b"content-type", b"").startswith(_STREAM):
+            self._stream = StreamShield(self._policy, self._form, self._record_block)
+            kept = _without(message["headers"], (b"content-length",))
+            await self._send({**message, "headers": [*kept, *self._headers]})
+
+    async def _take_stream(self, stream: StreamShield, data: bytes, more: bool) -> None:
+        try:
+            out = stream.feed(data)
+            if not more:
+                out += stream.close()
+        except Exception as error:
+            _log.error("shield failed in a stream", **fault_fields(error))
+            out = stream.abandon()
+        if stream.ended or not more:
+            await self._finish_stream(out)
+        elif out:
+            await self._send({"type": "http.response.body", "body": out, "more_body": True})
+
+    async def _finish_stream(self, out: bytes) -> None:
+        # Set first: if the client is gone, sending may raise, and the engine must stop anyway.
+        self.ended.set()
+        await self._send({"type": "http.response.body", "body": out, "more_body": False})
+
+    async def _take_whole(self, data: bytes, more: bool) -> None:
+        self._body += data
+        if not more:
+            await self._reply(self._judge(bytes(self._body)), self._start.get("headers", []))
+
+    def _judge(self, body: bytes) -> Reply:
+        status = self._start["status"]
+        try:
+            if status == 200:
+                return shield_completion(self._policy, body, self._record_block)
+            if status == 500 and (self._form.structured or self._policy.closed() is not None):
+                # A forced end of text violates the grammar, and the engine calls that its fault.
+                return Reply(200, encode_json(self._filtered().completion()))
+            return shield_error(self._policy, status, body, self._record_block)
+        except Exception as error:
+            _log.error("shield failed", **fault_fields(error))
+            self._record_block("other")
+            return unavailable()
+
+    async def _reply(self, reply: Reply, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.ended.set()
+        dropped = (b"content-length", b"content-type")
+        await send_reply(self._send, reply, [*_without(headers, dropped), *self._headers])
+
+
+async def send_reply(send: Send, reply: Reply, headers: Headers) -> None:
+    """Send a JSON response."""
+    ours = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in reply.headers]
+    length = (b"content-length", str(len(reply.body)).encode())
+    start = [*headers, *ours, (b"content-type", b"application/json"), length]
+    await send({"type": "http.response.start", "status": reply.status, "headers": start})
+    await send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+
+def _without(headers: Iterable[tuple[bytes, bytes]], names: tuple[bytes, ...]) -> Headers:
+    return [(k, v) for k, v in headers if bytes(k).lower() not in names]

@@ -1,0 +1,221 @@
+"""A steered response as a stream of events: what may go out now, and how the stream ends.
+
+Events are released whole and unchanged, in order per choice, as soon as all text in them is clear.
+When a choice is blocked, its last events are cut to what is clear and it ends with
+`finish_reason: "content_filter"`; the other choices go on. Knows bytes and JSON, not ASGI.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from server.choice_shield import ChoiceShield, ShieldPolicy, Span
+from server.errors import error_body
+from server.refusals import FINISH_REASON
+from server.sse import DONE, EventSplitter, encode_event, event_data
+from server.surfaces import metric_label, with_texts, written_texts
+
+# Inside a JSON string the quote would be escaped, so this can only be the chunk's own field.
+_USAGE = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
+
+RecordBlock = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """What the shield has to know about the request.
+
+    Attributes:
+        chat: chat completions, not completions.
+        num_choices: how many choices will come.
+        usage_wanted: the stream ends with a usage chunk.
+        usage_added: the engine was asked for usage in each chunk, which the client was not.
+        structured: the output is bound by a grammar, which a forced end of text violates.
+    """
+
+    chat: bool
+    num_choices: int
+    usage_wanted: bool = False
+    usage_added: bool = False
+    structured: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    raw: bytes
+    chunk: dict[str, Any]
+    spans: list[Span]
+
+
+class StreamShield:
+    """Shield of one response. `ended` tells that nothing more is needed from the engine."""
+
+    def __init__(self, policy: ShieldPolicy, form: StreamForm, record_block: RecordBlock) -> None:
+        self._policy = policy
+        self._form = form
+        self._record_block = record_block
+        self._splitter = EventSplitter()
+        self._choices: dict[int, ChoiceShield] = {}
+        self._pending: dict[int, deque[_Pending]] = {}
+        self._closed: set[int] = set()
+        self._template: dict[str, Any] = {}
+        self._prompt_tokens = 0
+        self._completion_tokens: dict[int, int] = {}
+        self.ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes from the engine; the bytes that may go to the client."""
+        return b"".join(
+            out
+            for event in self._splitter.feed(data)
+            if not self.ended
+            for out in self._take(event)
+        )
+
+    def close(self) -> bytes:
+        """The engine sends no more. An answer that has not ended ends here, with an error."""
+        if self.ended:
+            return b""
+        self.ended = True
+        error = error_body("The engine stopped before the end.", "server_error", "engine_error")
+        return b"".join(self._flush()) + encode_event(error) + DONE
+
+    def abandon(self) -> bytes:
+        """The shield itself failed: end every choice, showing nothing that is still held."""
+        if self.ended:
+            return b""
+        self._record_block("other")
+        return b"".join(self._end_filtered())
+
+    def _take(self, event: bytes) -> Iterator[bytes]:
+        data = event_data(event)
+        if data is None:
+            yield event
+        elif data.strip() == b"[DONE]":
+            yield from self._flush()
+            yield event
+            self.ended = True
+        else:
+            chunk = json.loads(data)
+            if "error" in chunk:
+                yield from self._take_error(event, chunk)
+            else:
+                yield from self._take_chunk(event, chunk)
+
+    def _take_error(self, event: bytes, chunk: dict[str, Any]) -> Iterator[bytes]:
+        error = chunk["error"]
+        code = error.get("code") if isinstance(error, dict) else None
+        if code == 500 and (self._form.structured or self._policy.closed() is not None):
+            yield from self._end_filtered()
+        elif self._policy.reveals(json.dumps(chunk, ensure_ascii=False)):
+            self._record_block("other")
+            yield encode_event(
+                error_body("The request failed.", "invalid_request_error", "engine_error")
+            )
+        else:
+            yield event
+        self._pending.clear()
+        self._closed.update(range(self._form.num_choices))
+
+    def _take_chunk(self, event: bytes, chunk: dict[str, Any]) -> Iterator[bytes]:
+        choices = chunk.get("choices") or []
+        self._template = {key: chunk[key] for key in ("id", "object", "created", "model")}
+        self._note_usage(chunk, choices)
+        if self._form.usage_added and choices:
+            event = _USAGE.sub(b"", event)
+            chunk.pop("usage", None)
+        if not choices:
+            yield event
+        for choice in choices:
+            if choice["index"] in self._closed:
+                continue
+            alone = chunk if len(choices) == 1 else {**chunk, "choices": [choice]}
+            raw = event if len(choices) == 1 else encode_event(alone)
+            yield from self._take_choice(raw, alone, choice)
+        if self._is_over():
+            yield from self._end()
+
+    def _note_usage(self, chunk: dict[str, Any], choices: list[dict[str, Any]]) -> None:
+        usage = chunk.get("usage")
+        if isinstance(usage, dict):
+            self._prompt_tokens = usage.get("prompt_tokens") or self._prompt_tokens
+            for choice in choices:
+                self._completion_tokens[choice["index"]] = usage.get("completion_tokens") or 0
+
+    def _take_choice(
+        self, raw: bytes, chunk: dict[str, Any], choice: dict[str, Any]
+    ) -> Iterator[bytes]:
+        index = choice["index"]
+        shield = self._choices.setdefault(index, ChoiceShield(self._policy))
+        pending = self._pending.setdefault(index, deque())
+        spans = shield.feed(choice)
+        changed = choice.get("logprobs") is not None and shield.hide_alternatives(choice)
+        if choice.get("finish_reason") is not None and self._policy.closed() is not None:
+            choice |= {"finish_reason": FINISH_REASON, "stop_reason": None}
+            changed = True
+        pending.append(_Pending(encode_event(chunk) if changed else raw, chunk, spans))
+        while pending and all(map(shield.is_clear, pending[0].spans)):
+            yield pending.popleft().raw
+        if shield.blocked_at is not None:
+            yield from self._end_choice(index)
+        elif choice.get("finish_reason") is not None:
+            self._closed.add(index)
+
+    def _end_choice(self, index: int) -> Iterator[bytes]:
+        """Show what is clear of the held events, then the reason for the end."""
+        shield = self._choices[index]
+        if shield.blocked_at is not None:
+            self._record_block(metric_label(shield.blocked_at))
+        for event in self._pending.pop(index, ()):
+            choice = event.chunk["choices"][0]
+            kept = shield.kept(event.spans, dict(written_texts(choice)))
+            if any(kept.values()):
+                cut = {**with_texts(choice, kept), "finish_reason": None, "stop_reason": None}
+                yield encode_event({**event.chunk, "choices": [cut]})
+        yield self._last_chunk(index)
+        self._closed.add(index)
+
+    def _last_chunk(self, index: int) -> bytes:
+        said: dict[str, Any] = {"delta": {}} if self._form.chat else {"text": ""}
+        choice = {"index": index, **said, "logprobs": None, "finish_reason": FINISH_REASON}
+        return encode_event({**self._template, "choices": [choice]})
+
+    def _is_over(self) -> bool:
+        """Whether the engine has nothing to add: all choices are closed, one of them by us."""
+        blocked = any(shield.blocked_at is not None for shield in self._choices.values())
+        return blocked and len(self._closed) >= self._form.num_choices
+
+    def _flush(self) -> Iterator[bytes]:
+        """Decide about choices that the engine left without a finish reason."""
+        for index in sorted(self._choices.keys() - self._closed):
+            shield = self._choices[index]
+            shield.finish()
+            if shield.blocked_at is not None:
+                yield from self._end_choice(index)
+            else:
+                yield from (event.raw for event in self._pending.pop(index, ()))
+
+    def _end_filtered(self) -> Iterator[bytes]:
+        self._pending.clear()
+        for index in range(self._form.num_choices):
+            if index not in self._closed:
+                yield self._last_chunk(index)
+                self._closed.add(index)
+        yield from self._end()
+
+    def _end(self) -> Iterator[bytes]:
+        self.ended = True
+        if self._form.usage_wanted:
+            completion = sum(self._completion_tokens.values())
+            usage = {
+                "prompt_tokens": self._prompt_tokens,
+                "total_tokens": self._prompt_tokens + completion,
+                "completion_tokens": completion,
+            }
+            yield encode_event({**self._template, "choices": [], "usage": usage})
+        yield DONE

@@ -1,0 +1,71 @@
+"""A steered response that comes in one piece: the same cut as a stream gets, on the whole text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from guard.ledger import CloseReason
+from server.choice_shield import ChoiceShield, ShieldPolicy
+from server.errors import GuardUnavailable, error_body, reply_to
+from server.refusals import FINISH_REASON
+from server.sse import encode_json
+from server.stream_shield import RecordBlock
+from server.surfaces import metric_label, with_texts, written_texts
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response ready to be sent; `headers` are added to those of the engine."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlock) -> Reply:
+    """Shield a completed (200) response; unchanged bytes if there is nothing to hide."""
+    closed = policy.closed()
+    # Nothing left to sample is an answer of its own. Any other reason is a fault.
+    if closed is not None and closed is not CloseReason.NOTHING_LEFT:
+        return unavailable()
+    response = json.loads(body)
+    changed = False
+    for position, choice in enumerate(response["choices"]):
+        shield = ChoiceShield(policy)
+        spans = shield.feed(choice)
+        if choice.get("finish_reason") is None:
+            shield.finish()
+        changed |= shield.hide_alternatives(choice)
+        if shield.blocked_at is not None:
+            record_block(metric_label(shield.blocked_at))
+            kept = shield.kept(spans, dict(written_texts(choice)))
+            choice = response["choices"][position] = with_texts(choice, kept)
+        if shield.blocked_at is not None or closed is not None:
+            choice |= {"finish_reason": FINISH_REASON, "stop_reason": None}
+            changed = True
+    return Reply(200, encode_json(response) if changed else body)
+
+
+def shield_error(
+    policy: ShieldPolicy, status: int, body: bytes, record_block: RecordBlock
+) -> Reply:
+    """Shield an error of the engine, which may quote the request we wrote."""
+    text = body.decode("utf-8", "replace")
+    if "lethegate_" not in text and not policy.reveals(text):
+        return Reply(status, body)
+    record_block("other")
+    type_ = "invalid_request_error" if status < 500 else "server_error"
+    return Reply(status, encode_json(error_body("The request failed.", type_, "engine_error")))
+
+
+def unavailable() -> Reply:
+    """The guard could not do its work for this request."""
+    return reply_of(GuardUnavailable())
+
+
+def reply_of(error: Exception) -> Reply:
+    """An error of ours as a response."""
+    reply: Any = reply_to(error)
+    return Reply(reply.status, encode_json(reply.body), tuple(reply.headers.items()))
