@@ -1,0 +1,87 @@
+"""Windows of a conversation for the encoder, which silently drops what is beyond its tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from detectors.errors import PromptTooLong
+
+MAX_WINDOWS = 16_384
+# A window holds at most this many words and characters, and half of each is new.
+WORDS = 64
+CHARACTERS = 480
+# A longer "word" (base64, text without spaces) is one unknown token to many tokenizers.
+WORD_CHARACTERS = 90
+
+_WORD = re.compile(r"\S+")
+
+Span = tuple[int, int]
+
+
+def prompt_windows(texts: Sequence[str]) -> list[str]:
+    """The windows to encode for a conversation, without repetitions, in order of appearance.
+
+    Every word of every text is covered: a text of up to 64 words and 240 characters is one
+    window, a longer one is cut into overlapping windows, and each character is among the first
+    240 characters of some window, which at one token per character still fit the encoder. The
+    number of windows is at most `1 + words / 32 + characters / 30` per text, for ordinary prose
+    about one per 32 words; blank texts have none.
+
+    Raises:
+        PromptTooLong: there would be more than `MAX_WINDOWS` windows.
+    """
+    found: dict[str, None] = {}
+    for text in texts:
+        for window in _windows(text):
+            found[window] = None
+            if len(found) > MAX_WINDOWS:
+                raise PromptTooLong(f"the conversation has more than {MAX_WINDOWS} windows")
+    return list(found)
+
+
+def _windows(text: str) -> Iterator[str]:
+    for run in _runs(text):
+        for start, end in _cut(run) if isinstance(run, list) else _slices(run):
+            yield text[start:end]
+
+
+def _runs(text: str) -> Iterator[list[Span] | Span]:
+    """Runs of ordinary words, and over-long words alone."""
+    run: list[Span] = []
+    for match in _WORD.finditer(text):
+        if match.end() - match.start() <= WORD_CHARACTERS:
+            run.append(match.span())
+            continue
+        if run:
+            yield run
+            run = []
+        yield match.span()
+    if run:
+        yield run
+
+
+def _slices(word: Span) -> Iterable[Span]:
+    start, end = word
+    half = WORD_CHARACTERS // 2
+    return ((at, min(at + WORD_CHARACTERS, end)) for at in range(start, end - half, half))
+
+
+def _cut(words: list[Span]) -> Iterator[Span]:
+    first = 0
+    while True:
+        last = _reach(words, first, WORDS, CHARACTERS)
+        start, end = words[first][0], words[last - 1][1]
+        yield start, end
+        if last == len(words) and end - start <= CHARACTERS // 2:
+            return
+        first = _reach(words, first, WORDS // 2, CHARACTERS // 2)
+
+
+def _reach(words: list[Span], first: int, count: int, characters: int) -> int:
+    """Index past the last word of a window of at least one word that starts at `first`."""
+    start = words[first][0]
+    last = first + 1
+    while last < min(first + count, len(words)) and words[last][1] - start <= characters:
+        last += 1
+    return last
