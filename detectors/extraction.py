@@ -1,0 +1,260 @@
+"""Which phrases of a forget target may not be said: for the whole target, and per item.
+
+Target-wide phrases are distinctive: names, titles, full dates, long numbers and words so rare that
+an innocent answer would not use them. Item phrases are whatever an answer says that its prompt
+does not; they hold only while that item is matched, so everyday words may be among them.
+GUARD (arXiv 2505.13312) extracts phrases from the retrieved answer; its rule is not published.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from detectors.alias import PhraseIndex
+from detectors.lexicon import NUMBER_WORDS, is_frame_word, is_function_word, zipf, zipf_anywhere
+from detectors.normaliser import fold, is_word_char
+from detectors.spans import WORD, Kind, Span, names, spans
+from detectors.targets import ForgetTarget
+
+# The rarest ones are kept where a large document yields more.
+MAX_TARGET_PHRASES = 2_000
+
+_RARE_NAME_PART = 4.0
+_RARE_SINGLE_NAME = 2.5
+_RARE_WORD = 1.5
+_RARE_TITLE = -7.5
+_RARE_SINGLE_TITLE = 3.0
+_LONG_NUMBER_DIGITS = 6
+_KNOWN_FORM = 2.0
+_SUBJECT_SHARE = 0.3
+
+
+class Reason(StrEnum):
+    """Why a phrase is forbidden."""
+
+    OPERATOR = "operator"
+    ALIAS = "alias"
+    NAME = "name"
+    TITLE = "title"
+    NUMBER = "number"
+    DATE = "date"
+    IDENTIFIER = "identifier"
+    RARE_WORD = "rare_word"
+    ANSWER_WORD = "answer_word"
+
+
+_REASONS = {
+    Kind.NAME: Reason.NAME,
+    Kind.TITLE: Reason.TITLE,
+    Kind.NUMBER: Reason.NUMBER,
+    Kind.DATE: Reason.DATE,
+    Kind.IDENTIFIER: Reason.IDENTIFIER,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedPhrase:
+    """A forbidden phrase; `whole_word` asks for word borders on both sides."""
+
+    text: str
+    whole_word: bool
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """Phrases of a target, and of each of its examples (aligned with `target.examples`)."""
+
+    target: tuple[ExtractedPhrase, ...]
+    items: tuple[tuple[ExtractedPhrase, ...], ...]
+
+
+def extract(target: ForgetTarget) -> Extraction:
+    """The phrases of a target. Deterministic; each phrase occurs once per list, by folded form."""
+    struck = {_key(phrase) for phrase in target.excluded_phrases}
+    items = tuple(
+        _unique(_item_phrases(example.prompt, example.answer), struck)
+        for example in target.examples
+    )
+    return Extraction(_unique(_target_phrases(target), struck), items)
+
+
+def subject_names(target: ForgetTarget) -> tuple[str, ...]:
+    """Full names that a large share of the target's prompts are about.
+
+    They are as good as aliases: names of two words or more in at least two prompts and 30 % of
+    them, distinctive, and neither struck by the operator nor found in a retain example.
+    """
+    counts: Counter[str] = Counter()
+    spelled: dict[str, str] = {}
+    for example in target.examples:
+        for span in {_key(s.text): s for s in names(example.prompt)}.values():
+            counts[_key(span.text)] += 1
+            spelled.setdefault(_key(span.text), span.text)
+    least = max(2.0, _SUBJECT_SHARE * len(target.examples))
+    struck = {_key(phrase) for phrase in target.excluded_phrases}
+    found = [
+        spelled[key]
+        for key, count in sorted(counts.items())
+        if count >= least and len(key.split()) > 1 and key not in struck and _distinctive_name(key)
+    ]
+    return tuple(_not_retained(found, target.retain_examples))
+
+
+def _target_phrases(target: ForgetTarget) -> Iterator[ExtractedPhrase]:
+    for phrase in target.phrases:
+        yield ExtractedPhrase(phrase.text, phrase.whole_word, Reason.OPERATOR)
+    for alias in target.aliases:
+        yield ExtractedPhrase(alias, True, Reason.ALIAS)
+    texts = [text for example in target.examples for text in (example.prompt, example.answer)]
+    texts += [document.text for document in target.documents]
+    found: dict[str, tuple[str, Reason]] = {}
+    for text in texts:
+        for span in spans(text):
+            reason = _distinctive(span)
+            if reason is not None:
+                found.setdefault(_key(span.text), (span.text, reason))
+    rarest = sorted(found, key=lambda key: (zipf(key), key))
+    allowed = {_key(t) for t in _not_retained(rarest[:MAX_TARGET_PHRASES], target.retain_examples)}
+    for key, (text, reason) in found.items():
+        if key in allowed:
+            yield ExtractedPhrase(text, True, reason)
+
+
+def _distinctive(span: Span) -> Reason | None:
+    """Why a span is distinctive enough to be forbidden for the whole target; None if it is not."""
+    # Lower case, not folded: frequencies are of words with their accents.
+    text = span.text.lower()
+    if span.kind is Kind.WORD:
+        limit = _RARE_SINGLE_NAME if span.text[0].isupper() else _RARE_WORD
+        return Reason.RARE_WORD if _rare_word(text, limit) else None
+    fits = {
+        Kind.NAME: _distinctive_name,
+        Kind.TITLE: _distinctive_title,
+        Kind.DATE: _full_date,
+        Kind.NUMBER: _long_number,
+        Kind.IDENTIFIER: _long_identifier,
+    }[span.kind](text)
+    return _REASONS[span.kind] if fits else None
+
+
+def _distinctive_name(text: str) -> bool:
+    words = [word for word in text.split() if len(word) > 1]
+    if len(words) < 2:
+        return _rare_word(text, _RARE_SINGLE_NAME)
+    return min(zipf(word) for word in words) < _RARE_NAME_PART
+
+
+def _distinctive_title(text: str) -> bool:
+    words = [match.group() for match in WORD.finditer(text)]
+    if len(words) < 2:
+        return bool(words) and _long_enough(text) and zipf_anywhere(text) < _RARE_SINGLE_TITLE
+    # log10 of the probability of these words in a row, were they independent.
+    return sum(zipf(word) - 9 for word in words) <= _RARE_TITLE
+
+
+def _rare_word(text: str, limit: float) -> bool:
+    # No frequencies are known for scripts without spaces, where a "word" is a whole clause.
+    spaced = all(is_word_char(char) or char in "-'’." for char in text)
+    return spaced and _long_enough(text) and text[0].isalpha() and zipf_anywhere(text) < limit
+
+
+def _long_enough(text: str) -> bool:
+    return len(text) > (3 if is_word_char(text[0]) else 1)
+
+
+def _full_date(text: str) -> bool:
+    digits = sum(map(str.isdigit, text))
+    return digits >= 5 or (digits >= 4 and any(char in text for char in "/.-"))
+
+
+def _long_number(text: str) -> bool:
+    return sum(map(str.isdigit, text)) >= _LONG_NUMBER_DIGITS
+
+
+def _long_identifier(text: str) -> bool:
+    if "@" in text or "://" in text or text.startswith("www."):
+        return True
+    return len(text) >= 6 and sum(map(str.isdigit, text)) >= 3
+
+
+def _item_phrases(prompt: str, answer: str) -> Iterator[ExtractedPhrase]:
+    """What the answer says and the prompt does not."""
+    found = list(spans(answer))
+    said = _said(found, prompt)
+    for span in found:
+        key = _key(span.text)
+        if not key or key in said:
+            continue
+        if span.kind is not Kind.WORD:
+            if not all(_idle(match.group()) for match in WORD.finditer(key)):
+                yield ExtractedPhrase(span.text, True, _REASONS[span.kind])
+        elif not _idle(key):
+            number = key.isdigit() or key in NUMBER_WORDS
+            reason = Reason.NUMBER if number else Reason.ANSWER_WORD
+            yield ExtractedPhrase(span.text, True, reason)
+            for form in sorted(_inflections(key) - said):
+                yield ExtractedPhrase(form, True, reason)
+
+
+def _said(found: list[Span], prompt: str) -> set[str]:
+    """Folded spans, and inflections of them, that the prompt contains."""
+    keys = {_key(span.text) for span in found}
+    keys |= {form for key in keys for form in _inflections(key)}
+    listed = sorted(keys)
+    said = {listed[number] for number in PhraseIndex(listed).find(prompt)}
+    return said | {form for key in said for form in _inflections(key)}
+
+
+def _inflections(key: str) -> set[str]:
+    """Plural or singular of an English word (folded), by its ending, if it is a known word."""
+    if len(key) < 4 or not (key.isascii() and key.isalpha()) or key in NUMBER_WORDS:
+        return set()
+    form = _inflect(key)
+    return {form} if form and zipf(form) >= _KNOWN_FORM else set()
+
+
+def _inflect(key: str) -> str:
+    if key.endswith(("ss", "us", "is", "ed", "ing", "ly")):
+        return ""
+    if key.endswith("ies"):
+        return key[:-3] + "y"
+    if key.endswith(("sses", "shes", "ches", "xes")):
+        return key[:-2]
+    if key.endswith("s"):
+        return key[:-1]
+    if key.endswith("y") and key[-2] not in "aeiou":
+        return key[:-1] + "ies"
+    return key + ("es" if key.endswith(("sh", "ch", "x", "z")) else "s")
+
+
+def _idle(key: str) -> bool:
+    """Whether a folded word tells nothing: function words, frame words, single letters."""
+    if len(key) == 1 and key.isascii() and not key.isdigit():
+        return True
+    return is_function_word(key) or is_frame_word(key)
+
+
+def _not_retained(phrases: list[str], retain_examples: Iterable[str]) -> list[str]:
+    index = PhraseIndex(phrases)
+    retained = {number for text in retain_examples for number in index.find(text)}
+    return [phrase for number, phrase in enumerate(phrases) if number not in retained]
+
+
+def _unique(phrases: Iterable[ExtractedPhrase], struck: set[str]) -> tuple[ExtractedPhrase, ...]:
+    """The first phrase of each folded form that is not struck; a part match beats a whole word."""
+    kept: dict[str, ExtractedPhrase] = {}
+    for phrase in phrases:
+        key = _key(phrase.text)
+        if not key or key in struck:
+            continue
+        if key not in kept or (kept[key].whole_word and not phrase.whole_word):
+            kept[key] = phrase
+    return tuple(kept.values())
+
+
+def _key(text: str) -> str:
+    return fold(text).strip()
