@@ -43,7 +43,7 @@ SURFACES = frozenset(
     {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
 )
 CLOSED_SLOT_REASONS = frozenset(
-    {"unknown_digest", "corrupt", "bad_params", "nothing_left", "fault", OTHER}
+    {"snapshot_unavailable", "bad_params", "nothing_left", "fault", OTHER}
 )
 
 # Guarding takes micro- to milliseconds on a GPU and tens of milliseconds on a CPU.
@@ -59,6 +59,8 @@ class WorkerFacts:
     """Totals over all workers since their start, as read from their counters."""
 
     blocked_tokens: int = 0
+    intercepted_steps: int = 0
+    steered_steps: int = 0
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     snapshot_load_failures: int = 0
 
@@ -224,8 +226,18 @@ class _WorkerCollector(Collector):
 def _families(facts: WorkerFacts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "lethegate_blocked_tokens_total",
-        "Tokens that the token filter forbade at the moment they would complete a phrase.",
+        "Vocabulary entries masked because they would have completed a phrase, over all steps.",
         value=facts.blocked_tokens,
+    )
+    yield CounterMetricFamily(
+        "lethegate_intercepted_steps_total",
+        "Decode steps of a request in which a phrase that had begun could have been completed.",
+        value=facts.intercepted_steps,
+    )
+    yield CounterMetricFamily(
+        "lethegate_steered_steps_total",
+        "Decode steps of steered requests.",
+        value=facts.steered_steps,
     )
     closed = CounterMetricFamily(
         "lethegate_closed_slots_total",

@@ -122,6 +122,8 @@ class Settings(BaseModel):
     def _no_blank_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(not key.get_secret_value().strip() for key in keys):
             raise ValueError("must not hold a blank key")
+        if any("," in key.get_secret_value() for key in keys):
+            raise ValueError("must not hold a key with a comma")
         return keys
 
     @property
@@ -203,6 +205,23 @@ def load_settings(
         return Settings.model_validate({key: value for key, (_, value) in sources.items()})
     except ValidationError as error:
         raise SettingsError(_explain(error, sources)) from None
+
+
+def as_environment(settings: Settings) -> dict[str, str]:
+    """The environment from which `load_settings` makes the same settings, for our own children."""
+    found: dict[str, str] = {}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        plain = [_plain(part) for part in value] if name in _LISTS else _plain(value)
+        if plain not in ("", []):
+            found[f"{ENV_PREFIX}{name.upper()}"] = ",".join(plain) if name in _LISTS else str(plain)
+    return found
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return ""
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def settings_table() -> str:

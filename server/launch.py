@@ -1,0 +1,188 @@
+"""`lethegate serve`: vLLM's own OpenAI server with the guard in it, and the control process beside.
+
+The only file of the server that imports vllm. vLLM runs in this process tree with our ASGI
+middleware and logits processor; the control process is a child that is started again when it dies,
+because nothing in the request path needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from server.auth import admin_key
+from server.control import own_directory
+from server.errors import StartFault
+from server.log import configure_logging, get_logger
+from server.settings import CONFIG_ENV, ENV_PREFIX, Settings, as_environment
+
+MIDDLEWARE = "server.middleware.GuardMiddleware"
+PROCESSOR = "guard.vllm_plugin.v1:GuardLogitsProcessor"
+LOGPROBS_MODE = "processed_logprobs"
+DRAIN_SECONDS = 30
+_STOP_SECONDS = 15
+_BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
+
+log = get_logger("launch")
+
+
+def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
+    """Serve a model until SIGTERM or Ctrl-C; returns the exit status.
+
+    Raises:
+        StartFault: a vLLM flag or variable conflicts with the guard, or the state directory cannot
+            be used. The message says what to change.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    settings.require_client_keys()
+    own_directory(settings.state_dir)
+    admin_key(settings)
+    _check_environment(os.environ)
+    os.environ.update(_environment(settings))
+    args = _parse(settings, model, vllm_args)
+    _clear_facts(settings.state_dir)
+    control = ControlChild(args)
+    control.start()
+    try:
+        _run_vllm(args)
+    except KeyboardInterrupt:
+        log.info("stopped while starting")
+    finally:
+        control.stop()
+    return 1 if control.failed else 0
+
+
+def _run_vllm(args: argparse.Namespace) -> None:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+    ServeSubcommand.cmd(args)
+
+
+def _check_environment(environment: Any) -> None:
+    refused = {
+        "VLLM_USE_RUST_FRONTEND": "the Rust front end bypasses the guard's middleware",
+        "VLLM_USE_V2_MODEL_RUNNER": "the guard's logits processor is made for the V1 model runner",
+        "VLLM_API_KEY": f"client keys are set with {ENV_PREFIX}API_KEYS",
+        "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "it would write answers into the log",
+    }
+    for variable, reason in refused.items():
+        if environment.get(variable, "").lower() not in ("", "0", "false"):
+            raise StartFault(f"unset {variable}: {reason}")
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What vLLM's processes and the control process inherit."""
+    os.environ.pop(CONFIG_ENV, None)  # its values are in `settings` already
+    return {
+        **as_environment(settings),
+        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_WORKER_MULTIPROC_METHOD": os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
+    }
+
+
+def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Namespace:
+    """vLLM's arguments with the guard's parts added.
+
+    Raises:
+        StartFault: a flag conflicts with the guard.
+    """
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = make_arg_parser(FlexibleArgumentParser(prog="lethegate serve"))
+    parser.set_defaults(logprobs_mode=LOGPROBS_MODE, shutdown_timeout=DRAIN_SECONDS)
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    args: argparse.Namespace = parser.parse_args([model, *vllm_args, *address])
+    _check_flags(args)
+    args.model = args.model_tag
+    # Added last is outermost; of the processors the last has the last word.
+    args.middleware = [*(args.middleware or ()), MIDDLEWARE]
+    args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    conflicts = {
+        f"drop --logprobs-mode {args.logprobs_mode}: other modes would show forbidden tokens": (
+            args.logprobs_mode != LOGPROBS_MODE
+        ),
+        "drop --grpc: the gRPC server bypasses the guard's middleware": getattr(
+            args, "grpc", False
+        ),
+        "drop --headless: the guard needs vLLM's API server": args.headless,
+        "drop --speculative-config: vLLM's V1 model runner takes no logits processor together with "
+        "speculative decoding": args.speculative_config is not None,
+        f"drop --api-key: client keys are set with {ENV_PREFIX}API_KEYS": bool(args.api_key),
+        "drop --enable-log-requests and --enable-log-outputs: they would write prompts and answers "
+        "into the log": args.enable_log_requests or args.enable_log_outputs,
+    }
+    for sentence, is_so in conflicts.items():
+        if is_so:
+            raise StartFault(sentence)
+
+
+def _clear_facts(state_dir: Path) -> None:
+    """Counters of the last run's workers would be counted as this run's."""
+    for path in (state_dir / "facts").glob("*.ledger"):
+        path.unlink(missing_ok=True)
+
+
+class ControlChild:
+    """The control process, started again when it dies.
+
+    `failed` tells that it never came up, which ends the server: a wrong address or a locked store
+    does not mend itself.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._command = [sys.executable, "-m", "server", "control", "--with-parent"]
+        self._command += ["--model", args.model]
+        if args.tokenizer:
+            self._command += ["--tokenizer", args.tokenizer]
+        if args.trust_remote_code:
+            self._command.append("--trust-remote-code")
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="control", daemon=True)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.failed = False
+
+    def start(self) -> None:
+        """Start it and watch over it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it and wait."""
+        self._stopping.set()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._thread.join(_STOP_SECONDS)
+
+    def _supervise(self) -> None:
+        attempt = 0
+        while not self._stopping.is_set():
+            # A session of its own: Ctrl-C reaches this process, which then ends the child.
+            self._process = subprocess.Popen(self._command, start_new_session=True)
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            if status > 0 and attempt == 0:
+                self.failed = True
+                log.error("the control process does not start; stopping")
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
+            log.warning("the control process died; starting it again", status=status)
+            self._stopping.wait(pause)
+            attempt += 1

@@ -1,0 +1,81 @@
+"""The ASGI class that vLLM's `--middleware` adds outermost: the gateway around vLLM's app.
+
+vLLM constructs it in its API process with nothing but the app, so everything else comes from the
+environment that `server.launch` prepared and from the app's own state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from prometheus_client import REGISTRY
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.auth import load_keyring
+from server.gateway import Gateway
+from server.guarding import Engine
+from server.log import configure_logging
+from server.metrics import GatewayMetrics
+from server.screening import Screening
+from server.settings import load_settings
+
+
+class GuardMiddleware:
+    """The gateway inside vLLM's API process.
+
+    The engine's name and tokenizer are known when the first request arrives: vLLM listens only
+    after its engine is up.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._settings = load_settings()
+        configure_logging(self._settings.log_level, self._settings.log_format)
+        self._screening = Screening(self._settings)
+        self._metrics = GatewayMetrics(REGISTRY, self._screening.worker_facts)
+        self._screening.start(self._metrics)
+        self._gateway: Gateway | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if self._gateway is None:
+            self._gateway = self._assemble(scope["app"])
+        await self._gateway(scope, receive, send)
+
+    def _assemble(self, vllm_app: Any) -> Gateway:
+        return Gateway(
+            self._app,
+            settings=self._settings,
+            guard=self._screening,
+            metrics=self._metrics,
+            keys=load_keyring(self._settings),
+            engine=_engine(vllm_app),
+        )
+
+
+def _engine(vllm_app: Any) -> Engine:
+    args = vllm_app.state.args
+    names = args.served_model_name or [args.model]
+    tokenizer: Any = None
+
+    def decode(token_ids: Sequence[int]) -> str:
+        nonlocal tokenizer
+        if tokenizer is None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(
+                args.tokenizer or args.model,
+                revision=args.tokenizer_revision,
+                trust_remote_code=args.trust_remote_code,
+            )
+        return str(
+            tokenizer.decode(
+                list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    return Engine(names[0], decode)
