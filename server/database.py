@@ -10,7 +10,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    NoSuchModuleError,
+    SQLAlchemyError,
+)
+from sqlalchemy.exc import (
+    TimeoutError as PoolTimeout,
+)
 
 from server.errors import StartFault, StoreFault, StoreVersionError
 from server.tables import SCHEMA_VERSION, meta, metadata
@@ -74,7 +82,7 @@ def _translated() -> Iterator[None]:
     """Database errors quote statements, so only their class goes on."""
     try:
         yield
-    except SQLAlchemyError as error:
+    except (DBAPIError, PoolTimeout) as error:
         raise StoreFault(type(error).__name__) from None
 
 

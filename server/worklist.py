@@ -161,7 +161,13 @@ class Worklist:
         """Record that a generation is in force, and so are the batch's changes."""
         now = time.time()
         number = generations.c.number == generation
-        ended = {"state": JobState.DONE, "progress": 1.0, "message": "", "generation": generation}
+        ended = {
+            "state": JobState.DONE,
+            "progress": 1.0,
+            "message": "",
+            "generation": generation,
+            "finished_at": now,
+        }
         with self._database.write() as connection:
             connection.execute(update(generations).where(number).values(confirmed_at=now))
             if plan is not None:
@@ -169,7 +175,7 @@ class Worklist:
                 for target_id in plan.changed:
                     report = (reports or {}).get(target_id)
                     _activate(connection, target_id, plan.revisions[target_id], generation, report)
-            connection.execute(update(jobs).where(_among(batch)).values(ended, finished_at=now))
+            connection.execute(update(jobs).where(_among(batch)).values(ended))
 
     def fail(self, batch: Sequence[JobRecord], fault: PolicyFault) -> None:
         """Record that a batch came to nothing; what was in force before still is."""

@@ -1,0 +1,164 @@
+"""Fixtures of the control side: real SQLite files, a real job worker, a real HTTP server."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from prometheus_client import CollectorRegistry
+
+from guard.follower import Active, Follower
+from server.activation import SnapshotPublisher
+from server.admin import Control, create_admin_app
+from server.auth import load_keyring
+from server.control import own_directory
+from server.database import Database
+from server.jobs import JobWorker
+from server.metrics import ControlMetrics
+from server.settings import Settings
+from server.store import Store
+from server.worklist import Worklist
+
+ADMIN = {"authorization": "Bearer admin-key"}
+
+
+@pytest.fixture(scope="session")
+def fake_control() -> ModuleType:
+    """The module of the small control process."""
+    path = Path(__file__).with_name("fake_control.py")
+    spec = importlib.util.spec_from_file_location("fake_control", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a state directory of their own and known keys."""
+    state_dir = tmp_path / "state"
+    own_directory(state_dir)
+    return Settings(
+        state_dir=state_dir,
+        admin_key="admin-key",
+        auditor_keys=("auditor-key",),
+        api_keys=("client-key",),
+        acknowledge_timeout_seconds=10,
+    )
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """An empty store's database."""
+    opened = Database(settings.store_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database) -> Store:
+    """An empty store."""
+    return Store(database)
+
+
+@pytest.fixture
+def worklist(database: Database) -> Worklist:
+    """The worker's side of the same store."""
+    return Worklist(database)
+
+
+@pytest.fixture
+def publisher(settings: Settings) -> SnapshotPublisher:
+    """The real pointer and followers' files."""
+    return SnapshotPublisher(settings.state_dir, settings.snapshots)
+
+
+@pytest.fixture
+def compiler(fake_control: ModuleType, settings: Settings) -> Any:
+    """A small true compiler."""
+    return fake_control.QuickCompiler(settings.snapshots)
+
+
+@pytest.fixture
+def make_worker(
+    store: Store, worklist: Worklist, publisher: SnapshotPublisher, compiler: Any
+) -> Iterator[Callable[..., JobWorker]]:
+    """Start job workers on the store; all are stopped at the end."""
+    started: list[JobWorker] = []
+
+    def make(**options: Any) -> JobWorker:
+        build = options.pop("build_compiler", lambda: compiler)
+        metrics = options.pop("metrics", None) or ControlMetrics(CollectorRegistry())
+        worker = JobWorker(store, worklist, publisher, build, metrics=metrics, **options)
+        started.append(worker)
+        worker.start()
+        return worker
+
+    yield make
+    for worker in started:
+        worker.stop()
+
+
+@pytest.fixture
+def follow(settings: Settings) -> Iterator[Callable[..., Follower]]:
+    """Start real followers; `load` may raise to reject a policy."""
+    started: list[Follower] = []
+
+    def start(load: Callable[[Active], None] = lambda active: None) -> Follower:
+        follower = Follower(settings.state_dir, "gateway", load)
+        follower.start()
+        started.append(follower)
+        return follower
+
+    yield start
+    for follower in started:
+        follower.stop()
+
+
+@pytest.fixture
+def settle() -> Callable[[Callable[[], bool]], None]:
+    """Wait until a condition holds, or fail after ten seconds."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        end = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < end, "the condition never held"
+            time.sleep(0.01)
+
+    return wait
+
+
+@pytest.fixture
+def admin(
+    settings: Settings,
+    store: Store,
+    publisher: SnapshotPublisher,
+    make_worker: Callable[..., JobWorker],
+) -> Iterator[httpx.Client]:
+    """An admin's client of the admin API, on a real loopback server."""
+    registry = CollectorRegistry()
+    worker = make_worker(metrics=ControlMetrics(registry))
+    control = Control(store, worker, publisher, load_keyring(settings), registry)
+    app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with httpx.Client(base_url=url, headers=ADMIN, timeout=20, trust_env=False) as client:
+        yield client
+    server.should_exit = True
+    thread.join(10)
+    listener.close()

@@ -1,0 +1,71 @@
+"""A control process whose compiler is small and quick: `python fake_control.py STATE_DIR PORT`.
+
+The compiler is a true one: it writes a snapshot directory named by the digest of its content, whole
+and then renamed, so a test can tell a complete snapshot from half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detectors.targets import ForgetTarget
+from guard.errors import CompileError
+from server.activation import SnapshotPublisher
+from server.control import own_directory, serve_control
+from server.policy import Compilation
+from server.settings import Settings
+
+
+class QuickCompiler:
+    """Compiles to one JSON file; fails for targets labelled `fail: compile`."""
+
+    def __init__(self, snapshots: Path, fingerprint: str = "quick-1", seconds: float = 0) -> None:
+        self.fingerprint = fingerprint
+        self.calls: list[list[str]] = []
+        self._snapshots = snapshots
+        self._seconds = seconds
+
+    def compile(
+        self, targets: Sequence[ForgetTarget], progress: Callable[[str, float], None]
+    ) -> Compilation:
+        """Write `{id: description}` of all targets under its SHA-256."""
+        self.calls.append([target.id for target in targets])
+        for step in range(5):
+            progress("encoding", step / 5)
+            time.sleep(self._seconds / 5)
+        if any(target.labels.get("fail") == "compile" for target in targets):
+            raise CompileError("a target is labelled to fail")
+        content = json.dumps({target.id: target.description for target in targets}).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        self._write(digest, content)
+        reports = {target.id: {"phrases": len(target.phrases)} for target in targets}
+        return Compilation(digest, reports)
+
+    def _write(self, digest: str, content: bytes) -> None:
+        final = self._snapshots / digest
+        if final.exists():
+            return
+        draft = self._snapshots / f"draft-{uuid.uuid4().hex}"
+        draft.mkdir(parents=True)
+        (draft / "policy.json").write_bytes(content)
+        draft.rename(final)
+
+
+def main(state_dir: Path, port: int) -> int:
+    """Run until a signal."""
+    settings = Settings(state_dir=state_dir, admin_port=port, admin_key="admin-key")
+    own_directory(state_dir)
+    publisher = SnapshotPublisher(state_dir, settings.snapshots)
+    return serve_control(
+        settings, publisher, lambda: QuickCompiler(settings.snapshots, seconds=0.05)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
