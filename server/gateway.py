@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard.decision import Decision, Verdict
+from guard.errors import GuardError
 from server.admission import reject_reserved, reject_unguardable
 from server.auth import KeyRing, Role
 from server.choice_shield import ShieldPolicy
@@ -45,6 +47,9 @@ DECISION_HEADER = b"x-lethegate-decision"
 
 _log = get_logger("gateway")
 _OFF_LOOP_BYTES = 256 * 1024
+_ABORT_SECONDS = 0.5
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +96,12 @@ class Gateway:
         started = _Started(send)
         try:
             await self._dispatch(scope, receive, started.send)
-        except ServerError as error:
+        except Exception as error:
+            # The inner app's own failures arrive after its 500 has been sent.
             if started.value:
                 raise
+            if not isinstance(error, ServerError | GuardError):
+                _log.error("the gateway failed", **fault_fields(error))
             await send_reply(send, reply_of(error), self._generation())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,10 +128,15 @@ class Gateway:
 
     async def _parse(self, raw: bytes) -> dict[str, Any]:
         begun = time.perf_counter()
-        long = len(raw) > _OFF_LOOP_BYTES
-        body = await asyncio.to_thread(parse_object, raw) if long else parse_object(raw)
+        body = await self._off_loop(raw, parse_object, raw)
         self._metrics.observe_stage(Stage.PARSE, time.perf_counter() - begun)
         return body
+
+    async def _off_loop(self, raw: bytes, function: Callable[..., T], *args: Any) -> T:
+        """Run work that grows with the body; long bodies must not stall everybody's streams."""
+        if len(raw) > _OFF_LOOP_BYTES:
+            return await asyncio.to_thread(function, *args)
+        return function(*args)
 
     async def _guarded(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
         reject_reserved(call.body)
@@ -155,7 +168,9 @@ class Gateway:
         """
         if self._guard.current() is None:
             raise GuardUnavailable()
-        texts = request_texts(call.kind, call.body, self._engine.decode)
+        texts = await self._off_loop(
+            call.raw, request_texts, call.kind, call.body, self._engine.decode
+        )
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.screen_timeout_seconds):
@@ -215,10 +230,10 @@ class Gateway:
             filtered=lambda: self._refusal(call, ""),
             record_block=self._metrics.record_shield_block,
         )
-        inner = self._app(
-            _steered_scope(scope, request), replay(request.body, receive), response.send
-        )
+        body = replay(request.body, _until(receive, response.cut_short))
+        inner = self._app(_steered_scope(scope, request), body, response.send)
         await _run_until(inner, response)
+        self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
     def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]
@@ -243,23 +258,40 @@ class _Started:
         await self._send(message)
 
 
-async def _run_until(inner: Any, response: SteeredResponse) -> None:
-    """Run the inner app until it ends or the response has, whichever is first.
-
-    Cancelling it is how the engine is told to stop generating.
-    """
+async def _run_until(inner: Awaitable[None], response: SteeredResponse) -> None:
+    """Run the inner app to its end; if the response is cut short, it gets time to notice."""
     task = asyncio.ensure_future(inner)
-    ended = asyncio.ensure_future(response.ended.wait())
+    ended = asyncio.ensure_future(response.cut_short.wait())
     try:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            await asyncio.wait({task}, timeout=_ABORT_SECONDS)
         if task.done() and not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the inner app failed", **fault_fields(error))
-        if task.done():
-            await response.fail()
+        await response.fail()
     finally:
         task.cancel()
         ended.cancel()
         await asyncio.gather(task, ended, return_exceptions=True)
+
+
+def _until(receive: Receive, ended: asyncio.Event) -> Receive:
+    """A `receive` that reports a disconnect once the response is cut short.
+
+    That is how the engine learns, on its usual way, that nobody wants the rest.
+    """
+
+    async def receive_or_leave() -> Message:
+        message = asyncio.ensure_future(receive())
+        left = asyncio.ensure_future(ended.wait())
+        try:
+            await asyncio.wait({message, left}, return_when=asyncio.FIRST_COMPLETED)
+            return message.result() if message.done() else {"type": "http.disconnect"}
+        finally:
+            message.cancel()
+            left.cancel()
+
+    return receive_or_leave
 
 
 def _form(call: _Call, request: SteeredRequest) -> StreamForm:

@@ -7,6 +7,7 @@ Whatever fails in here ends the answer; nothing that was not judged gets out.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 
 from starlette.types import Message, Send
@@ -25,7 +26,11 @@ _STREAM = b"text/event-stream"
 
 
 class SteeredResponse:
-    """One response. `ended` is set when the client has it all and the engine may stop."""
+    """One response.
+
+    `cut_short` is set when the client has it all before the engine is done, and the engine may
+    stop; `shield_seconds` is the time that shielding took.
+    """
 
     def __init__(
         self,
@@ -46,11 +51,13 @@ class SteeredResponse:
         self._start: Message = {}
         self._body = bytearray()
         self._stream: StreamShield | None = None
-        self.ended = asyncio.Event()
+        self._complete = False
+        self.cut_short = asyncio.Event()
+        self.shield_seconds = 0.0
 
     async def send(self, message: Message) -> None:
         """What the inner app calls with its response."""
-        if self.ended.is_set():
+        if self._complete:
             return
         if message["type"] == "http.response.start":
             await self._take_start(message)
@@ -63,7 +70,7 @@ class SteeredResponse:
 
     async def fail(self) -> None:
         """The inner app gave up, or ended without a whole response."""
-        if self.ended.is_set():
+        if self._complete:
             return
         if self._stream is not None:
             await self._finish_stream(self._stream.close())
@@ -79,6 +86,7 @@ class SteeredResponse:
             await self._send({**message, "headers": [*kept, *self._headers]})
 
     async def _take_stream(self, stream: StreamShield, data: bytes, more: bool) -> None:
+        begun = time.perf_counter()
         try:
             out = stream.feed(data)
             if not more:
@@ -86,20 +94,34 @@ class SteeredResponse:
         except Exception as error:
             _log.error("shield failed in a stream", **fault_fields(error))
             out = stream.abandon()
-        if stream.ended or not more:
+        self.shield_seconds += time.perf_counter() - begun
+        if stream.cut_short or not more:
+            if more:
+                # Before sending: if the client is gone that may raise, and the engine must stop.
+                self.cut_short.set()
             await self._finish_stream(out)
         elif out:
             await self._send({"type": "http.response.body", "body": out, "more_body": True})
 
     async def _finish_stream(self, out: bytes) -> None:
-        # Set first: if the client is gone, sending may raise, and the engine must stop anyway.
-        self.ended.set()
+        self._complete = True
         await self._send({"type": "http.response.body", "body": out, "more_body": False})
 
     async def _take_whole(self, data: bytes, more: bool) -> None:
         self._body += data
-        if not more:
-            await self._reply(self._judge(bytes(self._body)), self._start.get("headers", []))
+        if more:
+            return
+        body = bytes(self._body)
+        begun = time.perf_counter()
+        reply = self._judge(body)
+        self.shield_seconds += time.perf_counter() - begun
+        if reply == Reply(self._start["status"], body):
+            self._complete = True
+            headers = [*self._start.get("headers", ()), *self._headers]
+            await self._send({**self._start, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        else:
+            await self._reply(reply, self._start.get("headers", []))
 
     def _judge(self, body: bytes) -> Reply:
         status = self._start["status"]
@@ -116,7 +138,7 @@ class SteeredResponse:
             return unavailable()
 
     async def _reply(self, reply: Reply, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        self.ended.set()
+        self._complete = True
         dropped = (b"content-length", b"content-type")
         await send_reply(self._send, reply, [*_without(headers, dropped), *self._headers])
 

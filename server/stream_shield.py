@@ -53,7 +53,10 @@ class _Pending:
 
 
 class StreamShield:
-    """Shield of one response. `ended` tells that nothing more is needed from the engine."""
+    """Shield of one response.
+
+    `ended`: [DONE] is out. `cut_short`: it was not the engine that said so, and it may stop.
+    """
 
     def __init__(self, policy: ShieldPolicy, form: StreamForm, record_block: RecordBlock) -> None:
         self._policy = policy
@@ -67,6 +70,7 @@ class StreamShield:
         self._prompt_tokens = 0
         self._completion_tokens: dict[int, int] = {}
         self.ended = False
+        self.cut_short = False
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes from the engine; the bytes that may go to the client."""
@@ -209,7 +213,7 @@ class StreamShield:
         yield from self._end()
 
     def _end(self) -> Iterator[bytes]:
-        self.ended = True
+        self.ended = self.cut_short = True
         if self._form.usage_wanted:
             completion = sum(self._completion_tokens.values())
             usage = {
