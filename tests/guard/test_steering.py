@@ -1,0 +1,151 @@
+"""Slots in the worker: pinned to a policy, moved along, closed when they cannot be guarded."""
+
+import pytest
+import torch
+
+from detectors.targets import Phrase
+from guard.automaton import build_tables, index_phrases
+from guard.follower import Active
+from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.params import GuardParams
+from guard.snapshot import write_snapshot
+from guard.steering import Steering
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+
+PIECES = (None, b"a", b"b", b" ", b"ab", b" a", b"c")
+VOCABULARY = Vocabulary(PIECES)
+END = 0
+
+
+def write_policy(root, phrases, vocabulary=VOCABULARY):
+    patterns, ids = index_phrases(phrases)
+    tables = build_tables(patterns, vocabulary)
+    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
+    arrays |= {f"units.{k}": v for k, v in Units.build([ids], []).arrays().items()}
+    return write_snapshot(
+        root, meta={"vocabulary": vocabulary.fingerprint}, arrays=arrays, documents={}
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return LedgerWriter(tmp_path / "facts")
+
+
+@pytest.fixture
+def reader(tmp_path, ledger):
+    return LedgerReader(tmp_path / "facts")
+
+
+@pytest.fixture
+def steering(tmp_path, ledger):
+    return Steering(tmp_path / "snapshots", VOCABULARY, [END], ledger)
+
+
+def forbidden(steering, slots, rows=3):
+    logits = torch.zeros(rows, VOCABULARY.size)
+    steering.apply(logits, slots.items())
+    return {row: set(logits[row].isneginf().nonzero().flatten().tolist()) for row in range(rows)}
+
+
+def test_rows_are_forbidden_by_their_own_text(tmp_path, steering):
+    """Each steered row loses the tokens that finish a phrase there; others are untouched."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])
+    first, second = [5, 3], [2]
+    slots = {
+        0: steering.open_slot(GuardParams(digest, 1, (0,)), [], first, constrained=False),
+        2: steering.open_slot(GuardParams(digest, 2, (0,)), [], second, constrained=False),
+    }
+
+    assert {0: {2}, 1: set(), 2: set()} == forbidden(steering, slots)
+
+    first.append(6)
+    second.extend([3, 1, 3])
+
+    assert {0: set(), 1: set(), 2: {2}} == forbidden(steering, slots)
+
+
+def test_slots_stay_pinned_to_their_policy(tmp_path, steering):
+    """A newer policy changes new requests only."""
+    old = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    slots = {0: steering.open_slot(GuardParams(old, 1, (0,)), [], [], constrained=False)}
+    new = write_policy(tmp_path / "snapshots", [Phrase("c")])
+    steering.preload(Active(2, new))
+    slots[1] = steering.open_slot(GuardParams(new, 2, (0,)), [], [], constrained=False)
+
+    assert {0: {1, 5}, 1: {6}, 2: set()} == forbidden(steering, slots)
+
+
+def test_an_unknown_policy_closes_the_slot(steering, reader):
+    """Without its policy a request can only end, and the gateway learns why."""
+    slots = {1: steering.open_slot(GuardParams("0" * 64, 77, (0,)), [], [], constrained=False)}
+
+    assert {0: set(), 1: {1, 2, 3, 4, 5, 6}, 2: set()} == forbidden(steering, slots)
+    assert CloseReason.SNAPSHOT_UNAVAILABLE is reader.closed(77)
+    assert 1 == reader.total(Counter.SNAPSHOT_FAILURES)
+
+
+def test_a_damaged_or_foreign_policy_closes_the_slot(tmp_path, steering, reader):
+    """Neither a damaged snapshot nor one of another tokenizer is used."""
+    root = tmp_path / "snapshots"
+    damaged = write_policy(root, [Phrase("a")])
+    (root / damaged / "automaton.label.npy").write_bytes(b"")
+    foreign = write_policy(root, [Phrase("b")], Vocabulary([None, b"b"]))
+    for nonce, digest in enumerate((damaged, foreign), start=1):
+        steering.open_slot(GuardParams(digest, nonce, (0,)), [], [], constrained=False)
+
+        assert CloseReason.SNAPSHOT_UNAVAILABLE is reader.closed(nonce)
+
+
+def test_an_unknown_unit_closes_the_slot(tmp_path, steering, reader):
+    """A request that names what the policy does not have is not served unguarded."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    steering.open_slot(GuardParams(digest, 5, (3,)), [], [], constrained=False)
+
+    assert CloseReason.BAD_PARAMETERS is reader.closed(5)
+
+
+def test_a_placeholder_closes_the_slot(tmp_path, steering, reader):
+    """If the engine cannot say what it sampled, the row cannot be judged."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])
+    output = [1]
+    slots = {0: steering.open_slot(GuardParams(digest, 9, (0,)), [], output, constrained=False)}
+    output.append(-1)
+
+    assert {1, 2, 3, 4, 5, 6} == forbidden(steering, slots)[0]
+    assert CloseReason.INTERNAL_ERROR is reader.closed(9)
+
+
+def test_a_row_with_nothing_left_is_closed(tmp_path, steering, reader):
+    """Where a grammar allows only what is forbidden, the text ends."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    slot = steering.open_slot(GuardParams(digest, 4, (0,)), [], [], constrained=True)
+    logits = torch.full((1, VOCABULARY.size), float("-inf"))
+    logits[0, 1] = 1.0
+    steering.apply(logits, [(0, slot)])
+
+    assert [0.0] == logits[0][~logits[0].isneginf()].tolist()
+    assert CloseReason.NOTHING_LEFT is reader.closed(4)
+    assert not logits.isnan().any()
+
+
+def test_untouched_logits_keep_their_bits(tmp_path, steering):
+    """What is not forbidden is bit-identical."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    slot = steering.open_slot(GuardParams(digest, 4, (0,)), [], [], constrained=False)
+    logits = torch.randn(2, VOCABULARY.size)
+    before = logits.clone()
+    steering.apply(logits, [(1, slot)])
+    changed = logits != before
+
+    assert {(1, 1), (1, 5)} == {tuple(i) for i in changed.nonzero().tolist()}
+    assert logits[changed].isneginf().all()
+
+
+def test_resumed_requests_go_on_where_they_were(tmp_path, steering):
+    """A request that comes back with its output forbids what it forbade before."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])
+    slots = {0: steering.open_slot(GuardParams(digest, 1, (0,)), [1], [3], constrained=False)}
+
+    assert {2} == forbidden(steering, slots, rows=1)[0]
