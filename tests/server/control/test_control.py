@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.follower import Active, Follower
+from server.control import _only_one, own_directory
+from server.errors import ControlRunning
+
+SCRIPT = Path(__file__).with_name("fake_control.py")
+START_SECONDS = 30
+
+
+class ControlProcess:
+    """A real control process that can be killed and started again."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.state_dir = state_dir
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/admin/v1",
+            headers={"authorization": "Bearer admin-key"},
+            timeout=5,
+            trust_env=False,
+        )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it without waiting."""
+        command = [sys.executable, str(SCRIPT), str(self.state_dir), str(self.port)]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
+        with (self.state_dir.parent / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+        return self.process
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that may need the API to come up first."""
+        end = time.monotonic() + START_SECONDS
+        while time.monotonic() < end:
+            try:
+                if condition():
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.02)
+        pytest.fail("the condition never held")
+
+    def ready(self) -> bool:
+        """Whether a policy is in force."""
+        return self.http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+
+    def close(self) -> None:
+        """End everything."""
+        self.kill()
+        self.http.close()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[ControlProcess]:
+    """A control process that is not started yet."""
+    state_dir = tmp_path / "state"
+    own_directory(state_dir)
+    process = ControlProcess(state_dir)
+    yield process
+    process.close()
+
+
+def test_sigterm_drains(control: ControlProcess) -> None:
+    """SIGTERM ends the process with status 0, and a restart keeps the generation."""
+    control.start()
+    control.until(control.ready)
+    for _ in range(2):
+        process = control.start() if control.process is None else control.process
+        control.until(control.ready)
+        generation = control.http.get("/generation").json()["generation"]
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(20) == 0
+        assert generation == 1
+        control.process = None
+
+
+def test_only_one_per_state_directory(control: ControlProcess) -> None:
+    """A second control process on the same state directory does not start."""
+    control.start()
+    control.until(control.ready)
+    assert control.process is not None
+
+    with (
+        pytest.raises(ControlRunning, match=f"pid {control.process.pid}"),
+        _only_one(control.state_dir),
+    ):
+        pass
+
+
+def test_loose_permissions_are_tightened(tmp_path: Path) -> None:
+    """A state directory that others could enter is closed to them."""
+    tmp_path.chmod(0o755)
+    own_directory(tmp_path)
+
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
+class Watcher:
+    """A follower that checks every policy it is given for completeness."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._snapshots = state_dir / "snapshots"
+        self.generations: list[int] = []
+        self.follower = Follower(state_dir, "worker", self._load)
+        self.follower.start()
+
+    def _load(self, active: Active) -> None:
+        content = (self._snapshots / active.digest / "policy.json").read_bytes()
+        assert hashlib.sha256(content).hexdigest() == active.digest
+        self.policy: dict[str, str] = json.loads(content)
+        self.generations.append(active.generation)
+
+
+def test_kill_9_at_any_moment_loses_nothing(control: ControlProcess) -> None:
+    """Registrations that were acknowledged survive kills, and no half policy is ever published."""
+    watcher = Watcher(control.state_dir)
+    acknowledged: set[str] = set()
+    stop = threading.Event()
+    chance = random.Random(7)
+
+    def kill_now_and_then() -> None:
+        while not stop.is_set():
+            control.start()
+            stop.wait(chance.uniform(1.5, 3.5))
+            control.kill()
+
+    killer = threading.Thread(target=kill_now_and_then)
+    killer.start()
+    try:
+        for number in range(10):
+            control.until(lambda n=number: _register(control, f"t{n}", acknowledged))
+            time.sleep(chance.uniform(0, 0.5))
+    finally:
+        stop.set()
+        killer.join()
+    control.start()
+    control.until(control.ready)
+    control.until(lambda: _all_active(control, acknowledged))
+
+    assert len(acknowledged) == 10
+    assert set(watcher.policy) == acknowledged
+    assert watcher.follower.state.failed_generation == 0
+    assert watcher.generations == sorted(set(watcher.generations))
+    watcher.follower.stop()
+
+
+def _register(control: ControlProcess, target_id: str, acknowledged: set[str]) -> bool:
+    """Try once; a 409 means that an earlier try was stored although its answer was lost."""
+    target: dict[str, Any] = {"id": target_id, "phrases": ["x"], "description": target_id}
+    status = control.http.post("/targets", json=target).status_code
+    if status in (202, 409):
+        acknowledged.add(target_id)
+    return status in (202, 409)
+
+
+def _all_active(control: ControlProcess, wanted: set[str]) -> bool:
+    found = control.http.get("/targets", params={"limit": 1000}).json()["targets"]
+    return {target["id"] for target in found if target["status"] == "active"} == wanted
