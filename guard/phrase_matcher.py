@@ -7,7 +7,7 @@ reader of a stream meets first, however the stream is cut into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import ahocorasick
@@ -74,40 +74,42 @@ class PhraseMatcher:
 
         Unless `final`, a whole word at the very end is not yet one: the word may go on.
         """
-        found = [
-            *self._anywhere_matches(folded, first),
-            *self._whole_matches(folded, first, final),
-        ]
-        return min(found, default=None)
+        anywhere = self._find_anywhere(folded, first)
+        whole = self._find_whole(folded, first, final)
+        if anywhere is None or whole is None:
+            return anywhere or whole
+        return min(anywhere, whole)
 
     def open_starts(self, folded: str, first: int = 0) -> list[int]:
         """Where, from `first` on, an occurrence may begin that the text's end leaves open."""
-        first = max(first, len(folded) - self.longest)
-        return [start for start in range(first, len(folded)) if self._may_begin(folded, start)]
+        found: list[int] = []
+        anywhere, whole = self._anywhere_automaton, self._whole_automaton
+        for start in range(max(first, len(folded) - self.longest), len(folded)):
+            rest = folded[start:]
+            # The automatons first: they are quick, and say no to most places.
+            if (anywhere is not None and anywhere.match(rest)) or (
+                whole is not None
+                and whole.match(rest)
+                and (start == 0 or at_border(folded[start - 1], folded[start]))
+            ):
+                found.append(start)
+        return found
 
-    def _may_begin(self, folded: str, start: int) -> bool:
-        rest = folded[start:]
-        if self._anywhere_automaton is not None and self._anywhere_automaton.match(rest):
-            return True
-        if self._whole_automaton is None or not self._whole_automaton.match(rest):
-            return False
-        return start == 0 or at_border(folded[start - 1], folded[start])
-
-    def _anywhere_matches(self, folded: str, first: int) -> Iterator[FoldedMatch]:
+    def _find_anywhere(self, folded: str, first: int) -> FoldedMatch | None:
         if self._anywhere_automaton is not None:
             for last, length in self._anywhere_automaton.iter(folded):
                 # Aho-Corasick reports in the order of ends, the longest of an end first.
                 if (start := last + 1 - length) >= first:
-                    yield FoldedMatch(last + 1, False, start)
-                    return
+                    return FoldedMatch(last + 1, False, start)
+        return None
 
-    def _whole_matches(self, folded: str, first: int, final: bool) -> Iterator[FoldedMatch]:
+    def _find_whole(self, folded: str, first: int, final: bool) -> FoldedMatch | None:
         if self._whole_automaton is not None:
             for last, length in self._whole_automaton.iter(folded):
                 start = last + 1 - length
                 if start >= first and _is_whole(folded, start, last, final):
-                    yield FoldedMatch(last + 1, True, start)
-                    return
+                    return FoldedMatch(last + 1, True, start)
+        return None
 
 
 def _is_whole(folded: str, start: int, last: int, final: bool) -> bool:

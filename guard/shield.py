@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from detectors.normaliser import fold, fold_with_origins
+from detectors.normaliser import at_border, fold, fold_with_origins
 from guard.phrase_matcher import Match, PhraseMatchers
 
 DEFAULT_HOLDBACK_CHARS = 2000
@@ -74,18 +74,17 @@ class OutputShield:
 
         For what the engine cut off but names: a stop string.
         """
-        return self._find(self._context + self._window + ending, final=True) is not None
+        return self._find(self._context + self._window + ending) is not None
 
     def _advance(self, *, final: bool) -> Released:
         text = self._context + self._window
-        match = self._find(text, final=final)
+        readings = self._readings(text, final=final)
+        match = self._first_match(readings, final=final)
         if match is not None:
             return self._block(self._clean_cut(text, match.start))
         if final:
             return self._release(len(text))
-        cut = min(
-            (self._clean_cut(text, start) for start in self._open_starts(text)), default=len(text)
-        )
+        cut = min(self._safe_ends(text, readings), default=len(text))
         if len(text) - cut > self._limit:
             return self._block(cut)
         return self._release(cut)
@@ -102,49 +101,71 @@ class OutputShield:
         self._context = text[_visible_unit_before(text, cut) : cut]
         return Released(text[already:cut])
 
-    def _find(self, text: str, *, final: bool) -> Match | None:
+    def _find(self, text: str) -> Match | None:
+        return self._first_match(self._readings(text, final=True), final=True)
+
+    def _readings(self, text: str, *, final: bool) -> list[_Reading]:
+        """The folded readings of a text that begins with the context."""
+        readings = [_Reading(*fold_with_origins(text), skipped=len(self._context))]
+        if "\\" in text:
+            end = None if final else _unfinished_escape(text)
+            units = list(_units(text[:end]))
+            folded, origins = fold_with_origins("".join(unit.char for unit in units))
+            raw_origins = [units[origin].start for origin in origins]
+            readings.append(_Reading(folded, raw_origins, skipped=len(self._context)))
+        return readings
+
+    def _first_match(self, readings: list[_Reading], *, final: bool) -> Match | None:
         best: tuple[int, bool, int] | None = None
-        for folded, origins in _readings(text, final=final):
-            first = bisect_left(origins, len(self._context))
+        for reading in readings:
             for matcher in self._matchers:
-                found = matcher.find_folded(folded, first=first, final=final)
+                found = matcher.find_folded(reading.folded, first=reading.first, final=final)
                 if found is not None:
-                    end = origins[found.end - 1] + 1
-                    key = (end, found.needs_border, origins[found.start])
+                    end = reading.origins[found.end - 1] + 1
+                    key = (end, found.needs_border, reading.origins[found.start])
                     best = key if best is None else min(best, key)
         return None if best is None else Match(best[2], best[0])
 
-    def _open_starts(self, text: str) -> set[int]:
-        """Where an occurrence may have begun that more text would complete."""
-        starts: set[int] = set()
-        for folded, origins in _readings(text, final=False):
-            first = bisect_left(origins, len(self._context))
+    def _safe_ends(self, text: str, readings: list[_Reading]) -> Iterator[int]:
+        """Where the text may end so that nothing shown can become part of an occurrence."""
+        for reading in readings:
+            starts: set[int] = set()
             for matcher in self._matchers:
-                starts.update(origins[start] for start in matcher.open_starts(folded, first))
+                starts.update(matcher.open_starts(reading.folded, reading.first))
+            for start in starts:
+                if len(readings) == 1 and reading.at_border(start):
+                    yield reading.origins[start]
+                else:
+                    yield self._clean_cut(text, _escape_around(text, reading.origins[start]))
         if self._matchers and (unfinished := _unfinished_escape(text)) is not None:
-            starts.add(unfinished)
-        return {_escape_around(text, start) for start in starts}
+            yield self._clean_cut(text, unfinished)
 
     def _clean_cut(self, text: str, cut: int) -> int:
         """The last place at or before `cut` where the text may end.
 
         Cutting makes a word border: "Johnny" cut after "John" would show the whole word "John".
         """
-        while (match := self._find(text[:cut], final=True)) is not None:
+        while (match := self._find(text[:cut])) is not None:
             cut = match.start
         return _escape_around(text, cut)
 
 
-def _readings(text: str, *, final: bool) -> Iterator[tuple[str, list[int]]]:
-    """The folded readings of a text, each with the index in `text` of every character."""
-    yield fold_with_origins(text)
-    if "\\" not in text:
-        return
-    end = None if final else _unfinished_escape(text)
-    units = list(_units(text[:end]))
-    plain = "".join(unit.char for unit in units)
-    folded, origins = fold_with_origins(plain)
-    yield folded, [units[origin].start for origin in origins]
+class _Reading:
+    """One way to read a text: its folded characters, and where in the text each came from.
+
+    `first` is the first character that does not belong to the `skipped` part.
+    """
+
+    __slots__ = ("first", "folded", "origins")
+
+    def __init__(self, folded: str, origins: list[int], skipped: int) -> None:
+        self.folded = folded
+        self.origins = origins
+        self.first = bisect_left(origins, skipped)
+
+    def at_border(self, index: int) -> bool:
+        """Whether a word border precedes a character."""
+        return at_border(self.folded[index - 1] if index else "", self.folded[index])
 
 
 @dataclass(frozen=True, slots=True)
