@@ -146,8 +146,8 @@ class FakeVllm:
         if self.stream_error is not None:
             yield f"data: {json.dumps({'error': self.stream_error})}\n\n"
         elif options.get("include_usage"):
-            last = {**head, "choices": [], "usage": self._usage(sum(map(len, self.says)))}
-            yield f"data: {json.dumps(last, separators=(',', ':'))}\n\n"
+            usage_chunk = {**head, "choices": [], "usage": self._usage(sum(map(len, self.says)))}
+            yield f"data: {json.dumps(usage_chunk, separators=(',', ':'))}\n\n"
         yield "data: [DONE]\n\n"
 
     def _event(
