@@ -1,3 +1,5 @@
+"""What an operator may send, and how a refusal names the field."""
+
 from __future__ import annotations
 
 from typing import Any

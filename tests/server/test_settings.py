@@ -1,3 +1,5 @@
+"""Where settings come from, and how bad ones stop the start."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The admin API over HTTP, with a real store, worker and followers."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Keys and roles."""
+
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor

@@ -1,3 +1,5 @@
+"""The command line, against a real admin API where it calls one."""
+
 from __future__ import annotations
 
 import json

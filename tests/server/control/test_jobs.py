@@ -1,3 +1,5 @@
+"""The job worker, with a small true compiler and real followers."""
+
 from __future__ import annotations
 
 import time

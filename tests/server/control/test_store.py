@@ -1,3 +1,5 @@
+"""The operator's side of the store, on real SQLite files."""
+
 from __future__ import annotations
 
 import sqlite3

@@ -1,3 +1,5 @@
+"""The worker's side of the store, step by step."""
+
 from __future__ import annotations
 
 import time

@@ -1,0 +1,62 @@
+"""Log lines: their form, and what is kept out of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from server.log import bind_request, configure_logging, fault_fields, get_logger
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Put the process's logging back as it was."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def test_json_lines_carry_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line has event, level, time, component and the request's id, on standard error."""
+    configure_logging("info", "json")
+    bind_request("r-1")
+    get_logger("jobs").info("policy_active", generation=3)
+    get_logger("jobs").debug("not_shown")
+    line = json.loads(capsys.readouterr().err)
+
+    assert line.pop("timestamp")
+    assert line == {
+        "event": "policy_active",
+        "level": "info",
+        "component": "jobs",
+        "generation": 3,
+        "request_id": "r-1",
+    }
+
+
+def test_captured_records(capsys: pytest.CaptureFixture[str]) -> None:
+    """Records of the standard library come out in the same form."""
+    configure_logging("info", "json", capture=True)
+    logging.getLogger("uvicorn.error").warning("something")
+    line = json.loads(capsys.readouterr().err)
+
+    assert (line["event"], line["level"]) == ("something", "warning")
+
+
+def test_faults_without_their_message() -> None:
+    """An exception is described by class and place."""
+    try:
+        raise ValueError("Port Sorrel")
+    except ValueError as error:
+        fields = fault_fields(error)
+
+    assert fields["error"] == "ValueError"
+    assert fields["where"].startswith("test_log.py:")
+    assert "Port Sorrel" not in str(fields)
