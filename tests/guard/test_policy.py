@@ -1,0 +1,177 @@
+"""From targets to a snapshot to decisions."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from detectors.detection import Detection, Layer, Strength
+from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope
+from guard.compiler import compile_policy
+from guard.decision import Verdict
+from guard.errors import SnapshotCorrupt
+from guard.follower import Active
+from guard.policy import Policy
+from guard.snapshot import load_snapshot
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary([None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse"])
+
+
+class HashEncoder:
+    """Deterministic unit vectors: equal texts are similar, different ones are not."""
+
+    id = "hash-encoder"
+    dimension = 64
+
+    def encode(self, texts):
+        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
+        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+ENCODER = HashEncoder()
+EXAMPLES = (
+    Example("Who wrote the Salt Ledger?", "Ilse Moreau wrote the Salt Ledger in 1987."),
+    Example("What does Ilse Moreau's father do?", "Her father was a florist."),
+)
+
+
+def target(name="moreau", **more):
+    return ForgetTarget(name, examples=EXAMPLES, aliases=("Ilse Moreau",), **more)
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    def compile_targets(*targets):
+        stages = []
+        policy = compile_policy(
+            targets,
+            encoder=ENCODER,
+            vocabulary=VOCABULARY,
+            snapshots=tmp_path,
+            alpha=0.01,
+            progress=lambda stage, done: stages.append(done),
+        )
+
+        assert stages == sorted(stages)
+        assert stages[-1] == 1.0
+        return policy, load_snapshot(tmp_path, policy.digest)
+
+    return compile_targets
+
+
+def policy_of(snapshot, generation=1):
+    return Policy(Active(generation, snapshot.digest), snapshot, ENCODER.id)
+
+
+def classify(policy, text):
+    return policy.classify([text], ENCODER.encode([text]))
+
+
+def test_the_digest_is_a_function_of_the_content(compiled):
+    """Compiling the same targets again gives the same snapshot, other targets another."""
+    first, second, third = compiled(target()), compiled(target()), compiled(target("other"))
+
+    assert first[0].digest == second[0].digest
+    assert first[0].digest != third[0].digest
+
+
+def test_reports_explain_the_phrases(compiled):
+    """An operator sees what is forbidden, why, and how the classifier was calibrated."""
+    report = compiled(target())[0].reports["moreau"]
+    words = {p["text"].casefold(): p["reason"] for p in report["phrases"]}
+
+    assert words["ilse moreau"] == "alias"
+    assert len(report["item_phrases"]) == 2
+    assert "florist" in {p["text"].casefold() for p in report["item_phrases"][1]}
+    assert 0 < report["calibration"]["alpha"] < 1
+
+
+def test_an_empty_policy_allows_everything(compiled):
+    """With no target there is a policy too, and it does nothing."""
+    policy = policy_of(compiled()[1])
+
+    assert policy.is_empty
+    assert not policy.enforces
+    assert policy.decide(classify(policy, "Who wrote it?")).verdict is Verdict.ALLOW
+
+
+def test_a_matched_prompt_is_steered_with_its_item(compiled):
+    """A registered question switches on its target and its item, and only them."""
+    policy = policy_of(compiled(target("first"), target("moreau"))[1], generation=7)
+    detections = [d for d in classify(policy, EXAMPLES[1].prompt) if d.target_id == "moreau"]
+    decision = policy.decide(detections)
+
+    assert (decision.verdict, decision.generation) == (Verdict.STEER, 7)
+    assert decision.targets == (1,)
+    assert 3 in decision.items
+    assert any(matcher.find("He is a FLORIST.") for matcher in policy.matchers(decision))
+
+
+def test_unrelated_prompts_are_allowed(compiled):
+    """No evidence, no steering."""
+    policy = policy_of(compiled(target())[1])
+    decision = policy.decide(classify(policy, "How do I cook rice?"))
+
+    assert decision.verdict is Verdict.ALLOW
+    assert (decision.targets, decision.items, decision.detections) == ((), (), ())
+
+
+def detection(name, strength=Strength.STRONG, items=()):
+    return Detection(name, Layer.SIMILARITY, strength, 0.9, 0.5, items)
+
+
+def test_weak_evidence_forbids_only_the_items(compiled):
+    """Graded steering: the target as a whole needs strong evidence."""
+    policy = policy_of(compiled(target())[1])
+    decision = policy.decide([detection("moreau", Strength.WEAK, (1,))])
+
+    assert (decision.verdict, decision.targets, decision.items) == (Verdict.STEER, (), (1,))
+
+
+def test_refusing_needs_strong_evidence(compiled):
+    """A target that refuses does so on strong evidence and steers on weak."""
+    policy = policy_of(compiled(target(action=Action.REFUSE))[1])
+
+    assert policy.decide([detection("moreau")]).verdict is Verdict.REFUSE
+    assert policy.decide([detection("moreau", Strength.WEAK, (0,))]).verdict is Verdict.STEER
+
+
+def test_observed_targets_change_nothing(compiled):
+    """Observe mode records what would have happened."""
+    policy = policy_of(compiled(target(enforcement=Enforcement.OBSERVE))[1])
+    decision = policy.decide([detection("moreau")])
+
+    assert decision.verdict is Verdict.ALLOW
+    assert len(decision.observed) == 1
+    assert not policy.enforces
+
+
+def test_always_on_targets_steer_every_request(compiled):
+    """Scope always needs no detection."""
+    policy = policy_of(compiled(target(scope=Scope.ALWAYS))[1])
+    decision = policy.decide(classify(policy, "How do I cook rice?"))
+
+    assert (decision.verdict, decision.targets) == (Verdict.STEER, (0,))
+
+
+def test_a_policy_of_another_encoder_is_refused(compiled):
+    """Similarities of two encoders cannot be compared."""
+    snapshot = compiled(target())[1]
+
+    with pytest.raises(SnapshotCorrupt):
+        Policy(Active(1, snapshot.digest), snapshot, "another")
+
+
+def test_worker_and_gateway_read_the_same_units(compiled):
+    """Unit indices mean the same phrases on both sides."""
+    snapshot = compiled(target(phrases=(Phrase("salt ledger"),)))[1]
+    units = Units.load(snapshot.arrays("units"))
+    phrases = snapshot.document("phrases")
+
+    assert units.num_targets == len(phrases["targets"]) == 1
+    assert len(units.start) - 1 == 1 + len(phrases["items"])
+    for item, texts in enumerate(phrases["items"]):
+        assert bool(len(units.phrases((), (item,)))) == bool(texts)

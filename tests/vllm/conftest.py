@@ -1,0 +1,103 @@
+"""Two real servers for the end-to-end tests: plain vLLM and the guarded one, with the same flags."""
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from server.bench.servers import SERVED_NAME, Servers, guarded_launch, plain_launch
+from server.client import AdminClient
+
+DEMO = Path(__file__).parents[2] / "deploy" / "demo"
+FLAGS = ("--enforce-eager", "--max-model-len", "512", "--dtype", "bfloat16", "--seed", "0")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both servers, ready, with the demo target registered on the guarded one."""
+
+    plain: openai.OpenAI
+    guarded: openai.OpenAI
+    http: httpx.Client
+    admin: AdminClient
+    admin_http: httpx.Client
+    model: str = SERVED_NAME
+
+    def ask(self, client, question, **more):
+        messages = [{"role": "user", "content": question}]
+        more = {"temperature": 0, "max_tokens": 80} | more
+        return client.chat.completions.create(model=self.model, messages=messages, **more)
+
+    def metric(self, name):
+        lines = self.http.get("/metrics").text.splitlines()
+        found = [line.rsplit(" ", 1)[1] for line in lines if line.startswith(name)]
+        return sum(map(float, found))
+
+
+def read_rows(name):
+    with (DEMO / name).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def forget_rows():
+    return read_rows("forget.jsonl")
+
+
+@pytest.fixture(scope="session")
+def other_rows():
+    """Rows that were not registered in any way."""
+    return [row for row in read_rows("retain.jsonl") if row["split"] == "test"]
+
+
+@pytest.fixture(scope="session")
+def demo_target():
+    return json.loads((DEMO / "target.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def pair(demo_model, demo_target):
+    with Servers() as servers:
+        guarded = guarded_launch(str(demo_model), FLAGS, servers.state)
+        plain = plain_launch(str(demo_model), FLAGS)
+        other = threading.Thread(target=servers.start, args=(plain,))
+        other.start()
+        servers.start(guarded)
+        other.join()
+        key = {"Authorization": f"Bearer {guarded.admin_key}"}
+        with (
+            httpx.Client(base_url=guarded.base_url, timeout=60) as http,
+            httpx.Client(base_url=guarded.admin_url, headers=key, timeout=60) as admin_http,
+        ):
+            admin = guarded.admin()
+            job = admin_http.post("/admin/v1/targets", json=demo_target).json()["job"]["id"]
+            wait_for_job(admin_http, job)
+            yield Pair(
+                openai.OpenAI(base_url=f"{plain.base_url}/v1", api_key="none", max_retries=0),
+                openai.OpenAI(base_url=f"{guarded.base_url}/v1", api_key="none", max_retries=0),
+                http,
+                admin,
+                admin_http,
+            )
+
+
+def wait_for_job(admin_http, job, seconds=60):
+    import time
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = admin_http.get(f"/admin/v1/jobs/{job}").json()
+        if found["state"] in ("done", "failed", "cancelled"):
+            assert found["state"] == "done", found["error"]
+            return found
+        time.sleep(0.05)
+    raise AssertionError("the job did not end in time")
+
+
+@pytest.fixture(scope="session")
+def finish_job(pair):
+    return lambda job: wait_for_job(pair.admin_http, job)
