@@ -34,6 +34,7 @@ class GuardCompiler:
         """
         from detectors.embedding_cache import EmbeddingCache
         from detectors.encoder import load_encoder
+        from guard.compiler import COMPILER_VERSION
         from guard.snapshot import FORMAT, discard_drafts
         from guard.vocabulary import Vocabulary
 
@@ -47,6 +48,7 @@ class GuardCompiler:
         parts = (
             f"lethegate-{version('lethegate')}",
             f"snapshot-{FORMAT}",
+            f"compiler-{COMPILER_VERSION}",
             f"normaliser-{NORMALISER_VERSION}",
             f"vocabulary-{self._vocabulary.fingerprint}",
             f"encoder-{encoder.id}",
@@ -75,6 +77,10 @@ class GuardCompiler:
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)
+
+    def close(self) -> None:
+        """Close the cache of embeddings."""
+        self._cache.close()
 
 
 class SnapshotPublisher:

@@ -155,7 +155,10 @@ def _print_json(value: Any) -> None:
 
 
 def _print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    table = Table(*(column.removeprefix("num_") for column in columns), box=None)
+    table = Table(box=None)
+    for column in columns:
+        table.add_column(column.removeprefix("num_"), overflow="fold")
     for row in rows:
         table.add_row(*("-" if row[column] is None else str(row[column]) for column in columns))
-    Console().print(table)
+    # Into a pipe, lines are not folded to a terminal's width.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)

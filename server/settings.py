@@ -45,64 +45,87 @@ class Settings(BaseModel):
         description="Directory of the store, the policy snapshots and the caches; owner-only.",
     )
     database_url: SecretStr | None = Field(
-        None, description="SQLAlchemy URL of the store; by default lethegate.db in the state dir."
+        default=None,
+        description="SQLAlchemy URL of the store; by default lethegate.db in the state dir.",
     )
-    host: str = Field("127.0.0.1", description="Address the guarded OpenAI endpoint listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port of the guarded OpenAI endpoint.")
-    admin_host: str = Field("127.0.0.1", description="Address the admin API listens on.")
-    admin_port: int = Field(8001, ge=0, le=65535, description="Port of the admin API.")
+    host: str = Field(
+        default="127.0.0.1", description="Address the guarded OpenAI endpoint listens on."
+    )
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="Port of the guarded OpenAI endpoint."
+    )
+    admin_host: str = Field(default="127.0.0.1", description="Address the admin API listens on.")
+    admin_port: int = Field(default=8001, ge=0, le=65535, description="Port of the admin API.")
     admin_key: SecretStr | None = Field(
-        None, description="Admin key; by default one is made and kept in admin.key (state dir)."
+        default=None,
+        description="Admin key; by default one is made and kept in admin.key (state dir).",
     )
     auditor_keys: tuple[SecretStr, ...] = Field(
-        (), description="Keys that may read jobs, generations and lists, but no forget text."
+        default=(),
+        description="Keys that may read jobs, generations and lists, but no forget text.",
     )
     api_keys: tuple[SecretStr, ...] = Field(
-        (), description="Keys of clients; required unless the endpoint listens on loopback only."
+        default=(),
+        description="Keys of clients; required unless the endpoint listens on loopback only.",
     )
     encoder: str = Field(
-        "sentence-transformers/all-MiniLM-L6-v2",
+        default="sentence-transformers/all-MiniLM-L6-v2",
         description="Sentence encoder of the prompt classifier: hub name or local path.",
     )
     encoder_device: str = Field(
-        "auto",
+        default="auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
         description="Device of the encoder: auto, cpu, cuda or cuda:N.",
     )
     alpha: float = Field(
-        0.005, gt=0, lt=1, description="False-positive rate the thresholds are calibrated for."
+        default=0.005,
+        gt=0,
+        lt=1,
+        description="False-positive rate the thresholds are calibrated for.",
     )
     refusal_text: str = Field(
-        DEFAULT_REFUSAL, min_length=1, max_length=2000, description="Answer to a refused request."
+        default=DEFAULT_REFUSAL,
+        min_length=1,
+        max_length=2000,
+        description="Answer to a refused request.",
     )
     refusal_mode: Literal["completion", "error"] = Field(
-        "completion", description="A refusal is a normal completion (200) or an error (400)."
+        default="completion",
+        description="A refusal is a normal completion (200) or an error (400).",
     )
     max_body_bytes: int = Field(
-        8 * MIB, ge=1024, description="Longest request body accepted, in bytes; longer is a 413."
+        default=8 * MIB,
+        ge=1024,
+        description="Longest request body accepted, in bytes; longer is a 413.",
     )
     holdback_chars: int = Field(
-        2000,
+        default=2000,
         ge=64,
         description="Most streamed characters held back at once while a phrase may be forming.",
     )
     fail_open: bool = Field(
-        False, description="Serve unguarded when the guard itself fails (counted); else 503."
+        default=False,
+        description="Serve unguarded when the guard itself fails (counted); else 503.",
     )
     screen_timeout_seconds: float = Field(
-        10.0, gt=0, le=600, description="Longest time for deciding about a request, in seconds."
+        default=10.0,
+        gt=0,
+        le=600,
+        description="Longest time for deciding about a request, in seconds.",
     )
     acknowledge_timeout_seconds: float = Field(
-        120.0, gt=0, description="How long a new policy may wait for its workers, in seconds."
+        default=120.0,
+        gt=0,
+        description="How long a new policy may wait for its workers, in seconds.",
     )
     keep_snapshots: int = Field(
-        8, ge=1, description="How many superseded policy snapshots are kept for a rollback."
+        default=8, ge=1, description="How many superseded policy snapshots are kept for a rollback."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity that is logged."
+        default="info", description="Least severity that is logged."
     )
     log_format: Literal["console", "json"] = Field(
-        "console", description="Form of the log lines on standard error."
+        default="console", description="Form of the log lines on standard error."
     )
 
     @field_validator("state_dir")

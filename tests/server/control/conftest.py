@@ -50,12 +50,14 @@ def settings(tmp_path: Path) -> Settings:
     """Settings with a state directory of their own and known keys."""
     state_dir = tmp_path / "state"
     own_directory(state_dir)
-    return Settings(
-        state_dir=state_dir,
-        admin_key="admin-key",
-        auditor_keys=("auditor-key",),
-        api_keys=("client-key",),
-        acknowledge_timeout_seconds=10,
+    return Settings.model_validate(
+        {
+            "state_dir": state_dir,
+            "admin_key": "admin-key",
+            "auditor_keys": ["auditor-key"],
+            "api_keys": ["client-key"],
+            "acknowledge_timeout_seconds": 10,
+        }
     )
 
 

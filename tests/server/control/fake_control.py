@@ -14,6 +14,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
 from server.activation import SnapshotPublisher
@@ -59,7 +61,8 @@ class QuickCompiler:
 
 def main(state_dir: Path, port: int) -> int:
     """Run until a signal."""
-    settings = Settings(state_dir=state_dir, admin_port=port, admin_key="admin-key")
+    key = SecretStr("admin-key")
+    settings = Settings(state_dir=state_dir, admin_port=port, admin_key=key)
     own_directory(state_dir)
     publisher = SnapshotPublisher(state_dir, settings.snapshots)
     return serve_control(

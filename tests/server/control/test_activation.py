@@ -1,0 +1,102 @@
+"""The guard's real compiler behind the job worker's seam, with a small encoder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import closing
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import detectors.encoder
+from detectors.targets import Example, ForgetTarget
+from guard.snapshot import load_snapshot
+from guard.vocabulary import Vocabulary
+from server.activation import GuardCompiler, SnapshotPublisher
+from server.settings import Settings
+
+
+class HashEncoder:
+    """Unit vectors that depend on nothing but the text; notes what it was asked."""
+
+    id = "hash"
+    dimension = 16
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Embeddings [len(texts), 16]."""
+        self.asked += texts
+        seeds = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:4], "big") for t in texts]
+        rows = [np.random.default_rng(seed).normal(size=self.dimension) for seed in seeds]
+        vectors = np.array(rows).reshape(-1, self.dimension)
+        unit: npt.NDArray[np.float32] = (
+            vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        ).astype(np.float32)
+        return unit
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> HashEncoder:
+    """The encoder that compilers are given, beside a vocabulary of single bytes."""
+    encoder = HashEncoder()
+    vocabulary = Vocabulary([bytes([byte]) for byte in range(256)])
+    monkeypatch.setattr(detectors.encoder, "load_encoder", lambda name, device: encoder)
+    monkeypatch.setattr(Vocabulary, "load", lambda model, trust: vocabulary)
+    return encoder
+
+
+def _target(target_id: str) -> ForgetTarget:
+    example = Example(f"Where was {target_id} born?", "In Port Sorrel.")
+    return ForgetTarget(target_id, examples=(example,))
+
+
+def _compile(compiler: GuardCompiler, *targets: ForgetTarget) -> str:
+    compilation = compiler.compile(targets, lambda stage, fraction: None)
+    assert set(compilation.reports) == {target.id for target in targets}
+    return compilation.digest
+
+
+def test_snapshots_are_whole_and_held(encoder: HashEncoder, settings: Settings) -> None:
+    """What the compiler names is a snapshot that loads, and the publisher finds it."""
+    with closing(GuardCompiler(settings, "model")) as compiler:
+        digest = _compile(compiler, _target("ada"))
+        again = _compile(compiler, _target("ada"))
+    publisher = SnapshotPublisher(settings.state_dir, settings.snapshots)
+
+    assert load_snapshot(settings.snapshots, digest).digest == digest
+    assert publisher.holds(digest)
+    assert not publisher.holds("0" * 64)
+    assert again == digest
+
+
+def test_only_new_texts_are_encoded_and_old_ones_forgotten(
+    encoder: HashEncoder, settings: Settings
+) -> None:
+    """Compiling again encodes what is new; what left is forgotten and encoded if it returns."""
+    with closing(GuardCompiler(settings, "model")) as compiler:
+        _compile(compiler, _target("ada"))
+        encoder.asked.clear()
+        _compile(compiler, _target("ada"), _target("eve"))
+        second = list(encoder.asked)
+        _compile(compiler)
+        encoder.asked.clear()
+        _compile(compiler, _target("ada"))
+
+    assert any("eve" in text for text in second)
+    assert not any("ada" in text for text in second)
+    assert any("ada" in text for text in encoder.asked)
+
+
+def test_fingerprint_follows_the_settings(encoder: HashEncoder, settings: Settings) -> None:
+    """Another encoder or calibration makes older snapshots useless; a restart does not."""
+    with (
+        closing(GuardCompiler(settings, "model")) as first,
+        closing(GuardCompiler(settings, "model")) as second,
+    ):
+        changed = settings.model_copy(update={"alpha": 0.1})
+        with closing(GuardCompiler(changed, "model")) as third:
+            assert first.fingerprint == second.fingerprint != third.fingerprint
