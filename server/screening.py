@@ -8,6 +8,7 @@ encoder's work. With no target registered nothing is encoded at all.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import queue
 import threading
 import time
@@ -34,8 +35,11 @@ from server.settings import Settings
 
 QUEUE_LENGTH = 1024
 BATCH_WINDOWS = 64
+KNOWN_WINDOWS = 4096
 WORKER_WAIT_SECONDS = 10.0
 RECENT_POLICIES = 8
+
+Vector = npt.NDArray[np.float32]
 
 log = get_logger("screening")
 
@@ -60,6 +64,8 @@ class Screening:
         # By digest, newest last: a request that was decided just before a change finds its own.
         self._recent: OrderedDict[str, Policy] = OrderedDict()
         self._encoder: Encoder | None = None
+        # Window hash -> embedding, least recently used first; only the screening thread touches it.
+        self._known: OrderedDict[bytes, Vector] = OrderedDict()
         self._follower: Follower | None = None
         self._metrics: GatewayMetrics | None = None
 
@@ -199,15 +205,28 @@ class Screening:
             else:
                 _answer(waiting, found)
 
-    def _encode(self, windows: Sequence[str]) -> npt.NDArray[np.float32]:
+    def _encode(self, windows: Sequence[str]) -> list[Vector]:
+        """The embeddings of some windows; those of earlier turns and repeated prompts are known."""
         assert self._encoder is not None
         begun = time.perf_counter()
-        vectors = self._encoder.encode(windows)
+        keys = [
+            hashlib.blake2b(w.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+            for w in windows
+        ]
+        missing = [i for i, key in enumerate(keys) if key not in self._known]
+        if missing:
+            fresh = self._encoder.encode([windows[i] for i in missing])
+            self._known.update((keys[i], row) for i, row in zip(missing, fresh, strict=True))
+        vectors = [self._known[key] for key in keys]
+        for key in keys:
+            self._known.move_to_end(key)
+        while len(self._known) > KNOWN_WINDOWS:
+            self._known.popitem(last=False)
         self._observe(Stage.ENCODE, begun)
         return vectors
 
     def _classify(
-        self, policy: Policy, texts: Sequence[str], vectors: Sequence[npt.NDArray[np.float32]]
+        self, policy: Policy, texts: Sequence[str], vectors: Sequence[Vector]
     ) -> Decision | Exception:
         begun = time.perf_counter()
         try:
