@@ -1,0 +1,231 @@
+"""Screening in one API process: from texts to a decision, off the event loop."""
+
+import asyncio
+import hashlib
+import threading
+import time
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from detectors.targets import Example, ForgetTarget
+from guard.compiler import compile_policy
+from guard.decision import Verdict
+from guard.follower import ActivePointer, Follower, followers
+from guard.ledger import CloseReason, LedgerWriter
+from guard.vocabulary import Vocabulary
+from server import screening as module
+from server.errors import GuardUnavailable, Overloaded
+from server.metrics import GatewayMetrics
+from server.screening import Screening
+from server.settings import Settings
+
+VOCABULARY = Vocabulary([None, *(bytes([b]) for b in range(256))])
+PROMPT = "Who wrote the Salt Ledger?"
+
+
+class HashEncoder:
+    """Equal texts have equal vectors; counts its calls and can be made to wait or to fail."""
+
+    id = "hash-encoder"
+    dimension = 64
+
+    def __init__(self):
+        self.batches, self.fail = [], False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def encode(self, texts):
+        self.gate.wait(10)
+        if self.fail:
+            raise RuntimeError("a secret text")
+        self.batches.append(list(texts))
+        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
+        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
+        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def encoder(monkeypatch):
+    made = HashEncoder()
+    monkeypatch.setattr(module, "load_encoder", lambda *a, **k: made)
+    return made
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(state_dir=tmp_path)
+
+
+@pytest.fixture
+def activate(settings, encoder):
+    def activate_targets(generation, *targets):
+        policy = compile_policy(
+            targets,
+            encoder=HashEncoder(),
+            vocabulary=VOCABULARY,
+            snapshots=settings.snapshots,
+            alpha=0.01,
+            progress=lambda *a: None,
+        )
+        ActivePointer(settings.state_dir).publish(generation, policy.digest)
+
+    return activate_targets
+
+
+@pytest.fixture
+def screening(settings, encoder):
+    made = Screening(settings)
+    made.start(GatewayMetrics(CollectorRegistry(), made.worker_facts))
+    yield made
+    encoder.gate.set()
+
+
+def target(name="salt"):
+    return ForgetTarget(name, examples=(Example(PROMPT, "Ilse Moreau wrote it."),))
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+def wait_for_generation(screening, generation):
+    wait_for(lambda: (p := screening.current()) is not None and p.generation == generation)
+
+
+def screen(screening, *texts):
+    return asyncio.run(screening.screen(texts))
+
+
+def test_nothing_is_decided_before_there_is_a_policy(screening):
+    """Without a policy there is no decision, and readiness says what is missing."""
+    assert "policy" in screening.unready()
+    with pytest.raises(GuardUnavailable):
+        screen(screening, "hello")
+
+
+def test_registered_prompts_are_steered(screening, activate):
+    """A policy is taken up while running and decides from then on."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+
+    assert screen(screening, PROMPT).verdict is Verdict.STEER
+    assert screen(screening, "How do I cook rice?").verdict is Verdict.ALLOW
+    assert screen(screening).verdict is Verdict.ALLOW
+
+
+def test_an_empty_policy_encodes_nothing(screening, activate, encoder):
+    """With nothing to forget a request costs no encoding."""
+    activate(1)
+    wait_for_generation(screening, 1)
+    encoder.batches.clear()
+
+    assert screen(screening, PROMPT).verdict is Verdict.ALLOW
+    assert encoder.batches == []
+
+
+def test_known_windows_are_not_encoded_again(screening, activate, encoder):
+    """A conversation that grows costs only its new turn."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    encoder.batches.clear()
+    screen(screening, "first turn")
+    screen(screening, "first turn", "second turn")
+
+    assert encoder.batches == [["first turn"], ["second turn"]]
+
+
+def test_a_decision_keeps_its_policy(screening, activate):
+    """A request decided just before a change still finds its phrases."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    decision = screen(screening, PROMPT)
+    activate(2)
+    wait_for_generation(screening, 2)
+
+    assert any(m.find("Ilse Moreau") for m in screening.phrases(decision))
+
+
+def test_the_gateway_waits_for_the_workers(screening, activate, settings):
+    """No request is decided under a policy that a worker does not have yet."""
+    held = threading.Event()
+    worker = Follower(settings.state_dir, "worker", lambda _active: held.wait(10))
+    threading.Thread(target=worker.start, daemon=True).start()
+    activate(1, target())
+    time.sleep(0.3)
+
+    assert screening.current() is None
+
+    held.set()
+    wait_for_generation(screening, 1)
+    wait_for(lambda: all(f.generation == 1 for f in followers(settings.state_dir)))
+
+    assert screening.unready() == []
+
+    worker.stop()
+
+
+def test_a_worker_that_cannot_load_keeps_the_old_policy(screening, activate, settings):
+    """If a worker refuses a policy the gateway does not take it up either."""
+    activate(1)
+    wait_for_generation(screening, 1)
+
+    def refuse(active):
+        if active.generation == 2:
+            raise RuntimeError
+
+    worker = Follower(settings.state_dir, "worker", refuse)
+    worker.start()
+    activate(2, target())
+    wait_for(lambda: all(f.failed_generation == 2 for f in followers(settings.state_dir)))
+
+    assert screening.current().generation == 1
+
+    worker.stop()
+
+
+def test_a_failing_encoder_fails_closed(screening, activate, encoder):
+    """No decision is made up, and the thread lives on."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    encoder.fail = True
+    with pytest.raises(GuardUnavailable):
+        screen(screening, "something new")
+    encoder.fail = False
+
+    assert screen(screening, PROMPT).verdict is Verdict.STEER
+
+
+def test_a_full_queue_is_overload(screening, activate, encoder, monkeypatch):
+    """Waiting requests are bounded; the event loop is never blocked meanwhile."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    encoder.gate.clear()
+
+    async def flood():
+        waiting = [asyncio.ensure_future(screening.screen([f"text {i}"])) for i in range(1200)]
+        begun = time.monotonic()
+        await asyncio.sleep(0.05)
+        late = time.monotonic() - begun
+        encoder.gate.set()
+        return late, await asyncio.gather(*waiting, return_exceptions=True)
+
+    late, outcomes = asyncio.run(flood())
+    refused = [o for o in outcomes if isinstance(o, Overloaded)]
+
+    assert late < 1.0
+    assert 0 < len(refused) < 1200
+    assert all(isinstance(o, Overloaded) or o.verdict is Verdict.ALLOW for o in outcomes)
+
+
+def test_facts_of_the_workers_are_read(screening, settings):
+    """Closed slots and counters reach the gateway."""
+    LedgerWriter(settings.state_dir / "facts").close_slot(5, CloseReason.NOTHING_LEFT)
+
+    assert screening.closed(5) is CloseReason.NOTHING_LEFT
+    assert screening.closed(6) is None
+    assert screening.worker_facts().closed_slots["nothing_left"] == 1
