@@ -119,6 +119,8 @@ def _serve(
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
     worker.stop()
+    if isinstance(worker.fault, StartFault):
+        raise worker.fault
     return 1 if worker.fault is not None else 0
 
 

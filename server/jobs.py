@@ -21,6 +21,7 @@ from server.errors import (
     PolicyNotAcknowledged,
     PolicyNotCompiled,
     PolicyRejected,
+    StartFault,
     StoreFault,
 )
 from server.log import fault_fields, get_logger
@@ -95,7 +96,7 @@ class JobWorker:
 
     def _run(self) -> None:
         try:
-            self._compiler = self._build_compiler()
+            self._compiler = self._build()
             while not self._stop.is_set():
                 self._run_guarded()
         except _Stopped:
@@ -105,6 +106,13 @@ class JobWorker:
             self.ready = False
             log.error("worker_failed", **fault_fields(error))
             self._on_fault()
+
+    def _build(self) -> Compiler:
+        try:
+            return self._build_compiler()
+        except Exception as error:
+            # No target has been read yet, so the message can be shown.
+            raise StartFault(f"cannot load the models: {error}") from error
 
     def _run_guarded(self) -> None:
         """Work until a fault of store or disk; jobs cut short by one are taken up again."""

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from detectors.detection import Detection
 from guard.decision import Decision
 
+REQUESTS = "lethegate_requests_total"
 OTHER = "other"
 
 
@@ -71,9 +72,7 @@ class GatewayMetrics:
     def __init__(
         self, registry: CollectorRegistry, facts: Callable[[], WorkerFacts] = WorkerFacts
     ) -> None:
-        self._requests = Counter(
-            "lethegate_requests_total", "Requests by verdict.", ["verdict"], registry=registry
-        )
+        self._requests = Counter(REQUESTS, "Requests by verdict.", ["verdict"], registry=registry)
         self._detections = Counter(
             "lethegate_detections_total",
             "Detections that were enforced.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +32,16 @@ from server.store import Store
 from server.worklist import Worklist
 
 ADMIN = {"authorization": "Bearer admin-key"}
+
+
+@pytest.fixture(autouse=True)
+def _logging_restored() -> Iterator[None]:
+    """Undo what a command run in this process did to logging: its streams are closed by then."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers, root.level = handlers, level
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import pytest
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active, ActivePointer, Follower
 from server.activation import SnapshotPublisher
+from server.errors import StartFault
 from server.jobs import JobWorker
 from server.schemas import TargetIn
 from server.settings import Settings
@@ -260,7 +261,8 @@ def test_a_compiler_that_cannot_be_built_is_a_fault(
     worker = make_worker(build_compiler=build, on_fault=lambda: told.append(True))
     settle(lambda: bool(told))
 
-    assert isinstance(worker.fault, RuntimeError)
+    assert isinstance(worker.fault, StartFault)
+    assert "no such model" in str(worker.fault)
     assert not worker.ready
 
 
