@@ -25,6 +25,7 @@ class Pair:
     http: httpx.Client
     admin: AdminClient
     admin_http: httpx.Client
+    state: Path
     model: str = SERVED_NAME
 
     def ask(self, client, question, **more):
@@ -82,6 +83,7 @@ def pair(demo_model, demo_target):
                 http,
                 admin,
                 admin_http,
+                servers.state,
             )
 
 
