@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ from detectors.extraction import subject_names
 from detectors.similarity import best_cosine_per_text
 from detectors.tables import ClassifierTables, RowKind
 from detectors.targets import ForgetTarget
-from detectors.windows import prompt_windows
+from detectors.windows import passages, prompt_windows
 
 # Weak evidence forbids only what the matched items answer, so it may fire this much oftener.
 WEAK_FACTOR = 2.0
-WEAK_FLOOR = 0.40
-STRONG_FLOOR = 0.45
+# Weak and strong thresholds never lie below these: a small registry would otherwise spend its whole
+# false-positive rate on questions of the same form about other people. Measured on TOFU with 1, 2,
+# 5 and 20 authors registered: 0.70 loses no paraphrase (the farthest is at 0.73).
+FLOORS = {RowKind.PROMPT: (0.65, 0.70), RowKind.DOCUMENT: (0.50, 0.55)}
 # A registered prompt itself must always fire, whatever stands among the benign prompts.
 CEILING = 0.97
 
@@ -35,11 +37,11 @@ class _Texts:
     owners: npt.NDArray[np.int32]
 
     @classmethod
-    def cut(cls, texts: Sequence[str]) -> _Texts:
+    def cut(cls, texts: Sequence[str], cutter: Callable[[str], list[str]]) -> _Texts:
         windows: list[str] = []
         owners: list[int] = []
         for owner, text in enumerate(texts):
-            cut = prompt_windows([text])
+            cut = cutter(text)
             windows += cut
             owners += [owner] * len(cut)
         return cls(windows, np.array(owners, dtype=np.int32))
@@ -55,33 +57,56 @@ def build_tables(
     any row of the whole registry, so that the rate is one of the registry and not of each target.
     It is shared equally among the kinds of rows present (union bound).
     """
-    examples = [(t, i, e.prompt) for t, x in enumerate(targets) for i, e in enumerate(x.examples)]
-    documents = [(t, document.text) for t, x in enumerate(targets) for document in x.documents]
-    prompts = _Texts.cut([prompt for _, _, prompt in examples])
-    pages = _Texts.cut([text for _, text in documents])
+    rows = _rows(targets)
     retain = [text for target in targets for text in target.retain_examples]
-    innocent = _Texts.cut(list(dict.fromkeys([*benign, *retain])))
-    encoded = encoder.encode([*prompts.windows, *pages.windows, *innocent.windows])
-    rows = len(prompts.windows) + len(pages.windows)
-    row_target = [examples[o][0] for o in prompts.owners] + [documents[o][0] for o in pages.owners]
-    row_item = [examples[o][1] for o in prompts.owners] + [-1] * len(pages.owners)
-    kinds = [RowKind.PROMPT] * len(prompts.owners) + [RowKind.DOCUMENT] * len(pages.owners)
-    calibration = _Calibration(encoded[:rows], np.array(kinds, np.int8), encoded[rows:], innocent)
+    innocent = _Texts.cut([*dict.fromkeys([*benign, *retain])], lambda text: prompt_windows([text]))
+    encoded = encoder.encode([*rows.windows, *innocent.windows])
+    embeddings, of_innocent = np.split(encoded, [len(rows.windows)])
+    calibration = _Calibration(embeddings, rows.kind, of_innocent, innocent)
     by_target = [calibration.thresholds(target.alpha or alpha) for target in targets]
-    row_targets = np.array(row_target, dtype=np.int32)
     return ClassifierTables(
         encoder_id=encoder.id,
         target_ids=tuple(target.id for target in targets),
-        embeddings=encoded[:rows],
-        row_target=row_targets,
-        row_item=np.array(row_item, dtype=np.int32),
-        row_kind=calibration.kinds,
+        embeddings=embeddings,
+        row_target=rows.target,
+        row_item=rows.item,
+        row_kind=rows.kind,
         thresholds=_threshold_array(by_target),
         aliases=tuple(pair for t, x in enumerate(targets) for pair in _aliases(x, t)),
         reports={
-            target.id: _report(target, by_target[t], calibration, row_targets == t)
+            target.id: _report(target, by_target[t], calibration, rows.target == t)
             for t, target in enumerate(targets)
         },
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is registered of all targets, before encoding."""
+
+    windows: list[str]
+    target: npt.NDArray[np.int32]  # [rows]
+    item: npt.NDArray[np.int32]  # [rows]
+    kind: npt.NDArray[np.int8]  # [rows]
+
+
+def _rows(targets: Sequence[ForgetTarget]) -> _Rows:
+    sources = [
+        (t, i, RowKind.PROMPT, example.prompt)
+        for t, target in enumerate(targets)
+        for i, example in enumerate(target.examples)
+    ] + [
+        (t, -1, RowKind.DOCUMENT, document.text)
+        for t, target in enumerate(targets)
+        for document in target.documents
+    ]
+    cut = _Texts.cut([text for *_, text in sources], passages)
+    target, item, kind = ([source[column] for source in sources] for column in range(3))
+    return _Rows(
+        cut.windows,
+        np.array(target, dtype=np.int32)[cut.owners],
+        np.array(item, dtype=np.int32)[cut.owners],
+        np.array(kind, dtype=np.int8)[cut.owners],
     )
 
 
@@ -109,9 +134,10 @@ class _Calibration:
 
     def _pair(self, kind: RowKind, alpha: float) -> tuple[Threshold, Threshold]:
         scores = self.scores[kind]
-        strong = conformal_threshold(scores, alpha, floor=STRONG_FLOOR, ceiling=CEILING)
+        weak_floor, strong_floor = FLOORS[kind]
+        strong = conformal_threshold(scores, alpha, floor=strong_floor, ceiling=CEILING)
         loose = min(WEAK_FACTOR * alpha, 0.5)
-        weak = conformal_threshold(scores, loose, floor=WEAK_FLOOR, ceiling=strong.value)
+        weak = conformal_threshold(scores, loose, floor=weak_floor, ceiling=strong.value)
         return weak, strong
 
 

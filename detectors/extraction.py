@@ -29,7 +29,8 @@ _RARE_TITLE = -7.5
 _RARE_SINGLE_TITLE = 3.0
 _LONG_NUMBER_DIGITS = 6
 _KNOWN_FORM = 2.0
-_SUBJECT_SHARE = 0.3
+_SUBJECT_SHARE = 0.5
+_TOP_SUBJECT_SHARE = 0.3
 
 
 class Reason(StrEnum):
@@ -83,23 +84,28 @@ def extract(target: ForgetTarget) -> Extraction:
 
 
 def subject_names(target: ForgetTarget) -> tuple[str, ...]:
-    """Full names that a large share of the target's prompts are about.
+    """Full names that most of the target's prompts are about.
 
-    They are as good as aliases: names of two words or more in at least two prompts and 30 % of
-    them, distinctive, and neither struck by the operator nor found in a retain example.
+    They are as good as aliases: names of two words or more, in at least two prompts and half of
+    them (30 % for the most frequent one), not everyday words in a row, and neither struck by the
+    operator nor found in a retain example. On TOFU and RWKU they never named anyone else.
     """
     counts: Counter[str] = Counter()
     spelled: dict[str, str] = {}
     for example in target.examples:
-        for span in {_key(s.text): s for s in names(example.prompt)}.values():
-            counts[_key(span.text)] += 1
-            spelled.setdefault(_key(span.text), span.text)
-    least = max(2.0, _SUBJECT_SHARE * len(target.examples))
+        for key, text in {_key(span.text): span.text for span in names(example.prompt)}.items():
+            if len(key.split()) > 1:
+                counts[key] += 1
+                spelled.setdefault(key, text)
+    most = max(counts.values(), default=0)
+    share = {True: _TOP_SUBJECT_SHARE, False: _SUBJECT_SHARE}
     struck = {_key(phrase) for phrase in target.excluded_phrases}
     found = [
         spelled[key]
         for key, count in sorted(counts.items())
-        if count >= least and len(key.split()) > 1 and key not in struck and _distinctive_name(key)
+        if count >= max(2.0, share[count == most] * len(target.examples))
+        and key not in struck
+        and _distinctive_title(spelled[key].lower())
     ]
     return tuple(_not_retained(found, target.retain_examples))
 
