@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from server.cli_admin import jobs_app, targets_app
+from server.cli_bench import bench_app
 from server.cli_settings import Fail, with_settings
 from server.settings import Settings
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 # Each command group lives in a file of its own; `bench` and `eval` are added in the same way.
 app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command(

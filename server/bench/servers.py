@@ -1,0 +1,232 @@
+"""Servers under test: plain vLLM and the guarded server, as processes of their own.
+
+Nothing outlives `Servers`: on leaving it, for whatever reason, every process group is ended, and
+the guarded server's state (which holds the forget target) is deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from server.bench.errors import ServerDied
+from server.client import AdminClient
+from server.errors import ServerError
+from server.settings import ENV_PREFIX
+
+SERVED_NAME = "bench"
+READY_SECONDS = 600.0
+_POLL_SECONDS = 0.25
+_GRACE_SECONDS = 20.0
+_TAIL_LINES = 25
+# What an operator may have set to describe the machine; the rest would change what is measured
+# (keys, addresses, another store).
+_KEPT_SETTINGS = frozenset(
+    f"{ENV_PREFIX}{name}" for name in ("ENCODER", "ENCODER_DEVICE", "ALPHA", "HOLDBACK_CHARS")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start one server."""
+
+    name: str
+    command: Sequence[str]
+    base_url: str
+    ready_path: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def plain_launch(model: str, flags: Sequence[str]) -> Launch:
+    """vLLM's own OpenAI server."""
+    (port,) = _free_ports(1)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", SERVED_NAME]
+    command += ["--logprobs-mode", "processed_logprobs", *flags]
+    return Launch("plain", command, f"http://127.0.0.1:{port}", "/health")
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedLaunch(Launch):
+    """How to start the guarded server, and how to reach its admin API."""
+
+    admin_url: str = ""
+    admin_key: str = field(default="", repr=False)
+
+    def admin(self) -> AdminClient:
+        """A client of its admin API."""
+        return AdminClient(self.admin_url, self.admin_key)
+
+
+def guarded_launch(model: str, flags: Sequence[str], state: Path) -> GuardedLaunch:
+    """`lethegate serve` with a fresh state directory and nothing registered."""
+    port, admin_port = _free_ports(2)
+    key = secrets.token_urlsafe(24)
+    command = [sys.executable, "-m", "server", "serve", model, "--state-dir", str(state)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--admin-host", "127.0.0.1", "--admin-port", str(admin_port)]
+    command += ["--served-model-name", SERVED_NAME, *flags]
+    return GuardedLaunch(
+        name="guarded",
+        command=command,
+        base_url=f"http://127.0.0.1:{port}",
+        ready_path="/readyz",
+        environment={f"{ENV_PREFIX}ADMIN_KEY": key},
+        admin_url=f"http://127.0.0.1:{admin_port}",
+        admin_key=key,
+    )
+
+
+class Servers:
+    """Starts servers and, on leaving, ends them all.
+
+    Logs and state lie in `directory`, a temporary one. It is deleted, except that the logs stay
+    after a ServerError, which then carries their last lines as notes.
+    """
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="lethegate-bench-"))
+        self.state = self.directory / "state"
+        self._running: list[_Server] = []
+
+    def start(self, launch: Launch) -> None:
+        """Start a server and wait until it is ready.
+
+        Raises:
+            ServerDied: it ended, or was not ready in time.
+        """
+        server = _Server(launch, self.directory / f"{launch.name}.log")
+        self._running.append(server)
+        server.wait_until_ready()
+
+    def check(self) -> None:
+        """Tell whether all of them still live.
+
+        Raises:
+            ServerDied: one does not.
+        """
+        for server in self._running:
+            server.check()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, ServerError):
+            # Before they are told to stop: what they say then is of no interest.
+            for server in self._running:
+                error.add_note(server.tail())
+        with _uninterrupted():
+            for server in self._running:
+                server.ask_to_stop()
+            for server in self._running:
+                server.stop()
+        shutil.rmtree(self.state, ignore_errors=True)
+        if not isinstance(error, ServerError):
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class _Server:
+    """One process, leader of a session and process group of its own."""
+
+    def __init__(self, launch: Launch, log: Path) -> None:
+        self._launch = launch
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                list(launch.command),
+                env={**_environment(os.environ), **launch.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches the bench alone, which then ends it
+            )
+
+    def wait_until_ready(self) -> None:
+        begun = time.monotonic()
+        with httpx.Client(base_url=self._launch.base_url, trust_env=False) as http:
+            while time.monotonic() - begun < READY_SECONDS:
+                self.check()
+                with suppress(httpx.HTTPError):
+                    if http.get(self._launch.ready_path).status_code == 200:
+                        return
+                time.sleep(_POLL_SECONDS)
+        raise ServerDied(f"the {self._launch.name} server is not ready after {READY_SECONDS:.0f} s")
+
+    def check(self) -> None:
+        status = self._process.poll()
+        if status is not None:
+            raise ServerDied(f"the {self._launch.name} server ended with status {status}")
+
+    def ask_to_stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_SECONDS)
+        # Whatever is left of the group: a leader that hangs, or children that lost theirs.
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def tail(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        shown = "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+        return f"The {self._launch.name} server's log, {self._log}, ends with:\n{shown}"
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C while servers are being ended, which is bounded in time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """A server's environment: no settings of another server, no phoning home, a modest cache."""
+    kept = {
+        name: value
+        for name, value in inherited.items()
+        if not name.startswith(ENV_PREFIX) or name in _KEPT_SETTINGS
+    }
+    return {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", **kept}
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

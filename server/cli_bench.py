@@ -1,0 +1,153 @@
+"""`lethegate bench`: measure what the guard costs on this machine."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from server.errors import ServerError
+
+bench_app = typer.Typer(help="Measure what the guard costs, against plain vLLM on this machine.")
+
+_EXTRA_FLAGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+_EPILOG = "Every other flag goes to vLLM, to both servers alike; what follows -- goes to it unread."
+
+JsonFile = Annotated[Path, typer.Option("--json", help="Where to write the figures.")]
+Model = Annotated[
+    str | None, typer.Option(help="Model: local path or hub name. [default: the demo's]")
+]
+TargetFile = Annotated[Path | None, typer.Option(help="Target to register, as JSON.")]
+Unmatched = Annotated[
+    Path | None,
+    typer.Option(help='JSONL of {"question"} that no target matches. [default: the demo\'s]'),
+]
+Matched = Annotated[
+    Path | None,
+    typer.Option(help='JSONL of {"question"} that the target matches. [default: the demo\'s]'),
+]
+MaxTokens = Annotated[int, typer.Option(help="Tokens of every answer.", min=2)]
+
+
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def serving(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Model = None,
+    target: TargetFile = None,
+    unmatched: Unmatched = None,
+    matched: Matched = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of four arms.", min=3)] = 3,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 16,
+    requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 192,
+    max_tokens: MaxTokens = 64,
+) -> None:
+    """Throughput and latency, guarded against plain, with unmatched and with matched traffic."""
+    with _one_line_errors():
+        from server.bench.inputs import matched_questions, read_target, unmatched_questions
+        from server.bench.serving import ServingPlan, bench_serving
+
+        name, flags = _model_and_flags(model, context.args)
+        plan = ServingPlan(
+            model=name,
+            flags=flags,
+            target=read_target(target),
+            unmatched=unmatched_questions(unmatched),
+            matched=matched_questions(matched),
+            rounds=rounds,
+            concurrency=concurrency,
+            requests=requests,
+            max_tokens=max_tokens,
+        )
+        _run(json_file, lambda progress: bench_serving(plan, progress))
+
+
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def registration(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Model = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(help="Target to register, as JSON. [default: 400 invented pairs]"),
+    ] = None,
+    unmatched: Unmatched = None,
+    repetitions: Annotated[int, typer.Option(help="Registrations to measure.", min=3)] = 3,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 8,
+    max_tokens: MaxTokens = 64,
+) -> None:
+    """Time until a registered target is in force, and what running streams notice of it."""
+    with _one_line_errors():
+        from server.bench.inputs import read_target, unmatched_questions
+        from server.bench.registration import RegistrationPlan, bench_registration
+
+        name, flags = _model_and_flags(model, context.args)
+        plan = RegistrationPlan(
+            model=name,
+            flags=flags,
+            target=None if target is None else read_target(target),
+            prompts=unmatched_questions(unmatched),
+            repetitions=repetitions,
+            concurrency=concurrency,
+            max_tokens=max_tokens,
+        )
+        _run(json_file, lambda progress: bench_registration(plan, progress))
+
+
+def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str]]:
+    """The model and vLLM's flags; the demo has its own, and two servers share one GPU's memory."""
+    from server.bench.inputs import DEMO_FLAGS, model_or_demo
+    from server.bench.report import gpus
+
+    chosen = flags or (list(DEMO_FLAGS) if model is None else [])
+    if gpus() and not any(flag.startswith("--gpu-memory-utilization") for flag in chosen):
+        chosen = [*chosen, "--gpu-memory-utilization", "0.4"]
+    return model_or_demo(model), chosen
+
+
+def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> None:
+    from server.bench.report import check_writable, write_report
+
+    check_writable(json_file)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+        figures = bench(progress)
+    write_report(json_file, figures)
+    _print(figures)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    """A table of the figures: those with a spread on one line each."""
+    table = Table("figure", "median", "min", "max", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for key, value in figures.items():
+        if f"{key}_min" in figures:
+            low, high = figures[f"{key}_min"], figures[f"{key}_max"]
+            table.add_row(key, f"{value:.4g}", f"{low:.4g}", f"{high:.4g}")
+        elif isinstance(value, int):
+            table.add_row(key, str(value), "", "")
+    Console().print(table)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Errors as one line, then what the servers' logs say; SIGTERM and SIGHUP act as Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    except ServerError as error:
+        for note in getattr(error, "__notes__", ()):
+            typer.echo(note, err=True)
+        typer.echo(f"lethegate: {error}", err=True)
+        from server.bench.errors import InputMissing
+
+        raise typer.Exit(2 if isinstance(error, InputMissing) else 1) from None
