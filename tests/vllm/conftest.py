@@ -1,4 +1,4 @@
-"""Two real servers for the end-to-end tests: plain vLLM and the guarded one, with the same flags."""
+"""Two real servers for end-to-end tests: plain vLLM and the guarded one, with the same flags."""
 
 import json
 import threading
