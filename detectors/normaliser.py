@@ -1,8 +1,8 @@
 """The declared set of spellings that count as the same text, used by every matcher.
 
 Two texts are the same to Lethegate when `fold` makes them equal. Each code point folds on its own,
-without looking at its neighbours, so a matcher that sees text token by token folds it exactly as one
-that sees it whole. The set, in the order it is applied to one code point:
+without looking at its neighbours, so a matcher that sees text token by token folds it exactly as
+one that sees it whole. The set, in the order it is applied to one code point:
 
 1. Dropped: format characters (zero-width, soft hyphen, bidirectional marks, tags, byte-order mark),
    control characters that are not white space, variation selectors, fillers, and generic combining
@@ -105,8 +105,8 @@ def _fold_once(char: str) -> str:
         return ""
     if char in _PUNCTUATION:
         return _PUNCTUATION[char]
-    if char in _LOOK_ALIKES:
-        return _LOOK_ALIKES[char]
+    if char.lower() in _LOOK_ALIKES:
+        return _LOOK_ALIKES[char.lower()]
     if unicodedata.category(char) == "Cs":
         return REPLACEMENT
     digit = unicodedata.decimal(char, None)

@@ -26,6 +26,7 @@ from detectors.normaliser import at_border, fold, fold_with_origins, is_word_cha
         ("ﬁne", "fine"),
         ("١٩٨٤", "1984"),
         ("Søren", "soren"),
+        ("\u03f9\u03f2", "cc"),  # Greek lunate sigma, both cases
         ("ʟᴇᴛʜᴇ", "lethe"),
         ("홍길동", "홍길동"),
         ("a\x00b", "ab"),
