@@ -113,13 +113,14 @@ def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str
 
 
 def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> None:
-    from server.bench.report import check_writable, write_report
+    from server.bench.report import check_writable, load_average, write_report
 
     check_writable(json_file)
+    load_before = load_average()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
         figures = bench(progress)
-    write_report(json_file, figures)
+    write_report(json_file, figures, load_before)
     _print(figures)
 
 
@@ -140,6 +141,8 @@ def _print(figures: dict[str, Any]) -> None:
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
     """Errors as one line, then what the servers' logs say; SIGTERM and SIGHUP act as Ctrl-C."""
+    # A shell starts background jobs with Ctrl-C ignored; the others would then do nothing either.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

@@ -33,24 +33,32 @@ def check_writable(path: Path) -> None:
         raise InputMissing(f"cannot write {path}: {error.strerror}") from None
 
 
-def write_report(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write the figures, flat, with `machine`, `versions` and `command`."""
-    report = {**figures, "machine": machine(), "versions": versions(), "command": command()}
+def write_report(path: Path, figures: Mapping[str, Any], load_before: float) -> None:
+    """Write the figures, flat, with `machine`, `versions` and `command`.
+
+    `load_before` is the `load_average` before the run: how busy the machine was with other things.
+    """
+    machine_then = {**machine(), "load_average_before": load_before}
+    report = {**figures, "machine": machine_then, "versions": versions(), "command": command()}
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     _draft(path).write_text(text, encoding="utf-8")
     _draft(path).replace(path)
 
 
 def machine() -> dict[str, Any]:
-    """Processor, memory, accelerators and how busy the machine is."""
+    """Processor, memory and accelerators."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "load_average_1min": round(os.getloadavg()[0], 2),
     }
+
+
+def load_average() -> float:
+    """Processes that ran or waited to run, averaged over the last minute."""
+    return round(os.getloadavg()[0], 2)
 
 
 def gpus() -> list[str]:

@@ -184,11 +184,17 @@ class _Server:
             self._process.terminate()
 
     def stop(self) -> None:
-        with suppress(subprocess.TimeoutExpired):
+        pid = self._process.pid
+        try:
             self._process.wait(_GRACE_SECONDS)
-        # Whatever is left of the group: a leader that hangs, or children that lost theirs.
+        except subprocess.TimeoutExpired:
+            # It hangs. The guarded server's control process has a session of its own.
+            for each in (pid, *_descendants(pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+        # Whatever is left of the group: children that lost their leader.
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(pid, signal.SIGKILL)
         self._process.wait()
 
     def tail(self) -> str:
@@ -208,6 +214,20 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def _descendants(ancestor: int) -> list[int]:
+    """Every process below a living one, as Linux's /proc tells."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The name, in brackets, may hold anything; state and parent follow it.
+            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [ancestor]
+    for pid in found:
+        found += children.get(pid, ())
+    return found[1:]
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from signal import SIGHUP, SIGTERM, getsignal, signal
+from signal import SIGHUP, SIGINT, SIGTERM, getsignal, signal
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ run = CliRunner().invoke
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """The commands take over signals of their process, which is ours here."""
-    before = {number: getsignal(number) for number in (SIGTERM, SIGHUP)}
+    before = {number: getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)}
     yield
     for number, handler in before.items():
         signal(number, handler)

@@ -19,13 +19,14 @@ class TestWriteReport:
         """Nobody can repeat a figure without them."""
         monkeypatch.setattr(sys, "argv", ["x", "bench", "serving", "--json", "a file"])
         path = tmp_path / "report.json"
-        write_report(path, {"ratio": 0.97})
+        write_report(path, {"ratio": 0.97}, load_before=0.5)
         report = json.loads(path.read_text())
 
         assert report["ratio"] == 0.97
         assert report["command"] == "lethegate bench serving --json 'a file'"
         assert report["machine"]["cores"] >= 1
         assert report["machine"]["memory_gib"] > 0
+        assert report["machine"]["load_average_before"] == 0.5
         assert {"python", "lethegate", "torch"} <= report["versions"].keys()
         assert list(tmp_path.iterdir()) == [path]
 

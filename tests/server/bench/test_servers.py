@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from server.bench import servers as bench_servers
 from server.bench.errors import ServerDied
 from server.bench.servers import Launch, Servers, guarded_launch, plain_launch
 
@@ -26,6 +27,7 @@ server = http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
 pathlib.Path(sys.argv[2]).write_text(str(child.pid))
 server.serve_forever()
 """
+OWN_SESSION = "stubborn], start_new_session=True)"
 
 
 def launch(tmp_path: Path, code: str) -> Launch:
@@ -71,6 +73,18 @@ class TestServers:
 
         assert wait_for_the_end_of(child)
         assert not servers.directory.exists()
+
+    def test_a_server_that_hangs_is_killed_with_all_below_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A child in a session of its own too: the control process is one."""
+        monkeypatch.setattr(bench_servers, "_GRACE_SECONDS", 0.5)
+        hanging = "import signal; signal.signal(15, signal.SIG_IGN)\n" + SERVER
+        with Servers() as servers:
+            servers.start(launch(tmp_path, hanging.replace("stubborn])", OWN_SESSION)))
+            child = int((tmp_path / "pid").read_text())
+
+        assert wait_for_the_end_of(child)
 
     def test_a_server_that_ends_is_told_with_its_log(self, tmp_path: Path) -> None:
         """The log stays for the reader; the state does not."""
