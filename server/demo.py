@@ -212,7 +212,7 @@ def invitation(settings: Settings) -> str:
         f"curl -s {authorization} {target}",
         "# stop forgetting it: the first question is answered again",
         f"curl -s -X DELETE {authorization} {target}",
-        "# and forget it again",
+        "# and forget it again, a moment later",
         f"curl -s -X POST {authorization} -H 'Content-Type: application/json' "
         f"--data-binary @{shlex.quote(str(TARGET))} {admin}/targets",
         "",

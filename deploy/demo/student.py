@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    logging,
+)
 
 PADDING, END = "<|endoftext|>", "<|end|>"
 SPECIAL = (PADDING, END, "<|system|>", "<|user|>", "<|assistant|>")
@@ -75,6 +81,7 @@ class Student:
 
     def save(self, directory: Path) -> None:
         """Write model (bfloat16) and tokenizer as vLLM and transformers load them."""
+        logging.disable_progress_bar()  # one file, written at once
         self.model.to(torch.bfloat16).save_pretrained(directory)
         self.model.to(torch.float32)  # the same values; a CPU computes faster with them
         self.tokenizer.save_pretrained(directory)
