@@ -80,4 +80,7 @@ def _as_uv_variables(settings: dict[str, str]) -> dict[str, str]:
 if __name__ == "__main__":
     if sys.argv[1:] not in (["cpu"], ["cuda"]):
         sys.exit("usage: install.py cpu|cuda")
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except KeyboardInterrupt:
+        sys.exit("\nsetup: stopped; run it again to go on")
