@@ -26,12 +26,22 @@ class Pair:
     admin: AdminClient
     admin_http: httpx.Client
     state: Path
+    admin_key: str
     model: str = SERVED_NAME
 
     def ask(self, client, question, **more):
         messages = [{"role": "user", "content": question}]
         more = {"temperature": 0, "max_tokens": 80} | more
         return client.chat.completions.create(model=self.model, messages=messages, **more)
+
+    def ask_as_admin(self, question, **more):
+        """The guarded answer and, because an admin asks, what was decided about the question."""
+        client = self.guarded.with_options(api_key=self.admin_key)
+        messages = [{"role": "user", "content": question}]
+        raw = client.chat.completions.with_raw_response.create(
+            model=self.model, messages=messages, **{"temperature": 0, "max_tokens": 80} | more
+        )
+        return raw.headers["x-lethegate-decision"], raw.parse()
 
     def metric(self, name):
         lines = self.http.get("/metrics").text.splitlines()
@@ -84,6 +94,7 @@ def pair(demo_model, demo_target):
                 admin,
                 admin_http,
                 servers.state,
+                guarded.admin_key,
             )
 
 
