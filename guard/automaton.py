@@ -17,23 +17,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from detectors.normaliser import REPLACEMENT, fold, is_word_char
 from detectors.targets import Phrase
-from guard import kernels
+from guard import compile_kernels as kernels
 from guard.errors import CompileError
-from guard.stream import WORD_START, stream
+from guard.stream import WORD_START, streams
 from guard.vocabulary import Vocabulary
 
 Int32 = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Pattern:
+class Pattern(NamedTuple):
     """A phrase as the automaton reads it.
 
     `stream` begins with WORD_START if the phrase must start a word; `ends_word` says that it counts
@@ -50,49 +50,93 @@ def pattern_of(phrase: Phrase) -> Pattern:
     Raises:
         CompileError: nothing is left of the phrase when it is folded.
     """
-    folded = fold(phrase.text).strip()
-    if not folded or REPLACEMENT in folded:
+    return patterns_of([phrase])[0]
+
+
+def patterns_of(phrases: Sequence[Phrase]) -> list[Pattern]:
+    """The pattern of each phrase.
+
+    Raises:
+        CompileError: nothing is left of a phrase when it is folded.
+    """
+    folded = [fold(phrase.text).strip() for phrase in phrases]
+    if any(not text or REPLACEMENT in text for text in folded):
         raise CompileError("a phrase has no characters that can be matched")
-    whole = stream(folded)
-    if not phrase.whole_word and whole[0] == WORD_START:
-        whole = whole[1:]
-    return Pattern(whole, phrase.whole_word and is_word_char(folded[-1]))
+    found = streams(folded)
+    flat, bounds = found.bytes.tobytes(), found.start.tolist()
+    whole = (flat[low:high] for low, high in pairwise(bounds))
+    return [
+        Pattern(one, is_word_char(text[-1]))
+        if phrase.whole_word
+        else Pattern(one[1:] if one[0] == WORD_START else one, False)
+        for phrase, text, one in zip(phrases, folded, whole, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
     """The automaton's arrays. S states, P phrases, E entries, I pairs.
 
+    What a step reads of one state, or of one entry, lies side by side in memory.
+
     Attributes:
-        first_child: [S + 1] int32, children of s are first_child[s] .. first_child[s + 1].
+        nodes: [S + 1, 4] int32, columns `first_child`, `fail`, `entry_state`, `entry_start`; the
+            last row only closes the row pointers.
         label: [S] uint8, the symbol on the way into a state.
-        fail: [S] int32, Aho-Corasick failure links.
         out_state: [S] int32, nearest suffix state, itself first, where a phrase ends; 0 for none.
         phrase_open: [S] int32, the phrase that ends here if the word ends too; -1 for none.
         phrase_any: [S] int32, the phrase that ends here however the text goes on; -1 for none.
-        entry_state: [S] int32, nearest suffix state, itself first, that has entries; 0 for none.
-        entry_start: [S + 1] int32, entries of state s.
-        entry_phrase, entry_low, entry_high: [E] int32.
+        entries: [E, 3] int32, columns `entry_phrase`, `entry_low`, `entry_high`.
         inside_start: [P + 1] int32 and inside_token [I] int32, tokens that hold phrase p.
         initial: [P, 2] int32, range of the order that begins with phrase p.
         longest: [1] int32, bytes of the longest pattern.
     """
 
-    first_child: Int32
+    nodes: Int32
     label: npt.NDArray[np.uint8]
-    fail: Int32
     out_state: Int32
     phrase_open: Int32
     phrase_any: Int32
-    entry_state: Int32
-    entry_start: Int32
-    entry_phrase: Int32
-    entry_low: Int32
-    entry_high: Int32
+    entries: Int32
     inside_start: Int32
     inside_token: Int32
     initial: Int32
     longest: Int32
+
+    @property
+    def first_child(self) -> Int32:
+        """[S + 1], children of s are first_child[s] .. first_child[s + 1]."""
+        return self.nodes[:, 0]
+
+    @property
+    def fail(self) -> Int32:
+        """Aho-Corasick failure links."""
+        return self.nodes[:, 1]
+
+    @property
+    def entry_state(self) -> Int32:
+        """Nearest suffix state, itself first, that has entries; 0 for none."""
+        return self.nodes[:, 2]
+
+    @property
+    def entry_start(self) -> Int32:
+        """[S + 1], entries of s are entry_start[s] .. entry_start[s + 1]."""
+        return self.nodes[:, 3]
+
+    @property
+    def entry_phrase(self) -> Int32:
+        """[E], the phrase that is completed."""
+        return self.entries[:, 0]
+
+    @property
+    def entry_low(self) -> Int32:
+        """[E], first place in the vocabulary's order that completes it."""
+        return self.entries[:, 1]
+
+    @property
+    def entry_high(self) -> Int32:
+        """[E], one behind the last such place."""
+        return self.entries[:, 2]
 
     @property
     def num_phrases(self) -> int:
@@ -103,6 +147,17 @@ class Tables:
         """The arrays by name, for storage."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
+    def plain(self) -> Tables:
+        """The same memory as plain read-only arrays.
+
+        Compiled loops take these several times faster than memory-mapped ones, and have one type to
+        be compiled for.
+        """
+        views = {name: np.asarray(array).view() for name, array in self.arrays().items()}
+        for view in views.values():
+            view.flags.writeable = False
+        return Tables.load(views)
+
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Tables:
         """The inverse of `arrays`."""
@@ -111,78 +166,95 @@ class Tables:
 
 def index_phrases(phrases: Iterable[Phrase]) -> tuple[list[Pattern], list[int]]:
     """Distinct patterns in table order, and for each phrase the id of its pattern."""
-    patterns = [pattern_of(phrase) for phrase in phrases]
-    distinct = sorted(set(patterns), key=lambda p: (p.stream, p.ends_word))
+    patterns = patterns_of(list(phrases))
+    distinct = sorted(set(patterns))
     ids = {pattern: i for i, pattern in enumerate(distinct)}
     return distinct, [ids[pattern] for pattern in patterns]
 
 
 def build_tables(patterns: Sequence[Pattern], vocabulary: Vocabulary) -> Tables:
     """Compile distinct, sorted patterns (`index_phrases`) against a vocabulary."""
-    trie = _Trie(sorted({p.stream for p in patterns}))
+    flat = _Flat(patterns)
+    trie = _Trie(flat)
     phrase_open = np.full(trie.num_states, -1, np.int32)
     phrase_any = np.full(trie.num_states, -1, np.int32)
-    states = np.array([trie.end[p.stream] for p in patterns], np.int32)
-    for phrase, pattern in enumerate(patterns):
-        (phrase_open if pattern.ends_word else phrase_any)[states[phrase]] = phrase
-    fail = np.zeros(trie.num_states, np.int32)
+    phrases = np.arange(len(patterns), dtype=np.int32)
+    phrase_open[trie.end[flat.whole]] = phrases[flat.whole]
+    phrase_any[trie.end[~flat.whole]] = phrases[~flat.whole]
     out_state = np.zeros(trie.num_states, np.int32)
     ends = ((phrase_open >= 0) | (phrase_any >= 0)).astype(np.uint8)
-    kernels.build_links(trie.first_child, trie.label, trie.parent, ends, fail, out_state)
-    entries = _entries(patterns, states, trie.parent, vocabulary)
-    entry_start = _starts(entries[:, 0], trie.num_states)
-    entry_state = np.zeros(trie.num_states, np.int32)
-    kernels.nearest(fail, np.diff(entry_start) > 0, entry_state)
-    links = (trie.first_child, trie.label, fail, out_state, phrase_open, phrase_any)
+    nodes = np.zeros((trie.num_states + 1, 4), np.int32)
+    nodes[:, 0] = trie.first_child
+    kernels.build_links(nodes[:, 0], trie.label, trie.parent, ends, nodes[:, 1], out_state)
+    entries = _entries(flat, trie, vocabulary)
+    nodes[:, 3] = _starts(entries[:, 0], trie.num_states)
+    kernels.nearest(nodes[:, 1], np.diff(nodes[:, 3]) > 0, nodes[:, 2])
+    links = (nodes[:, 0], trie.label, nodes[:, 1], out_state, phrase_open, phrase_any)
     inside_start, inside_token = _inside(links, len(patterns), vocabulary)
     return Tables(
-        *links[:4],
-        phrase_open=phrase_open,
-        phrase_any=phrase_any,
-        entry_state=entry_state,
-        entry_start=entry_start,
-        entry_phrase=np.ascontiguousarray(entries[:, 1]),
-        entry_low=np.ascontiguousarray(entries[:, 2]),
-        entry_high=np.ascontiguousarray(entries[:, 3]),
-        inside_start=inside_start,
-        inside_token=inside_token,
-        initial=_initial(patterns, vocabulary),
-        longest=np.array([max((len(p.stream) for p in patterns), default=0)], np.int32),
+        nodes,
+        trie.label,
+        out_state,
+        phrase_open,
+        phrase_any,
+        np.ascontiguousarray(entries[:, 1:]),
+        inside_start,
+        inside_token,
+        _initial(flat, vocabulary),
+        np.array([flat.longest], np.int32),
     )
 
 
-class _Trie:
-    """The trie of sorted, distinct byte strings, states in breadth-first order."""
+class _Flat:
+    """Sorted patterns in flat arrays.
 
-    def __init__(self, streams: Sequence[bytes]) -> None:
-        flat, start = _flatten(streams)
-        counts = np.zeros(max((len(s) for s in streams), default=0) + 1, np.int64)
-        kernels.count_states(flat, start, counts)
+    Attributes:
+        bytes: [total] uint8 and start: [n + 1] int64, the patterns' streams.
+        whole: [n] bool, `Pattern.ends_word`.
+        longest: bytes of the longest one.
+    """
+
+    def __init__(self, patterns: Sequence[Pattern]) -> None:
+        lengths = np.fromiter((len(p.stream) for p in patterns), np.int64, len(patterns))
+        self.bytes = np.frombuffer(b"".join(p.stream for p in patterns), np.uint8)
+        self.start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        self.whole = np.fromiter((p.ends_word for p in patterns), np.bool_, len(patterns))
+        self.longest = int(lengths.max(initial=0))
+
+
+class _Trie:
+    """The trie of sorted byte strings, states in breadth-first order. `end` [n]: their states."""
+
+    def __init__(self, flat: _Flat) -> None:
+        counts = np.zeros(flat.longest + 1, np.int64)
+        kernels.count_states(flat.bytes, flat.start, counts)
         self.num_states = int(counts.sum())
         self.label = np.zeros(self.num_states, np.uint8)
         self.parent = np.zeros(self.num_states, np.int32)
-        end = np.zeros(len(streams), np.int32)
+        self.end = np.zeros(len(flat.whole), np.int32)
         depth_start = np.cumsum(counts) - counts
-        kernels.build_trie(flat, start, self.label, self.parent, end, depth_start)
-        self.end = dict(zip(streams, end.tolist(), strict=True))
+        kernels.build_trie(flat.bytes, flat.start, self.label, self.parent, self.end, depth_start)
         # The root is its own parent in the array, so it is left out; children begin behind it.
         self.first_child = _starts(self.parent[1:], self.num_states)
         self.first_child += 1
 
 
-def _entries(
-    patterns: Sequence[Pattern], states: Int32, parent: Int32, vocabulary: Vocabulary
-) -> Int32:
-    flat, start = _flatten([p.stream for p in patterns])
-    whole = np.array([p.ends_word for p in patterns], np.bool_)
+def _entries(flat: _Flat, trie: _Trie, vocabulary: Vocabulary) -> Int32:
     body = vocabulary.ordered
 
     def fill(out: Int32) -> Any:
         return kernels.build_entries(
-            flat, start, whole, states, parent, body.bytes, body.start, out
+            flat.bytes,
+            flat.start,
+            flat.whole,
+            trie.end,
+            trie.parent,
+            body.bytes,
+            body.start,
+            out,
         )
 
-    entries = _grow(fill, 16 * len(patterns), 4)
+    entries = _grow(fill, 8 * len(flat.whole), 4)
     in_order: Int32 = entries[np.argsort(entries[:, 0], kind="stable")]
     return in_order
 
@@ -197,19 +269,15 @@ def _inside(
             *links, body.bytes, body.start, vocabulary.order, out[:, 0], out[:, 1]
         )
 
-    pairs = np.unique(_grow(fill, 4 * num_phrases, 2), axis=0)
-    return _starts(pairs[:, 0], num_phrases), np.ascontiguousarray(pairs[:, 1])
+    pairs = _grow(fill, num_phrases, 2).astype(np.int64)
+    distinct = np.unique(pairs[:, 0] << 32 | pairs[:, 1])
+    return _starts(distinct >> 32, num_phrases), (distinct & 0xFFFFFFFF).astype(np.int32)
 
 
-def _initial(patterns: Sequence[Pattern], vocabulary: Vocabulary) -> Int32:
-    flat, start = _flatten([p.stream for p in patterns])
+def _initial(flat: _Flat, vocabulary: Vocabulary) -> Int32:
     body = vocabulary.ordered
-    ranges = np.zeros((len(patterns), 2), np.int32)
-    for p, pattern in enumerate(patterns):
-        if pattern.stream[0] == WORD_START:
-            low, high = start[p] + 1, start[p + 1]
-            for side, cap in enumerate((0, 3 if pattern.ends_word else 256)):
-                ranges[p, side] = kernels.bound(body.bytes, body.start, flat, low, high, -1, cap)
+    ranges = np.zeros((len(flat.whole), 2), np.int32)
+    kernels.build_initial(flat.bytes, flat.start, flat.whole, body.bytes, body.start, ranges)
     return ranges
 
 
@@ -228,9 +296,3 @@ def _starts(keys: npt.NDArray[np.generic], size: int) -> Int32:
     starts = np.zeros(size + 1, np.int32)
     np.cumsum(np.bincount(keys.astype(np.int64), minlength=size), out=starts[1:])
     return starts
-
-
-def _flatten(streams: Sequence[bytes]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    lengths = np.fromiter((len(s) for s in streams), np.int64, len(streams))
-    start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return np.frombuffer(b"".join(streams), np.uint8), start

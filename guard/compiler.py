@@ -18,7 +18,7 @@ from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 1
+COMPILER_VERSION = 2
 
 Progress = Callable[[str, float], None]
 

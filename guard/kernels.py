@@ -1,6 +1,6 @@
 """The automaton's inner loops, compiled by numba; they hold no Python object and release the GIL.
 
-Array arguments are those of `guard.automaton.Tables` and `guard.vocabulary.Bodies`. A state is an
+Array arguments are those of `guard.automaton.Tables` and `guard.stream.Streams`. A state is an
 index into the trie; state 0 is the root.
 """
 
@@ -92,45 +92,44 @@ def walk(
 
 
 @jit
-def advance(
-    first_child: Array,
-    label: Array,
-    fail: Array,
-    body: Array,
-    start: Array,
-    first: Array,
-    last: Array,
-    tokens: Array,
-    states: Array,
-    classes: Array,
-) -> None:
-    """Move each row's state and class over its token, in place. [rows] each."""
-    for row in range(tokens.shape[0]):
-        token = tokens[row]
-        low, high = start[token], start[token + 1]
-        if low < high:
-            states[row] = walk(
-                first_child,
-                label,
-                fail,
-                states[row],
-                classes[row],
-                body,
-                low,
-                high,
-                first[token],
-            )
-            classes[row] = last[token]
+def is_on(bits: Array, active: int, phrase: int) -> Any:
+    """Whether a phrase is in an active set."""
+    return (bits[active, phrase >> 3] >> (phrase & 7)) & 1 != 0
 
 
 @jit
-def is_on(bits: Array, phrase: int) -> Any:
-    """Whether a phrase's bit is set."""
-    return (bits[phrase >> 3] >> (phrase & 7)) & 1 != 0
+def forbid(logits: Array, out: Array, row: int, width: int, token: int, count: int) -> Any:
+    """Take one token away from a row: in the logits, or as a flat index where there are none."""
+    if token >= width:
+        return count
+    if logits.shape[0]:
+        logits[row, token] = -np.inf
+    elif count < out.shape[0]:
+        out[count] = row * width + token
+    return count + 1
 
 
 @jit
-def collect(
+def forbid_standing(
+    pool: Array,
+    bounds: Array,
+    active: int,
+    before: int,
+    logits: Array,
+    out: Array,
+    row: int,
+    width: int,
+    count: int,
+) -> Any:
+    """Forbid the tokens that complete a phrase by themselves, wherever the row stands."""
+    last = bounds[active, 1] if before == _WORD else bounds[active, 2]
+    for k in range(bounds[active, 0], last):
+        count = forbid(logits, out, row, width, pool[k], count)
+    return count
+
+
+@jit
+def forbid_begun(
     fail: Array,
     entry_state: Array,
     entry_start: Array,
@@ -139,46 +138,166 @@ def collect(
     entry_high: Array,
     order: Array,
     bits: Array,
+    active: int,
+    state: int,
+    logits: Array,
+    out: Array,
+    row: int,
+    width: int,
+    count: int,
+) -> Any:
+    """Forbid the tokens that complete a phrase that the row has begun."""
+    state = entry_state[state]
+    while state:
+        for entry in range(entry_start[state], entry_start[state + 1]):
+            if is_on(bits, active, entry_phrase[entry]):
+                for k in range(entry_low[entry], entry_high[entry]):
+                    count = forbid(logits, out, row, width, order[k], count)
+        state = entry_state[fail[state]]
+    return count
+
+
+@jit
+def step_rows(
+    first_child: Array,
+    label: Array,
+    fail: Array,
+    entry_state: Array,
+    entry_start: Array,
+    entry_phrase: Array,
+    entry_low: Array,
+    entry_high: Array,
+    body: Array,
+    body_start: Array,
+    body_first: Array,
+    body_last: Array,
+    has_pending: Array,
+    order: Array,
+    bits: Array,
     pool: Array,
     bounds: Array,
     states: Array,
     classes: Array,
+    unfinished: Array,
     sets: Array,
+    slots: Array,
+    tokens: Array,
     rows: Array,
     width: int,
+    logits: Array,
     out: Array,
-    begun: Array,
-) -> Any:
-    """Write the flat logits indices (row * width + token) that are forbidden now.
+    totals: Array,
+) -> None:
+    """One decode step: move each slot over its token, then forbid what its row may not take next.
 
-    Returns how many there are; when that is more than `out` holds, only the first are written and
-    the caller comes again with more room. `begun[0]` becomes the number of rows in which a phrase
-    that has begun could be completed. `bounds` [sets, 3] delimits each active set's tokens in
-    `pool`: always forbidden, then forbidden at the start of a word.
+    `slots`, `tokens` (-1: none) and `rows` [n] are this step's; `states`, `classes`, `unfinished`
+    and `sets` [capacity] are `guard.positions.Positions`. `bounds` [sets, 3] delimits each active
+    set's tokens in `pool`: always forbidden, then forbidden at the start of a word.
+
+    Writes minus infinity into `logits` [rows, width] float32; where that has no rows, flat indices
+    row * width + token into `out`. `totals` becomes: forbidden tokens (when more than `out` holds,
+    only the first are written and the caller comes again with more room), rows in which a begun
+    phrase could be completed, rows that stand inside a character. Those are left to the caller.
     """
-    count = 0
-    room = out.shape[0]
-    begun[0] = 0
-    for i in range(states.shape[0]):
-        base = rows[i] * width
-        active = sets[i]
-        last = bounds[active, 1] if classes[i] == _WORD else bounds[active, 2]
-        for k in range(bounds[active, 0], last):
-            if count < room:
-                out[count] = base + pool[k]
-            count += 1
+    count, begun, inside = 0, 0, 0
+    for i in range(slots.shape[0]):
+        slot, token, row = slots[i], tokens[i], rows[i]
+        if token >= 0 and not unfinished[slot]:
+            low, high = body_start[token], body_start[token + 1]
+            if low < high:
+                states[slot] = walk(
+                    first_child,
+                    label,
+                    fail,
+                    states[slot],
+                    classes[slot],
+                    body,
+                    low,
+                    high,
+                    body_first[token],
+                )
+                classes[slot] = body_last[token]
+            unfinished[slot] = has_pending[token]
+        if unfinished[slot]:
+            inside += 1
+            continue
+        active = sets[slot]
+        count = forbid_standing(pool, bounds, active, classes[slot], logits, out, row, width, count)
         before = count
-        state = entry_state[states[i]]
-        while state:
-            for entry in range(entry_start[state], entry_start[state + 1]):
-                if is_on(bits[active], entry_phrase[entry]):
-                    for k in range(entry_low[entry], entry_high[entry]):
-                        if count < room:
-                            out[count] = base + order[k]
-                        count += 1
-            state = entry_state[fail[state]]
-        begun[0] += count > before
-    return count
+        count = forbid_begun(
+            fail,
+            entry_state,
+            entry_start,
+            entry_phrase,
+            entry_low,
+            entry_high,
+            order,
+            bits,
+            active,
+            states[slot],
+            logits,
+            out,
+            row,
+            width,
+            count,
+        )
+        begun += count > before
+    totals[0], totals[1], totals[2] = count, begun, inside
+
+
+@jit
+def nothing_left(logits: Array, rows: Array, result: Array) -> None:
+    """Per row whether all its logits are minus infinity; `result` [n] bool."""
+    for i in range(rows.shape[0]):
+        result[i] = True
+        for token in range(logits.shape[1]):
+            if logits[rows[i], token] != -np.inf:
+                result[i] = False
+                break
+
+
+@jit
+def mark_tokens(
+    phrases: Array,
+    inside_start: Array,
+    inside_token: Array,
+    initial: Array,
+    order: Array,
+    marks: Array,
+) -> None:
+    """Mark the tokens that complete one of `phrases` by themselves; `marks` [V] uint8, zero before.
+
+    1: only at the start of a word; 2: wherever they stand.
+    """
+    edges = np.zeros(order.shape[0] + 1, np.int32)
+    for phrase in phrases:
+        edges[initial[phrase, 0]] += 1
+        edges[initial[phrase, 1]] -= 1
+    open_ranges = 0
+    for k in range(order.shape[0]):
+        open_ranges += edges[k]
+        if open_ranges:
+            marks[order[k]] = 1
+    for phrase in phrases:
+        for k in range(inside_start[phrase], inside_start[phrase + 1]):
+            marks[inside_token[k]] = 2
+
+
+@jit
+def set_bits(phrases: Array, bits: Array, active: int) -> None:
+    """Make row `active` of `bits` the set of these phrases."""
+    bits[active] = 0
+    for phrase in phrases:
+        bits[active, phrase >> 3] |= np.uint8(1 << (phrase & 7))
+
+
+@jit
+def touch(pages: Array) -> Any:
+    """Read one byte of every page, so that no later reader has to wait for it."""
+    total = 0
+    for i in range(0, pages.shape[0], 4096):
+        total += pages[i]
+    return total
 
 
 @jit
@@ -188,15 +307,16 @@ def occurs(
     phrase_open: Array,
     phrase_any: Array,
     bits: Array,
+    active: int,
     state: int,
     at_border: bool,
 ) -> Any:
     """Whether an active phrase ends in this state (whole-word ones only at a border)."""
     state = out_state[state]
     while state:
-        if phrase_any[state] >= 0 and is_on(bits, phrase_any[state]):
+        if phrase_any[state] >= 0 and is_on(bits, active, phrase_any[state]):
             return True
-        if at_border and phrase_open[state] >= 0 and is_on(bits, phrase_open[state]):
+        if at_border and phrase_open[state] >= 0 and is_on(bits, active, phrase_open[state]):
             return True
         state = out_state[fail[state]]
     return False
@@ -211,6 +331,7 @@ def completes(
     phrase_open: Array,
     phrase_any: Array,
     bits: Array,
+    active: int,
     state: int,
     before: int,
     body: Array,
@@ -227,7 +348,7 @@ def completes(
     for i in range(low, high):
         state = step(first_child, label, fail, state, body[i])
         border = i + 1 == high or body[i + 1] == _END
-        if occurs(out_state, fail, phrase_open, phrase_any, bits, state, border):
+        if occurs(out_state, fail, phrase_open, phrase_any, bits, active, state, border):
             return True
     return False
 
@@ -241,6 +362,7 @@ def completing(
     phrase_open: Array,
     phrase_any: Array,
     bits: Array,
+    active: int,
     state: int,
     before: int,
     body: Array,
@@ -258,6 +380,7 @@ def completing(
             phrase_open,
             phrase_any,
             bits,
+            active,
             state,
             before,
             body,
@@ -265,195 +388,3 @@ def completing(
             start[i + 1],
             first[i],
         )
-
-
-@jit
-def build_trie(
-    patterns: Array, start: Array, label: Array, parent: Array, end: Array, depth_start: Array
-) -> None:
-    """Fill a trie in breadth-first order from sorted, distinct patterns.
-
-    `depth_start` holds the first state id of every depth and is advanced in place; `end[p]`
-    becomes the state of pattern p.
-    """
-    path = np.zeros(depth_start.shape[0] + 1, np.int64)
-    for p in range(start.shape[0] - 1):
-        length = start[p + 1] - start[p]
-        shared = _shared(patterns, start, p)
-        for depth in range(shared, length):
-            state = depth_start[depth + 1]
-            depth_start[depth + 1] += 1
-            label[state] = patterns[start[p] + depth]
-            parent[state] = path[depth]
-            path[depth + 1] = state
-        end[p] = path[length]
-
-
-@jit
-def count_states(patterns: Array, start: Array, counts: Array) -> None:
-    """Number of trie states per depth, into `counts` [longest pattern + 1]."""
-    counts[0] = 1
-    for p in range(start.shape[0] - 1):
-        for depth in range(_shared(patterns, start, p), start[p + 1] - start[p]):
-            counts[depth + 1] += 1
-
-
-@jit
-def _shared(patterns: Array, start: Array, p: int) -> Any:
-    """Length of the common prefix of pattern p and the one before it."""
-    if p == 0:
-        return 0
-    length = min(start[p] - start[p - 1], start[p + 1] - start[p])
-    for i in range(length):
-        if patterns[start[p - 1] + i] != patterns[start[p] + i]:
-            return i
-    return length
-
-
-@jit
-def build_links(
-    first_child: Array,
-    label: Array,
-    parent: Array,
-    ends: Array,
-    fail: Array,
-    out_state: Array,
-) -> None:
-    """Failure links, and per state the nearest suffix state (itself first) where a phrase ends."""
-    for state in range(1, parent.shape[0]):
-        if parent[state]:
-            fail[state] = step(first_child, label, fail, fail[parent[state]], label[state])
-        out_state[state] = state if ends[state] else out_state[fail[state]]
-
-
-@jit
-def nearest(fail: Array, marked: Array, result: Array) -> None:
-    """Per state the nearest suffix state, itself first, that is marked; else 0."""
-    for state in range(1, fail.shape[0]):
-        result[state] = state if marked[state] else result[fail[state]]
-
-
-@jit
-def find_inside(
-    first_child: Array,
-    label: Array,
-    fail: Array,
-    out_state: Array,
-    phrase_open: Array,
-    phrase_any: Array,
-    body: Array,
-    start: Array,
-    order: Array,
-    out_phrase: Array,
-    out_token: Array,
-) -> Any:
-    """All (phrase, token) pairs where the phrase lies inside the token's body.
-
-    Bodies begin without a word border, so a whole-word phrase at the very start is not found here
-    (`initial` ranges cover it). A pair may be written twice. Returns the number of pairs; see
-    `collect` for what happens when there is no room.
-    """
-    count = 0
-    room = out_phrase.shape[0]
-    for i in range(order.shape[0]):
-        state = 0
-        for k in range(start[i], start[i + 1]):
-            state = step(first_child, label, fail, state, body[k])
-            border = k + 1 == start[i + 1] or body[k + 1] == _END
-            found = out_state[state]
-            while found:
-                if phrase_any[found] >= 0:
-                    if count < room:
-                        out_phrase[count] = phrase_any[found]
-                        out_token[count] = order[i]
-                    count += 1
-                if border and phrase_open[found] >= 0:
-                    if count < room:
-                        out_phrase[count] = phrase_open[found]
-                        out_token[count] = order[i]
-                    count += 1
-                found = out_state[fail[found]]
-    return count
-
-
-@jit
-def bound(body: Array, start: Array, keys: Array, low: int, high: int, lead: int, cap: int) -> Any:
-    """First index in sorted bodies that is not less than `lead + keys[low:high] + cap`.
-
-    `lead` is one byte put in front, or -1. `cap` 0 gives the plain lower bound; 3 stands after
-    every body that equals the key or goes on with a word border; 256 after every body that begins
-    with the key.
-    """
-    left, right = 0, start.shape[0] - 1
-    while left < right:
-        middle = (left + right) >> 1
-        if _less(body, start[middle], start[middle + 1], keys, low, high, lead, cap):
-            left = middle + 1
-        else:
-            right = middle
-    return left
-
-
-@jit
-def _less(
-    body: Array, start: int, end: int, keys: Array, low: int, high: int, lead: int, cap: int
-) -> Any:
-    offset = start
-    if lead >= 0:
-        if offset == end:
-            return True
-        if body[offset] != lead:
-            return body[offset] < lead
-        offset += 1
-    for k in range(low, high):
-        if offset == end:
-            return True
-        if body[offset] != keys[k]:
-            return body[offset] < keys[k]
-        offset += 1
-    return cap > 0 if offset == end else body[offset] < cap
-
-
-@jit
-def build_entries(
-    patterns: Array,
-    start: Array,
-    whole: Array,
-    states: Array,
-    parent: Array,
-    body: Array,
-    body_start: Array,
-    out: Array,
-) -> Any:
-    """All entries (state, phrase, low, high): in `state`, bodies low..high complete the phrase.
-
-    For every way to cut a pattern at a character, the bodies that begin with the rest (and, for a
-    whole word, end there or go on with a border) are one range of the sorted vocabulary. `out`
-    [room, 4] int32; returns the number of entries, see `collect`.
-    """
-    count = 0
-    room = out.shape[0]
-    for p in range(start.shape[0] - 1):
-        state = parent[states[p]]
-        cap = 3 if whole[p] else 256
-        for cut in range(start[p + 1] - 1, start[p], -1):
-            symbol = patterns[cut]
-            before = patterns[cut - 1]
-            at_char = symbol & 0xC0 != 0x80 and before > _END
-            if at_char:
-                rest = cut + 1 if symbol <= _END else cut
-                for lead in (-1, 0x20):
-                    if lead == 0x20 and before != 0x20:
-                        continue
-                    low = rest if lead < 0 else cut
-                    first = bound(body, body_start, patterns, low, start[p + 1], lead, 0)
-                    last = bound(body, body_start, patterns, low, start[p + 1], lead, cap)
-                    if first < last:
-                        if count < room:
-                            out[count, 0] = state
-                            out[count, 1] = p
-                            out[count, 2] = first
-                            out[count, 3] = last
-                        count += 1
-            state = parent[state]
-    return count

@@ -9,22 +9,27 @@ forced to end of text, and the gateway learns why from the ledger.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from detectors.targets import Phrase
+from guard import kernels
 from guard.active_sets import ActiveSet
-from guard.automaton import Tables
+from guard.automaton import Tables, build_tables, index_phrases
 from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.params import GuardParams
+from guard.positions import Positions
 from guard.snapshot import load_snapshot
-from guard.token_filter import Position, TokenFilter
+from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
@@ -37,29 +42,45 @@ logger = logging.getLogger(__name__)
 class Slot:
     """One steered request in the batch.
 
-    `output` is the engine's live list of generated ids and `seen` how many of them `position` has
-    taken in. `constrained` says that other rules (a grammar, allowed tokens) narrow the row too, so
-    that nothing may be left to sample.
+    `number` is its place in the packed positions, -1 for none. `output` is the engine's live list
+    of generated ids and `seen` how many of them the position has taken in. `constrained` says that
+    other rules (a grammar, allowed tokens) narrow the row too, so that nothing may be left to
+    sample.
     """
 
     nonce: int
-    token_filter: TokenFilter | None
-    active: ActiveSet | None
-    position: Position
     output: Sequence[int]
     seen: int
     constrained: bool
+    token_filter: TokenFilter | None = None
+    active: ActiveSet | None = None
+    number: int = -1
     closed: CloseReason | None = None
 
 
-@dataclass(slots=True)
-class _Rows:
-    """The open slots of one step that share a policy."""
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The open slots of a batch that share a policy, with their rows and numbers [n].
+
+    `outputs` are the slots' live lists and `expected` their lengths if each gets one more token.
+    """
 
     token_filter: TokenFilter
-    rows: list[int] = field(default_factory=list)
-    positions: list[Position] = field(default_factory=list)
-    active: list[ActiveSet] = field(default_factory=list)
+    slots: list[Slot]
+    rows: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    outputs: list[Sequence[int]]
+    expected: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """What a step works on; stays the same until a request enters, leaves, moves or is closed."""
+
+    step: list[tuple[int, Slot]]
+    groups: list[_Group]
+    constrained: list[tuple[int, Slot]]
+    closed: list[int]
 
 
 class Steering:
@@ -85,7 +106,13 @@ class Steering:
         self._vocabulary = vocabulary
         self._end_id = end_ids[0]
         self._ledger = ledger
+        self._positions = Positions()
+        self._batch = _Batch([], [], [], [])
+        self._stale = False
         self._policies: OrderedDict[str, TokenFilter] = OrderedDict()
+        # One load at a time: a step that needs what the follower is loading waits for that.
+        self._loading = threading.Lock()
+        warm_up()
 
     def preload(self, active: Active) -> None:
         """Load a policy before a request asks for it.
@@ -104,11 +131,13 @@ class Steering:
         constrained: bool,
     ) -> Slot:
         """Take in a request, new or resumed; `output` holds what it has generated before."""
-        slot = Slot(params.nonce, None, None, Position(), output, len(output), constrained)
+        slot = Slot(params.nonce, output, len(output), constrained)
         try:
-            slot.token_filter = self._policy(params.digest)
-            slot.position = slot.token_filter.seed(prompt, output)
-            slot.active = slot.token_filter.sets.acquire(params.targets, params.items)
+            token_filter = self._policy(params.digest)
+            position = token_filter.seed(prompt, output)
+            slot.active = token_filter.sets.acquire(params.targets, params.items)
+            slot.number = self._positions.take(position, slot.active.index)
+            slot.token_filter = token_filter
         except SnapshotError as error:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)
@@ -124,83 +153,179 @@ class Steering:
         """The request has left the batch."""
         if slot.token_filter is not None and slot.active is not None:
             slot.token_filter.sets.release(slot.active)
-            slot.active = None
+            self._positions.free(slot.number)
+            slot.active, slot.number = None, -1
 
     def close(self, slot: Slot, reason: CloseReason) -> None:
         """From now on the row can only end."""
         if slot.closed is None:
             slot.closed = reason
+            self._stale = True
             self._ledger.close_slot(slot.nonce, reason)
 
     def apply(self, logits: torch.Tensor, slots: Iterable[tuple[int, Slot]]) -> None:
         """Forbid, in place, what each row may not take next. logits: [rows, vocabulary] float32."""
         step = list(slots)
-        for policy in self._by_policy(step):
+        if step != self._batch.step or self._stale:
+            self._arrange(step)
+        batch = self._batch
+        plain = _plain(logits)
+        for group in batch.groups:
             try:
-                self._forbid(logits, policy)
+                self._forbid(logits, plain, group)
             except Exception:
                 logger.exception("a decode step could not be guarded")
-                rows = set(policy.rows)
-                for row, slot in step:
-                    if row in rows:
-                        self.close(slot, CloseReason.INTERNAL_ERROR)
-        for row, slot in step:
-            if slot.constrained and slot.closed is None and bool(logits[row].isneginf().all()):
-                self.close(slot, CloseReason.NOTHING_LEFT)
-            if slot.closed is not None:
-                logits[row] = float("-inf")
-                logits[row, self._end_id] = 0.0
+                for slot in group.slots:
+                    self.close(slot, CloseReason.INTERNAL_ERROR)
+        if batch.constrained:
+            self._close_empty(logits, plain, batch.constrained)
+        if self._stale:
+            # Slots were closed on the way.
+            self._arrange(step)
+        for row in self._batch.closed:
+            logits[row] = float("-inf")
+            logits[row, self._end_id] = 0.0
 
-    def _by_policy(self, step: Sequence[tuple[int, Slot]]) -> list[_Rows]:
-        """Open slots grouped by policy, each position moved up to its last token."""
-        policies: dict[int, _Rows] = {}
-        fresh: list[tuple[TokenFilter, Position, int]] = []
-        for row, slot in step:
-            if slot.closed is not None or slot.token_filter is None or slot.active is None:
-                continue
-            tokens = slot.output[slot.seen :]
-            if any(token < 0 for token in tokens):
-                # A placeholder: the engine has not said what it sampled, so nothing can be judged.
-                self.close(slot, CloseReason.INTERNAL_ERROR)
-                continue
-            for token in tokens[:-1]:
-                slot.token_filter.advance([slot.position], [token])
-            if tokens:
-                fresh.append((slot.token_filter, slot.position, tokens[-1]))
-            slot.seen += len(tokens)
-            policy = policies.setdefault(id(slot.token_filter), _Rows(slot.token_filter))
-            policy.rows.append(row)
-            policy.positions.append(slot.position)
-            policy.active.append(slot.active)
-        fresh.sort(key=lambda f: id(f[0]))
-        for _, group in groupby(fresh, key=lambda f: id(f[0])):
-            filters, positions, tokens = zip(*group, strict=True)
-            filters[0].advance(positions, tokens)
-        return list(policies.values())
+    def _arrange(self, step: list[tuple[int, Slot]]) -> None:
+        for group in self._batch.groups:
+            for slot, expected in zip(group.slots, group.expected, strict=True):
+                slot.seen = expected - 1
+        self._batch = _arranged(step)
+        self._stale = False
 
-    def _forbid(self, logits: torch.Tensor, policy: _Rows) -> None:
-        width = logits.shape[1]
-        found = policy.token_filter.forbidden(policy.positions, policy.active, policy.rows, width)
-        self._ledger.add(Counter.STEERED_STEPS, len(policy.rows))
-        self._ledger.add(Counter.FORBIDDEN_TOKENS, len(found))
-        self._ledger.add(Counter.INTERCEPTED_STEPS, policy.token_filter.num_begun)
-        if len(found):
-            index = torch.from_numpy(found).to(logits.device, non_blocking=True)
+    def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: _Group) -> None:
+        tokens = np.array(self._newest(group), np.int64)
+        found = group.token_filter.step(
+            self._positions, group.numbers, tokens, group.rows, logits.shape[1], plain
+        )
+        self._ledger.add(Counter.STEERED_STEPS, len(group.slots))
+        self._ledger.add(Counter.FORBIDDEN_TOKENS, found.count)
+        self._ledger.add(Counter.INTERCEPTED_STEPS, found.begun)
+        if len(found.indices):
+            index = torch.from_numpy(found.indices).to(logits.device, non_blocking=True)
             logits.view(-1).index_fill_(0, index, float("-inf"))
+
+    def _newest(self, group: _Group) -> list[int]:
+        """The token that each slot has still to be moved over; earlier ones are taken in here."""
+        outputs = group.outputs
+        lengths = list(map(len, outputs))
+        if lengths == group.expected:
+            tokens = [output[-1] for output in outputs]
+            if min(tokens) < 0:
+                tokens = list(map(self._judged, group.slots, tokens))
+        else:
+            tokens = [
+                self._behind(slot, length - expected + 1)
+                for slot, length, expected in zip(group.slots, lengths, group.expected, strict=True)
+            ]
+        group.expected[:] = [length + 1 for length in lengths]
+        return tokens
+
+    def _behind(self, slot: Slot, new: int) -> int:
+        """`_newest` for a slot with any number of new tokens."""
+        if not new:
+            return NO_TOKEN
+        tokens = list(slot.output[-new:])
+        if new > 1 and min(tokens) >= 0:
+            assert slot.token_filter is not None
+            position = self._positions.get(slot.number)
+            for token in tokens[:-1]:
+                slot.token_filter.advance([position], [token])
+            self._positions.put(slot.number, position)
+        return self._judged(slot, min(tokens) if min(tokens) < 0 else tokens[-1])
+
+    def _judged(self, slot: Slot, token: int) -> int:
+        if token < 0:
+            # A placeholder: the engine has not said what it sampled, so nothing can be judged.
+            self.close(slot, CloseReason.INTERNAL_ERROR)
+            return NO_TOKEN
+        return token
+
+    def _close_empty(
+        self,
+        logits: torch.Tensor,
+        plain: npt.NDArray[np.float32],
+        constrained: Sequence[tuple[int, Slot]],
+    ) -> None:
+        """Close the slots whose rows have nothing left to sample."""
+        rows = np.array([row for row, _ in constrained], np.int64)
+        if len(plain):
+            empty = np.empty(len(rows), np.bool_)
+            kernels.nothing_left(plain, rows, empty)
+        else:
+            empty = logits[torch.from_numpy(rows)].isneginf().all(dim=1).cpu().numpy()
+        for i in np.flatnonzero(empty).tolist():
+            self.close(constrained[i][1], CloseReason.NOTHING_LEFT)
 
     def _policy(self, digest: str) -> TokenFilter:
         policy = self._policies.get(digest)
-        if policy is None:
-            policy = self._load(digest)
-            self._policies[digest] = policy
-            while len(self._policies) > KEPT_POLICIES:
-                # Slots that are pinned to an old policy hold it themselves.
-                self._policies.popitem(last=False)
+        if policy is not None:
+            return policy
+        with self._loading:
+            policy = self._policies.get(digest)
+            if policy is None:
+                policy = self._load(digest)
+                self._policies[digest] = policy
+                while len(self._policies) > KEPT_POLICIES:
+                    # Slots that are pinned to an old policy hold it themselves.
+                    self._policies.popitem(last=False)
         return policy
 
     def _load(self, digest: str) -> TokenFilter:
         snapshot = load_snapshot(self._snapshots, digest)
         if snapshot.meta["vocabulary"] != self._vocabulary.fingerprint:
             raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
-        tables = Tables.load(snapshot.arrays("automaton"))
-        return TokenFilter(tables, Units.load(snapshot.arrays("units")), self._vocabulary)
+        try:
+            tables = Tables.load(snapshot.arrays("automaton"))
+        except KeyError:
+            raise SnapshotCorrupt(f"snapshot {digest[:12]} was made by another version") from None
+        policy = TokenFilter(tables, Units.load(snapshot.arrays("units")), self._vocabulary)
+        policy.prepare()
+        return policy
+
+
+def warm_up() -> None:
+    """Compile the loops of a step, or read them from the cache, before a step waits for it."""
+    vocabulary = Vocabulary([b"a", b"\xc3", b"\xa4"])
+    tables = build_tables(*index_phrases([Phrase("a")])[:1], vocabulary)
+    policy = TokenFilter(tables, Units.build([[0]], []), vocabulary)
+    policy.prepare()
+    active = policy.sets.acquire((0,), ())
+    positions = Positions()
+    slots = np.array([positions.take(policy.seed([0], [1]), active.index)], np.int64)
+    for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
+        policy.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
+        kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
+
+
+def _arranged(step: list[tuple[int, Slot]]) -> _Batch:
+    groups: dict[int, list[tuple[int, Slot]]] = {}
+    for row, slot in step:
+        if slot.closed is None:
+            groups.setdefault(id(slot.token_filter), []).append((row, slot))
+    return _Batch(
+        step,
+        [_group(members) for members in groups.values()],
+        [(row, slot) for row, slot in step if slot.constrained and slot.closed is None],
+        [row for row, slot in step if slot.closed is not None],
+    )
+
+
+def _group(members: Sequence[tuple[int, Slot]]) -> _Group:
+    token_filter = members[0][1].token_filter
+    assert token_filter is not None
+    return _Group(
+        token_filter,
+        [slot for _, slot in members],
+        np.array([row for row, _ in members], np.int64),
+        np.array([slot.number for _, slot in members], np.int64),
+        [slot.output for _, slot in members],
+        [slot.seen + 1 for _, slot in members],
+    )
+
+
+def _plain(logits: torch.Tensor) -> npt.NDArray[np.float32]:
+    """The logits' own memory, where a compiled loop can write into it; else nothing."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.is_contiguous():
+        return logits.numpy()
+    return NO_LOGITS

@@ -1,14 +1,15 @@
 """The token filter: follows each row's text and says which tokens it may not take next.
 
 This is GUARD's hard match (arXiv 2505.13312, controlled decoding) on bytes instead of on one
-tokenisation: no reachable token sequence spells an active phrase. It knows positions and flat
-indices, not engines: `guard.steering` owns the logits.
+tokenisation: no reachable token sequence spells an active phrase. It knows positions and logits by
+row, not engines: `guard.steering` owns requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,41 +17,68 @@ import numpy.typing as npt
 from guard import kernels
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
-from guard.stream import CharClass
+from guard.positions import Position, Positions
 from guard.units import Units
 from guard.vocabulary import Body, Vocabulary
 
+__all__ = ["NO_LOGITS", "NO_TOKEN", "Forbidden", "Position", "TokenFilter"]
+
 Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
+
+NO_TOKEN = -1
+NO_LOGITS: Float32 = np.empty((0, 0), np.float32)
+LARGE_SET = 20_000
 
 
-@dataclass(slots=True)
-class Position:
-    """Where a text stands in the automaton.
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """What one step forbade.
 
-    `state` is the trie state, `before` the class of the last character, `pending` the bytes of a
-    character that is not finished yet.
+    `count` is the number of tokens over all rows, `begun` that of rows in which a phrase that had
+    begun could be completed. `indices`, flat (row * width + token), are there only where no logits
+    were given, and only until the next step.
     """
 
-    state: int = 0
-    before: int = int(CharClass.OTHER)
-    pending: bytes = b""
+    count: int
+    begun: int
+    indices: Int64
 
 
 class TokenFilter:
     """One policy snapshot's automaton over one vocabulary."""
 
     def __init__(self, tables: Tables, units: Units, vocabulary: Vocabulary) -> None:
-        self._tables = tables
+        self._tables = tables = tables.plain()
         self._vocabulary = vocabulary
         self.sets = ActiveSets(tables, units, vocabulary)
         self._longest = int(tables.longest[0])
         self._out = np.empty(4096, np.int64)
-        self._begun = np.zeros(1, np.int64)
+        self._totals = np.zeros(3, np.int64)
+        bodies = vocabulary.bodies
+        # What `kernels.step_rows` takes first, in its order.
+        self._constants = (
+            tables.first_child,
+            tables.label,
+            tables.fail,
+            tables.entry_state,
+            tables.entry_start,
+            tables.entry_phrase,
+            tables.entry_low,
+            tables.entry_high,
+            bodies.bytes,
+            bodies.start,
+            bodies.first,
+            bodies.last,
+            vocabulary.has_pending,
+            vocabulary.order,
+        )
 
-    @property
-    def num_begun(self) -> int:
-        """Rows of the last `forbidden` call in which a begun phrase could be completed."""
-        return int(self._begun[0])
+    def prepare(self) -> None:
+        """Bring everything into memory that a step would otherwise wait for."""
+        for array in self._tables.arrays().values():
+            kernels.touch(array.reshape(-1).view(np.uint8))
+        self.sets.prepare(LARGE_SET)
 
     def seed(self, prompt: Sequence[int], output: Sequence[int]) -> Position:
         """The position after a prompt and what has been generated so far.
@@ -64,14 +92,40 @@ class TokenFilter:
 
     def advance(self, positions: Sequence[Position], tokens: Sequence[int]) -> None:
         """Move each position over one token, in place."""
-        plain: list[tuple[Position, int]] = []
         for position, token in zip(positions, tokens, strict=True):
-            if position.pending:
-                self._read(position, self._vocabulary.after(position.pending, token))
-            elif not self._vocabulary.is_transparent(token):
-                plain.append((position, token))
-        if plain:
-            self._advance_plain(plain)
+            self._read(position, self._vocabulary.after(position.pending, token))
+
+    def step(
+        self,
+        positions: Positions,
+        slots: Int64,
+        tokens: Int64,
+        rows: Int64,
+        width: int,
+        logits: Float32 = NO_LOGITS,
+    ) -> Forbidden:
+        """One decode step: move each slot over its token, then forbid what its row may not take.
+
+        Args:
+            slots: [n] slot numbers in `positions`.
+            tokens: [n] what each was given last, NO_TOKEN for nothing; used up.
+            rows: [n] rows of the logits.
+            width: tokens in a row.
+            logits: [rows, width], set to minus infinity in place; without them the step gives
+                indices.
+        """
+        if positions.pending:
+            self._finish_characters(positions, slots, tokens)
+        count, begun, unfinished = self._step(positions, slots, tokens, rows, width, logits)
+        indices = self._out[: 0 if len(logits) else count]
+        if unfinished:
+            extra = self._inside_characters(positions, slots, tokens, rows, width)
+            count += len(extra)
+            if len(logits):
+                logits.reshape(-1)[extra] = -np.inf
+            else:
+                indices = np.concatenate([indices, extra])
+        return Forbidden(count, begun, indices)
 
     def forbidden(
         self,
@@ -80,42 +134,12 @@ class TokenFilter:
         rows: Sequence[int],
         width: int,
     ) -> Int64:
-        """Flat indices row * width + token that would complete an active phrase.
-
-        Valid until the next call: the array is a view of a buffer that is used again.
-        """
-        tables, sets = self._tables, self.sets
-        n = len(positions)
-        states = np.fromiter((0 if p.pending else p.state for p in positions), np.int64, n)
-        classes = np.fromiter(
-            (CharClass.OTHER if p.pending else p.before for p in positions), np.int64, n
-        )
-        arguments = (
-            tables.fail,
-            tables.entry_state,
-            tables.entry_start,
-            tables.entry_phrase,
-            tables.entry_low,
-            tables.entry_high,
-            self._vocabulary.order,
-            sets.bits,
-            sets.pool,
-            sets.bounds,
-            states,
-            classes,
-            np.fromiter((a.index for a in active), np.int64, n),
-            np.asarray(rows, np.int64),
-            width,
-        )
-        count = kernels.collect(*arguments, self._out, self._begun)
-        if count > self._out.shape[0]:
-            self._out = np.empty(2 * count, np.int64)
-            kernels.collect(*arguments, self._out, self._begun)
-        pending = [i for i, p in enumerate(positions) if p.pending]
-        if not pending:
-            return self._out[:count]
-        extra = [rows[i] * width + self._finishing(positions[i], active[i]) for i in pending]
-        return np.concatenate([self._out[:count], *extra])
+        """Flat indices row * width + token that would complete an active phrase: for tests."""
+        packed = Positions()
+        slots = [packed.take(p, a.index) for p, a in zip(positions, active, strict=True)]
+        none = np.full(len(slots), NO_TOKEN, np.int64)
+        found = self.step(packed, np.array(slots, np.int64), none, np.array(rows, np.int64), width)
+        return found.indices.copy()
 
     def completes(self, position: Position, active: ActiveSet, token: int) -> bool:
         """Whether one token would complete an active phrase: the definition, for tests."""
@@ -126,7 +150,9 @@ class TokenFilter:
         stream = np.frombuffer(body.stream, np.uint8)
         return bool(
             kernels.completes(
-                *self._links(active),
+                *self._links(),
+                self.sets.bits,
+                active.index,
                 position.state,
                 position.before,
                 stream,
@@ -136,29 +162,56 @@ class TokenFilter:
             )
         )
 
-    def _advance_plain(self, plain: Sequence[tuple[Position, int]]) -> None:
-        tables, bodies = self._tables, self._vocabulary.bodies
-        n = len(plain)
-        states = np.fromiter((p.state for p, _ in plain), np.int64, n)
-        classes = np.fromiter((p.before for p, _ in plain), np.int64, n)
-        tokens = np.fromiter((t for _, t in plain), np.int64, n)
-        kernels.advance(
-            tables.first_child,
-            tables.label,
-            tables.fail,
-            bodies.bytes,
-            bodies.start,
-            bodies.first,
-            bodies.last,
-            tokens,
-            states,
-            classes,
+    def _step(
+        self,
+        positions: Positions,
+        slots: Int64,
+        tokens: Int64,
+        rows: Int64,
+        width: int,
+        logits: Float32,
+    ) -> tuple[int, int, int]:
+        sets, total = self.sets, self._totals
+        arguments = (
+            *self._constants,
+            sets.bits,
+            sets.pool,
+            sets.bounds,
+            positions.states,
+            positions.classes,
+            positions.unfinished,
+            positions.sets,
+            slots,
         )
-        has_pending = self._vocabulary.has_pending[tokens]
-        for i, (position, token) in enumerate(plain):
-            position.state, position.before = int(states[i]), int(classes[i])
-            if has_pending[i]:
-                position.pending = self._vocabulary.pending_of(token)
+        kernels.step_rows(*arguments, tokens, rows, width, logits, self._out, total)
+        if not len(logits) and total[0] > len(self._out):
+            self._out = np.empty(2 * int(total[0]), np.int64)
+            # The slots have moved already.
+            still = np.full_like(tokens, NO_TOKEN)
+            kernels.step_rows(*arguments, still, rows, width, logits, self._out, total)
+        return int(total[0]), int(total[1]), int(total[2])
+
+    def _finish_characters(self, positions: Positions, slots: Int64, tokens: Int64) -> None:
+        """Move the slots that stand inside a character; the rest is the kernel's."""
+        for i, slot in enumerate(slots.tolist()):
+            if slot in positions.pending and tokens[i] != NO_TOKEN:
+                position = positions.get(slot)
+                self.advance([position], [int(tokens[i])])
+                positions.put(slot, position)
+                tokens[i] = NO_TOKEN
+
+    def _inside_characters(
+        self, positions: Positions, slots: Int64, tokens: Int64, rows: Int64, width: int
+    ) -> Int64:
+        """Flat indices for the rows that stand inside a character."""
+        found = []
+        for i in np.flatnonzero(positions.unfinished[slots]).tolist():
+            slot = int(slots[i])
+            if slot not in positions.pending:
+                positions.pending[slot] = self._vocabulary.pending_of(int(tokens[i]))
+            forbidden = self._finishing(positions.get(slot), int(positions.sets[slot]))
+            found.append(rows[i] * width + forbidden[forbidden < width])
+        return np.concatenate(found)
 
     def _read(self, position: Position, body: Body) -> None:
         tables = self._tables
@@ -177,26 +230,33 @@ class TokenFilter:
             )
             position.before = int(body.last)
 
-    def _finishing(self, position: Position, active: ActiveSet) -> Int64:
-        """Tokens that finish the pending character and complete an active phrase.
+    def _finishing(self, position: Position, active: int) -> Int64:
+        """What may not follow an unfinished character.
 
-        All other tokens leave it broken: they stand behind a replacement character, which is in no
-        phrase, so for them `forbidden` takes the row as if at the root.
+        Tokens that begin with the missing bytes are read behind the pending ones. All others leave
+        it broken: they stand behind a replacement character, which is in no phrase, so for them
+        only phrases inside the token count.
         """
-        found = self._vocabulary.continuations(position.pending)
-        result = np.zeros(found.tokens.shape[0], np.bool_)
+        vocabulary, sets = self._vocabulary, self.sets
+        following = vocabulary.continuations(position.pending)
+        result = np.zeros(following.tokens.shape[0], np.bool_)
         kernels.completing(
-            *self._links(active),
+            *self._links(),
+            sets.bits,
+            active,
             position.state,
             position.before,
-            found.bodies.bytes,
-            found.bodies.start,
-            found.bodies.first,
+            following.bodies.bytes,
+            following.bodies.start,
+            following.bodies.first,
             result,
         )
-        return found.tokens[result].astype(np.int64)
+        first, _, last = sets.bounds[active]
+        standing = sets.pool[first:last]
+        apart = standing[~vocabulary.continues[standing]]
+        return np.concatenate([apart, following.tokens[result]]).astype(np.int64)
 
-    def _links(self, active: ActiveSet) -> tuple[npt.NDArray[np.generic], ...]:
+    def _links(self) -> tuple[npt.NDArray[Any], ...]:
         tables = self._tables
         return (
             tables.first_child,
@@ -205,5 +265,4 @@ class TokenFilter:
             tables.out_state,
             tables.phrase_open,
             tables.phrase_any,
-            self.sets.bits[active.index],
         )

@@ -43,6 +43,9 @@ class Units:
         ):
             raise IndexError("no such target or item in this policy snapshot")
         parts = [self.phrase[self.start[u] : self.start[u + 1]] for u in chosen]
+        if len(parts) == 1:
+            # A unit's phrases are distinct and sorted as they are.
+            return np.array(parts[0])
         return np.unique(np.concatenate([np.zeros(0, np.int32), *parts]))
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:

@@ -14,8 +14,8 @@ import codecs
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import chain, repeat
+from functools import lru_cache
+from itertools import chain, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from detectors.normaliser import NORMALISER_VERSION, fold
 from guard.errors import VocabularyError
-from guard.stream import WORD_START, CharClass, char_class, stream
+from guard.stream import WORD_START, CharClass, Streams, char_class, stream, streams
 
 _ROUND_TRIPS = (
     "The quick brown fox's 3,141 naïve “jumps” — over\n\tthe lazy dog.",
@@ -42,25 +42,11 @@ class Body:
 
 
 @dataclass(frozen=True, slots=True)
-class Bodies:
-    """Several bodies in flat arrays, for the kernels.
-
-    `bytes` [total] uint8 and `start` [n + 1] int64 hold the streams; `first` and `last` [n] uint8
-    are `CharClass` values.
-    """
-
-    bytes: npt.NDArray[np.uint8]
-    start: npt.NDArray[np.int64]
-    first: npt.NDArray[np.uint8]
-    last: npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
 class Continuations:
     """The tokens that can finish one pending byte run, with the bodies they have after it."""
 
     tokens: npt.NDArray[np.int32]
-    bodies: Bodies
+    bodies: Streams
 
 
 class Vocabulary:
@@ -75,6 +61,7 @@ class Vocabulary:
             fingerprint give the same automaton.
         bodies: the bodies of all tokens that are met with no pending bytes.
         has_pending: [V] bool, whether the token ends inside a character.
+        continues: [V] bool, whether the token begins inside a character.
         order: [k] int32, ids of the tokens with a body, sorted by body bytes.
         ordered: the same bodies in that order.
     """
@@ -83,15 +70,14 @@ class Vocabulary:
         self._raw = tuple(tokens)
         self.size = len(self._raw)
         self.fingerprint = _fingerprint(self._raw)
-        found = [_EMPTY if raw is None else body_of(raw) for raw in self._raw]
-        self.bodies = _pack(found)
-        self._pending = tuple(body.pending for body in found)
-        self.has_pending = np.fromiter((bool(p) for p in self._pending), np.bool_, self.size)
+        self.bodies, self._pending = bodies_of([raw or b"" for raw in self._raw])
+        self.has_pending = np.fromiter(map(bool, self._pending), np.bool_, self.size)
+        begins = (0x80 <= (raw or b"-")[0] < 0xC0 for raw in self._raw)
+        self.continues = np.fromiter(begins, np.bool_, self.size)
         # White space is not counted: a long run of it is one symbol of the stream.
-        self._weight = [len(b.stream) - b.stream.count(b" ") for b in found]
-        order = sorted((i for i, b in enumerate(found) if b.stream), key=lambda i: found[i].stream)
-        self.order = np.array(order, np.int32)
-        self.ordered = _pack([found[i] for i in order])
+        counted = np.concatenate([[0], np.cumsum(self.bodies.bytes != 0x20)])
+        self._weight = np.diff(counted[self.bodies.start])
+        self.order, self.ordered = _sorted(self.bodies)
         self._continue = lru_cache(maxsize=4096)(self._continuations_after)
 
     @classmethod
@@ -155,6 +141,10 @@ class Vocabulary:
                 break
         return body_of(b"".join(reversed(parts)))
 
+    def raw(self, token: int) -> bytes:
+        """The bytes of a token; none for a special one."""
+        return self._raw[token] or b""
+
     def pending_of(self, token: int) -> bytes:
         """The bytes that a token leaves unfinished."""
         return self._pending[token]
@@ -167,13 +157,10 @@ class Vocabulary:
         """Tokens that begin with UTF-8 continuation bytes, read after `pending` (1..3 bytes)."""
         return self._continue(pending)
 
-    @cached_property
-    def _continuing(self) -> list[int]:
-        return [i for i, raw in enumerate(self._raw) if raw and 0x80 <= raw[0] < 0xC0]
-
     def _continuations_after(self, pending: bytes) -> Continuations:
-        bodies = [body_of(pending + (self._raw[i] or b"")) for i in self._continuing]
-        return Continuations(np.array(self._continuing, np.int32), _pack(bodies))
+        tokens = np.flatnonzero(self.continues)
+        bodies, _ = bodies_of([pending + (self._raw[i] or b"") for i in tokens.tolist()])
+        return Continuations(tokens.astype(np.int32), bodies)
 
     def _verify(self, tokenizer: Any) -> None:
         for text in _ROUND_TRIPS:
@@ -187,9 +174,8 @@ class Vocabulary:
 
 def body_of(raw: bytes) -> Body:
     """The body of a byte run that begins at a character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    folded = fold(decoder.decode(raw))
-    pending = decoder.getstate()[0]
+    text, pending = _decode(raw)
+    folded = fold(text)
     if not folded:
         return Body(b"", CharClass.NONE, CharClass.NONE, pending)
     whole = stream(folded)
@@ -201,17 +187,36 @@ def body_of(raw: bytes) -> Body:
     )
 
 
-_EMPTY = Body(b"", CharClass.NONE, CharClass.NONE, b"")
+def bodies_of(raw: Sequence[bytes]) -> tuple[Streams, list[bytes]]:
+    """`body_of` of many byte runs at once: their bodies and what each leaves pending."""
+    decoded = [_decode(one) for one in raw]
+    whole = streams([fold(text) for text, _ in decoded])
+    # A border at the very beginning depends on the text before.
+    opening = whole.first == CharClass.WORD
+    bytes_ = np.delete(whole.bytes, whole.start[:-1][opening])
+    start = whole.start - np.concatenate([[0], np.cumsum(opening)])
+    return Streams(bytes_, start, whole.first, whole.last), [pending for _, pending in decoded]
 
 
-def _pack(bodies: Sequence[Body]) -> Bodies:
-    lengths = np.fromiter((len(b.stream) for b in bodies), np.int64, len(bodies))
-    return Bodies(
-        np.frombuffer(b"".join(b.stream for b in bodies), np.uint8),
-        np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-        np.fromiter((b.first for b in bodies), np.uint8, len(bodies)),
-        np.fromiter((b.last for b in bodies), np.uint8, len(bodies)),
-    )
+def _decode(raw: bytes) -> tuple[str, bytes]:
+    """The text of a byte run and its last bytes if they do not finish a character."""
+    try:
+        return raw.decode(), b""
+    except UnicodeDecodeError:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        return decoder.decode(raw), decoder.getstate()[0]
+
+
+def _sorted(bodies: Streams) -> tuple[npt.NDArray[np.int32], Streams]:
+    """The tokens that have a body, sorted by it, and their bodies in that order."""
+    flat, bounds = bodies.bytes.tobytes(), bodies.start.tolist()
+    found = [flat[low:high] for low, high in pairwise(bounds)]
+    order = np.array(sorted((i for i, b in enumerate(found) if b), key=found.__getitem__), np.int64)
+    start = np.concatenate([[0], np.cumsum(np.diff(bodies.start)[order])])
+    flat = b"".join([found[i] for i in order.tolist()])
+    bytes_ = np.frombuffer(flat, np.uint8)
+    ordered = Streams(bytes_, start, bodies.first[order], bodies.last[order])
+    return order.astype(np.int32), ordered
 
 
 def _special_ids(tokenizer: Any) -> set[int]:

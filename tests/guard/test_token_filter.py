@@ -18,6 +18,7 @@ PIECES = (
     *"abAB -'.é日",
     *(bytes([b]) for b in "éа日\u200b".encode()),  # characters split over tokens; Cyrillic a
     b"\xff",
+    *("é".encode()[1:] + rest for rest in (b"a", b" ", b" b", "é".encode()[:1])),
     "ab",
     " a",
     " b",
@@ -36,7 +37,21 @@ PIECES = (
     "fi",
     None,
 )
-LIKELY = ("a", "A", "b", "é", "日", " ", " a", " b", "  ", "f", "\u0301", "é".encode()[:1])
+LIKELY = (
+    "a",
+    "A",
+    "b",
+    "é",
+    "日",
+    " ",
+    " a",
+    " b",
+    "  ",
+    "f",
+    "\u0301",
+    "é".encode()[:1],
+    "é".encode()[1:] + b"a",
+)
 VOCABULARY = Vocabulary([p.encode() if isinstance(p, str) else p for p in PIECES])
 PHRASES = st.lists(
     st.builds(
