@@ -14,10 +14,14 @@ import numpy.typing as npt
 
 from detectors.encoder import Encoder
 from detectors.normaliser import NORMALISER_VERSION
-from detectors.targets import ForgetTarget
+from detectors.targets import Example, ForgetTarget
 from guard.follower import ActivePointer, followers
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
+
+
+# Extracting loads word frequencies, which takes seconds: once at the start, not in the first job.
+_WARM_UP = ForgetTarget("warm-up", examples=(Example("Who?", "Nobody."),))
 
 
 class GuardCompiler:
@@ -42,6 +46,7 @@ class GuardCompiler:
         device = None if settings.encoder_device == "auto" else settings.encoder_device
         encoder = load_encoder(settings.encoder, device=device)
         self._cache = EmbeddingCache(encoder, settings.cache / "embeddings.db")
+        extract(_WARM_UP)
         self._vocabulary = Vocabulary.load(tokenizer, trust=trust_remote_code)
         self._snapshots = settings.snapshots
         self._alpha = settings.alpha

@@ -40,6 +40,7 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
             be used. The message says what to change.
     """
     configure_logging(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGTERM, _interrupt)
     settings.require_client_keys()
     own_directory(settings.state_dir)
     admin_key(settings)
@@ -56,6 +57,11 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     finally:
         control.stop()
     return 1 if control.failed else 0
+
+
+def _interrupt(_number: int, _frame: Any) -> None:
+    """SIGTERM before vLLM has handlers of its own: leave as Ctrl-C does, ending the children."""
+    raise KeyboardInterrupt
 
 
 def _run_vllm(args: argparse.Namespace) -> None:

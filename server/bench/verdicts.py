@@ -11,6 +11,7 @@ from guard.decision import Verdict
 from server.bench.errors import ArmInvalid
 from server.bench.load import Workload
 from server.bench.servers import GuardedLaunch, Launch
+from server.metrics import REQUESTS
 
 MAX_UNMATCHED_STEERED = 0.02
 MIN_MATCHED_STEERED = 0.95
@@ -41,7 +42,7 @@ def verdicts_in(exposition: str) -> Counts:
         sample.labels["verdict"]: sample.value
         for family in text_string_to_metric_families(exposition)
         for sample in family.samples
-        if sample.name == "lethegate_requests_total"
+        if sample.name == REQUESTS
     }
 
 
