@@ -19,7 +19,6 @@ from guard.follower import ActivePointer, followers
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
 
-
 # Extracting loads word frequencies, which takes seconds: once at the start, not in the first job.
 _WARM_UP = ForgetTarget("warm-up", examples=(Example("Who?", "Nobody."),))
 
@@ -38,12 +37,14 @@ class GuardCompiler:
         """
         from detectors.embedding_cache import EmbeddingCache
         from detectors.encoder import load_encoder
+        from detectors.extraction import extract
         from guard.compiler import COMPILER_VERSION
         from guard.snapshot import FORMAT, discard_drafts
         from guard.vocabulary import Vocabulary
 
         discard_drafts(settings.snapshots)
-        device = None if settings.encoder_device == "auto" else settings.encoder_device
+        # Unless told otherwise not on the GPU: vLLM counts on finding its memory free.
+        device = "cpu" if settings.encoder_device == "auto" else settings.encoder_device
         encoder = load_encoder(settings.encoder, device=device)
         self._cache = EmbeddingCache(encoder, settings.cache / "embeddings.db")
         extract(_WARM_UP)
