@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import openai
 import pytest
 
 from server.bench.servers import SERVED_NAME, Servers, guarded_launch, plain_launch
-from server.client import AdminClient
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
+NO_KEY = {"api_key": "none", "max_retries": 0}
 FLAGS = ("--enforce-eager", "--max-model-len", "512", "--dtype", "bfloat16", "--seed", "0")
 
 
@@ -23,7 +24,6 @@ class Pair:
     plain: openai.OpenAI
     guarded: openai.OpenAI
     http: httpx.Client
-    admin: AdminClient
     admin_http: httpx.Client
     state: Path
     admin_key: str
@@ -83,15 +83,15 @@ def pair(demo_model, demo_target):
         with (
             httpx.Client(base_url=guarded.base_url, timeout=60) as http,
             httpx.Client(base_url=guarded.admin_url, headers=key, timeout=60) as admin_http,
+            openai.OpenAI(base_url=f"{plain.base_url}/v1", **NO_KEY) as plain_client,
+            openai.OpenAI(base_url=f"{guarded.base_url}/v1", **NO_KEY) as guarded_client,
         ):
-            admin = guarded.admin()
             job = admin_http.post("/admin/v1/targets", json=demo_target).json()["job"]["id"]
             wait_for_job(admin_http, job)
             yield Pair(
-                openai.OpenAI(base_url=f"{plain.base_url}/v1", api_key="none", max_retries=0),
-                openai.OpenAI(base_url=f"{guarded.base_url}/v1", api_key="none", max_retries=0),
+                plain_client,
+                guarded_client,
                 http,
-                admin,
                 admin_http,
                 servers.state,
                 guarded.admin_key,
@@ -99,8 +99,6 @@ def pair(demo_model, demo_target):
 
 
 def wait_for_job(admin_http, job, seconds=60):
-    import time
-
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = admin_http.get(f"/admin/v1/jobs/{job}").json()

