@@ -41,7 +41,7 @@ _WORDS = _HEADER + 2 * RING
 
 
 class LedgerWriter:
-    """The worker's side. Not shared between threads."""
+    """The worker's side. Threads may share it if each has counters and reasons of its own."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,6 +62,13 @@ class LedgerWriter:
         place = _HEADER + 2 * (nonce % RING)
         self._words[place + 1] = reason
         self._words[place] = nonce
+
+    def withdraw(self, nonce: int, reason: CloseReason) -> None:
+        """Take back `close_slot`: the row that had nothing left was a draft that was rejected."""
+        self._words[_CLOSED + reason - 1] -= 1
+        place = _HEADER + 2 * (nonce % RING)
+        if self._words[place] == nonce:
+            self._words[place] = 0
 
 
 class LedgerReader:

@@ -1,0 +1,211 @@
+"""Steering where the device samples: `guard.steering` for an engine whose host never sees a token.
+
+The engine numbers its slots. A slot is opened when a request enters it and is known here until the
+next request does: nothing says when one leaves. An error is a state, never an exception: a slot
+that cannot be guarded is closed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from detectors.targets import Phrase
+from guard.active_sets import ActiveSet, ActiveSets
+from guard.automaton import Tables, build_tables, index_phrases
+from guard.device_filter import DeviceFilter
+from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
+from guard.device_report import DeviceReport
+from guard.device_vocabulary import DeviceVocabulary
+from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
+from guard.follower import Active
+from guard.ledger import CloseReason, Counter, LedgerWriter
+from guard.params import GuardParams
+from guard.snapshot import load_snapshot
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+
+KEPT_POLICIES = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """What the host knows of a steered slot; no policy if it is closed from the start."""
+
+    nonce: int
+    policy: DevicePolicy | None = None
+    active: ActiveSet | None = None
+
+
+class DeviceSteering:
+    """Everything one worker knows about forgetting, for slots 0 .. num_slots - 1.
+
+    Args:
+        snapshots: directory of policy snapshots.
+        vocabulary: of the served model's tokenizer.
+        end_ids: tokens that end a text; the first is forced when a slot is closed.
+        ledger: where facts for the gateway go.
+        device: of the logits.
+    """
+
+    def __init__(
+        self,
+        snapshots: Path,
+        vocabulary: Vocabulary,
+        end_ids: Sequence[int],
+        ledger: LedgerWriter,
+        *,
+        num_slots: int,
+        device: torch.device,
+    ) -> None:
+        if not end_ids:
+            raise GuardError("the model has no end-of-text token, so a slot could not be closed")
+        self._snapshots = snapshots
+        self._vocabulary = vocabulary
+        self._ledger = ledger
+        self._device = device
+        on_device = DeviceVocabulary.build(vocabulary).to(device)
+        self._filter = DeviceFilter(on_device, num_slots, end_ids[0])
+        self._filter.warm_up(_example(vocabulary, device))
+        self._report = DeviceReport(self._filter.report, ledger)
+        self._slots: dict[int, _Slot] = {}
+        self._steered: npt.NDArray[np.bool_] = np.zeros(num_slots, np.bool_)
+        self._policies: OrderedDict[str, DevicePolicy] = OrderedDict()
+        self._loaded: OrderedDict[str, tuple[Tables, Units]] = OrderedDict()
+        self._ids = count(1)
+
+    def preload(self, active: Active) -> None:
+        """Read and check a policy before a request asks for it; it goes to the device with that.
+
+        Raises:
+            SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
+        """
+        self._load(active.digest)
+
+    def open_slot(self, slot: int, params: GuardParams) -> None:
+        """A request has entered a slot, new or resumed."""
+        self.leave_slot(slot)
+        policy = active = None
+        try:
+            policy = self._policy(params.digest)
+            active = policy.sets.acquire(params.targets, params.items)
+            self._filter.open_slot(slot, policy, active.index, params.nonce)
+        except SnapshotError as error:
+            logger.error("a request asks for a policy that cannot be used: %s", error)
+            self._ledger.add(Counter.SNAPSHOT_FAILURES)
+            self._close(slot, params.nonce, CloseReason.SNAPSHOT_UNAVAILABLE)
+        except IndexError:
+            self._close(slot, params.nonce, CloseReason.BAD_PARAMETERS)
+        except Exception:
+            logger.exception("a slot could not be opened")
+            self._close(slot, params.nonce, CloseReason.INTERNAL_ERROR)
+        self._slots[slot] = _Slot(params.nonce, policy if active else None, active)
+        self._steered[slot] = True
+
+    def leave_slot(self, slot: int) -> None:
+        """What was in the slot has gone; if nothing is opened there, its rows are left alone."""
+        left = self._slots.pop(slot, None)
+        if left is None:
+            return
+        self._steered[slot] = False
+        self._filter.leave_slot(slot)
+        if left.policy is not None and left.active is not None:
+            left.policy.sets.release(left.active)
+
+    def flush(self) -> None:
+        """Bring what has changed to the device, in the order of the stream."""
+        try:
+            for policy in {id(s.policy): s.policy for s in self._slots.values()}.values():
+                if policy is not None:
+                    policy.sets.upload()
+            self._filter.flush()
+        except Exception:
+            logger.exception("the device could not be told of new requests")
+            self._close_all(list(self._slots))
+
+    def apply(
+        self, logits: torch.Tensor, batch: npt.NDArray[np.integer[Any]], **step: torch.Tensor
+    ) -> None:
+        """Forbid, in place, what each row may not take next; the host does not wait.
+
+        Args:
+            logits: [rows, vocabulary] float32.
+            batch: the slots in this batch, as the host knows them.
+            step: the other tensors that `DeviceFilter.apply` takes.
+        """
+        here = batch[self._steered[batch]].tolist()
+        if not here:
+            return
+        policies = {id(p): p for s in here if (p := self._slots[s].policy) is not None}
+        try:
+            self._filter.apply(logits, policies.values(), **step)
+            self._report.send()
+        except Exception:
+            logger.exception("a decode step could not be guarded")
+            self._filter.shut(logits, step["slot_of"])
+            self._close_all(here)
+
+    def _close(self, slot: int, nonce: int, reason: CloseReason) -> None:
+        self._filter.close_slot(slot, reason, nonce)
+        self._ledger.close_slot(nonce, reason)
+
+    def _close_all(self, slots: Sequence[int]) -> None:
+        for slot in slots:
+            nonce = self._slots[slot].nonce
+            self.leave_slot(slot)
+            self._close(slot, nonce, CloseReason.INTERNAL_ERROR)
+            self._slots[slot] = _Slot(nonce)
+            self._steered[slot] = True
+
+    def _policy(self, digest: str) -> DevicePolicy:
+        policy = self._policies.get(digest)
+        if policy is None:
+            tables, units = self._load(digest)
+            policy = self._policies[digest] = _on_device(
+                next(self._ids), tables, units, self._vocabulary, self._device
+            )
+            while len(self._policies) > KEPT_POLICIES:
+                # Slots that are pinned to an old policy hold it themselves.
+                self._policies.popitem(last=False)
+        return policy
+
+    def _load(self, digest: str) -> tuple[Tables, Units]:
+        found = self._loaded.get(digest)
+        if found is None:
+            snapshot = load_snapshot(self._snapshots, digest)
+            if snapshot.meta["vocabulary"] != self._vocabulary.fingerprint:
+                raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
+            try:
+                tables = Tables.load(snapshot.arrays("automaton"))
+            except KeyError:
+                message = f"snapshot {digest[:12]} was made by another version"
+                raise SnapshotCorrupt(message) from None
+            found = self._loaded[digest] = tables, Units.load(snapshot.arrays("units"))
+            while len(self._loaded) > KEPT_POLICIES:
+                self._loaded.popitem(last=False)
+        return found
+
+
+def _on_device(
+    id_: int, tables: Tables, units: Units, vocabulary: Vocabulary, device: torch.device
+) -> DevicePolicy:
+    sets = DeviceSets(ActiveSets(tables, units, vocabulary), device)
+    return DevicePolicy(id_, int(tables.longest[0]), DeviceTables.upload(tables, device), sets)
+
+
+def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
+    """A policy to compile the kernels with."""
+    patterns, ids = index_phrases([Phrase("a")])
+    tables = build_tables(patterns, vocabulary)
+    return _on_device(0, tables, Units.build([ids], []), vocabulary, device)
