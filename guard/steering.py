@@ -9,6 +9,7 @@ forced to end of text, and the gateway learns why from the ledger.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,7 @@ from guard.units import Units
 from guard.vocabulary import Vocabulary
 
 KEPT_POLICIES = 8
+PRELOAD_SWITCH_SECONDS = 0.0002
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +122,13 @@ class Steering:
         Raises:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
         """
-        self._policy(active.digest)
+        # This runs beside the steps: it must not keep the interpreter for the usual 5 ms at a time.
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(PRELOAD_SWITCH_SECONDS)
+        try:
+            self._policy(active.digest)
+        finally:
+            sys.setswitchinterval(interval)
 
     def open_slot(
         self,

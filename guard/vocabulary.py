@@ -62,6 +62,7 @@ class Vocabulary:
         bodies: the bodies of all tokens that are met with no pending bytes.
         has_pending: [V] bool, whether the token ends inside a character.
         continues: [V] bool, whether the token begins inside a character.
+        weight: [V] int64, bytes that the token adds to any stream at least.
         order: [k] int32, ids of the tokens with a body, sorted by body bytes.
         ordered: the same bodies in that order.
     """
@@ -74,9 +75,7 @@ class Vocabulary:
         self.has_pending = np.fromiter(map(bool, self._pending), np.bool_, self.size)
         begins = (0x80 <= (raw or b"-")[0] < 0xC0 for raw in self._raw)
         self.continues = np.fromiter(begins, np.bool_, self.size)
-        # White space is not counted: a long run of it is one symbol of the stream.
-        counted = np.concatenate([[0], np.cumsum(self.bodies.bytes != 0x20)])
-        self._weight = np.diff(counted[self.bodies.start])
+        self.weight = _weight(self.bodies)
         self.order, self.ordered = _sorted(self.bodies)
         self._continue = lru_cache(maxsize=4096)(self._continuations_after)
 
@@ -136,7 +135,7 @@ class Vocabulary:
                 break
             if not self.is_transparent(token):
                 parts.append(self._raw[token] or b"")
-                weight += int(self._weight[token])
+                weight += int(self.weight[token])
             elif not spoken:
                 break
         return body_of(b"".join(reversed(parts)))
@@ -205,6 +204,20 @@ def _decode(raw: bytes) -> tuple[str, bytes]:
     except UnicodeDecodeError:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         return decoder.decode(raw), decoder.getstate()[0]
+
+
+def _weight(bodies: Streams) -> npt.NDArray[np.int64]:
+    """Length of each body without what may be less in a text.
+
+    A long run of white space is one symbol; bytes that make no character by themselves may make one
+    that is dropped.
+    """
+    raw = bodies.bytes
+    counted = raw != 0x20
+    broken = np.flatnonzero((raw[:-2] == 0xEF) & (raw[1:-1] == 0xBF) & (raw[2:] == 0xBD))
+    for i in range(3):
+        counted[broken + i] = False
+    return np.diff(np.concatenate([[0], np.cumsum(counted)])[bodies.start])
 
 
 def _sorted(bodies: Streams) -> tuple[npt.NDArray[np.int32], Streams]:

@@ -101,6 +101,24 @@ def registration(
         _run(json_file, lambda progress: bench_registration(plan, progress))
 
 
+@bench_app.command("token-filter")
+def token_filter(
+    json_file: JsonFile,
+    steps: Annotated[int, typer.Option(help="Steps to measure per policy.", min=80)] = 400,
+    paths: Annotated[int, typer.Option(help="Token paths to sample.", min=1)] = 1_000_000,
+    spelled: Annotated[int, typer.Option(help="Phrases to spell in every way.", min=1)] = 60,
+    largest: Annotated[
+        int, typer.Option(help="Phrases of the largest policy; less than 1M only to try it.", min=1)
+    ] = 1_000_000,
+) -> None:
+    """Cost and completeness of the hard ban, beside vLLM's and transformers' bad words."""
+    with _one_line_errors():
+        from server.bench.token_filter import FilterPlan, bench_token_filter
+
+        plan = FilterPlan(steps=steps, paths=paths, spelled=spelled, largest=largest)
+        _run(json_file, lambda progress: bench_token_filter(plan, progress))
+
+
 def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str]]:
     """The model and vLLM's flags; the demo has its own, and two servers share one GPU's memory."""
     from server.bench.inputs import DEMO_FLAGS, model_or_demo

@@ -1,7 +1,7 @@
 """Folded text as a byte stream, one by one and many at once."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.normaliser import fold
@@ -15,6 +15,7 @@ def test_words_are_marked():
     assert "日\x01a".encode() == stream("日a")
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=8) | st.text("a é日-'", max_size=8)))
 def test_many_streams_equal_single_ones(texts):
     """The vectorised form gives the same bytes and the classes of both ends."""

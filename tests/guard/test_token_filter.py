@@ -143,6 +143,18 @@ def test_seed_equals_walking(phrases, tokens, cut):
     assert forbidden(walked) == forbidden(rebuilt) == forbidden(split)
 
 
+def test_seed_reads_far_enough_back():
+    """Bytes that only together make a dropped character do not use up what a seed reads."""
+    token_filter = make_filter([Phrase("a b a b")])
+    active = token_filter.sets.acquire((0,), ())
+    gap = [PIECES.index(bytes([b])) for b in "\u200b".encode()]
+    a, b, spaced = PIECES.index("a"), PIECES.index("b"), PIECES.index(" a")
+    text = [a, *gap, PIECES.index(" b"), *gap, spaced, *gap, *gap, PIECES.index(" "), *gap]
+    position = token_filter.seed([], text)
+
+    assert b in token_filter.forbidden([position], [active], [0], VOCABULARY.size)
+
+
 def test_prompt_is_read_from_its_last_special_token():
     """A user's last word does not run into the answer; a prefilled answer does."""
     token_filter = make_filter([Phrase("a b")])
