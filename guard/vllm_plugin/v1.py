@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vllm.v1.sample.logits_processor.interface import (
     BatchUpdate,
@@ -22,6 +22,7 @@ from vllm.v1.sample.logits_processor.interface import (
 )
 
 from guard.params import GuardParams
+from guard.vllm_plugin.model import end_ids_of, vocabulary_of
 
 if TYPE_CHECKING:
     import torch
@@ -109,18 +110,7 @@ def _is_constrained(params: SamplingParams) -> bool:
 def _steering(vllm_config: VllmConfig, state_dir: Path) -> Steering:
     from guard.ledger import LedgerWriter
     from guard.steering import Steering
-    from guard.vocabulary import Vocabulary
 
-    model: Any = vllm_config.model_config
-    vocabulary = Vocabulary.load(
-        model.tokenizer, revision=model.tokenizer_revision, trust=model.trust_remote_code
-    )
-    ends = _end_ids(model)
-    return Steering(state_dir / "snapshots", vocabulary, ends, LedgerWriter(state_dir / "facts"))
-
-
-def _end_ids(model: Any) -> list[int]:
-    """End-of-text ids, those of the generation config first: vLLM stops at them."""
-    config = model.try_get_generation_config()
-    ids = config.get("eos_token_id", getattr(model.hf_text_config, "eos_token_id", None))
-    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
+    model = vllm_config.model_config
+    ledger = LedgerWriter(state_dir / "facts")
+    return Steering(state_dir / "snapshots", vocabulary_of(model), end_ids_of(model), ledger)
