@@ -23,7 +23,11 @@ from server.log import configure_logging, get_logger
 from server.settings import CONFIG_ENV, ENV_PREFIX, Settings, as_environment
 
 MIDDLEWARE = "server.middleware.GuardMiddleware"
-PROCESSOR = "guard.vllm_plugin.v1:GuardLogitsProcessor"
+# By vLLM's model runner: each takes its own interface only.
+PROCESSORS = {
+    "v1": "guard.vllm_plugin.v1:GuardLogitsProcessor",
+    "v2": "guard.vllm_plugin.v2:GuardLogitsProcessor",
+}
 LOGPROBS_MODE = "processed_logprobs"
 DRAIN_SECONDS = 30
 _STOP_SECONDS = 15
@@ -73,7 +77,7 @@ def _run_vllm(args: argparse.Namespace) -> None:
 def _check_environment(environment: Any) -> None:
     refused = {
         "VLLM_USE_RUST_FRONTEND": "the Rust front end bypasses the guard's middleware",
-        "VLLM_USE_V2_MODEL_RUNNER": "the guard's logits processor is made for the V1 model runner",
+        "VLLM_USE_V2_MODEL_RUNNER": f"the model runner is set with {ENV_PREFIX}MODEL_RUNNER",
         "VLLM_API_KEY": f"client keys are set with {ENV_PREFIX}API_KEYS",
         "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "it would write answers into the log",
     }
@@ -87,7 +91,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     os.environ.pop(CONFIG_ENV, None)  # its values are in `settings` already
     return {
         **as_environment(settings),
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_USE_V2_MODEL_RUNNER": str(int(settings.model_runner == "v2")),
         "VLLM_WORKER_MULTIPROC_METHOD": os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
     }
 
@@ -105,16 +109,16 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     parser.set_defaults(logprobs_mode=LOGPROBS_MODE, shutdown_timeout=DRAIN_SECONDS)
     address = ["--host", settings.host, "--port", str(settings.port)]
     args: argparse.Namespace = parser.parse_args([model, *vllm_args, *address])
-    _check_flags(args)
+    _check_flags(args, settings.model_runner)
     args.model = args.model_tag
     # Added last is outermost; of the processors the last has the last word.
     args.middleware = [*(args.middleware or ()), MIDDLEWARE]
-    args.logits_processors = [*(args.logits_processors or ()), PROCESSOR]
+    args.logits_processors = [*(args.logits_processors or ()), PROCESSORS[settings.model_runner]]
     validate_parsed_serve_args(args)
     return args
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace, model_runner: str) -> None:
     conflicts = {
         f"drop --logprobs-mode {args.logprobs_mode}: other modes would show forbidden tokens": (
             args.logprobs_mode != LOGPROBS_MODE
@@ -123,8 +127,10 @@ def _check_flags(args: argparse.Namespace) -> None:
             args, "grpc", False
         ),
         "drop --headless: the guard needs vLLM's API server": args.headless,
-        "drop --speculative-config: vLLM's V1 model runner takes no logits processor together with "
-        "speculative decoding": args.speculative_config is not None,
+        "drop --speculative-config or set --model-runner v2: vLLM's V1 model runner takes no "
+        "logits processor together with speculative decoding": (
+            args.speculative_config is not None and model_runner == "v1"
+        ),
         f"drop --api-key: client keys are set with {ENV_PREFIX}API_KEYS": bool(args.api_key),
         "drop --enable-log-requests and --enable-log-outputs: they would write prompts and answers "
         "into the log": args.enable_log_requests or args.enable_log_outputs,

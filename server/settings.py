@@ -121,6 +121,10 @@ class Settings(BaseModel):
     keep_snapshots: int = Field(
         default=8, ge=1, description="How many superseded policy snapshots are kept for a rollback."
     )
+    model_runner: Literal["v1", "v2"] = Field(
+        default="v1",
+        description="vLLM's model runner; speculative decoding needs v2, which needs a GPU.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )

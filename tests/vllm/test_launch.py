@@ -1,0 +1,45 @@
+"""How the server's settings become vLLM's arguments and environment."""
+
+import importlib
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+from server import launch
+from server.errors import StartFault
+from server.settings import Settings
+
+# Importing all of vLLM warns about parts of torch.
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+SPECULATIVE = ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}']
+
+
+def settings(tmp_path, runner):
+    return Settings(state_dir=tmp_path, model_runner=runner)
+
+
+@pytest.mark.parametrize(("runner", "variable"), [("v1", "0"), ("v2", "1")])
+def test_each_runner_has_its_processor(tmp_path, runner, variable):
+    """The class and vLLM's variable belong together; vLLM would refuse a mixed pair."""
+    args = launch._parse(settings(tmp_path, runner), "model", [])
+    module, _, name = args.logits_processors[-1].partition(":")
+
+    assert module == f"guard.vllm_plugin.{runner}"
+    assert hasattr(importlib.import_module(module), name)
+    assert variable == launch._environment(settings(tmp_path, runner))["VLLM_USE_V2_MODEL_RUNNER"]
+
+
+def test_speculative_decoding_needs_v2(tmp_path):
+    """The V1 runner takes no processor beside it, so it would run unguarded or not at all."""
+    args = launch._parse(settings(tmp_path, "v2"), "model", SPECULATIVE)
+
+    assert args.speculative_config is not None
+    with pytest.raises(StartFault, match="--model-runner v2"):
+        launch._parse(settings(tmp_path, "v1"), "model", SPECULATIVE)
+
+
+def test_the_runner_is_not_chosen_behind_the_guards_back(tmp_path):
+    """vLLM's own variable would pick a runner that the processor does not fit."""
+    with pytest.raises(StartFault, match="LETHEGATE_MODEL_RUNNER"):
+        launch._check_environment({"VLLM_USE_V2_MODEL_RUNNER": "1"})
