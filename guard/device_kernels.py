@@ -22,9 +22,6 @@ from guard.device_vocabulary import TRANSPARENT, DeviceVocabulary
 from guard.ledger import CloseReason, Counter
 from guard.stream import WORD_END, WORD_START, CharClass
 
-# Compiled functions take pointers, numbers and blocks of them; for the type checker they are Any.
-Value = Any
-
 _PARTS = tl.constexpr(8)
 _LANES = tl.constexpr(128)
 _ENTRIES = tl.constexpr(16)
@@ -174,32 +171,32 @@ def _runs(vocabulary: DeviceVocabulary) -> tuple[Any, ...]:
     unaligned=("slot_of", "local", "inputs"),
 )
 def _follow(
-    slot_of: Value,
-    local: Value,
-    inputs: Value,
-    num_rows: Value,
-    tokens: Value,
-    tokens_stride: Value,
-    prompt_len: Value,
-    total_len: Value,
-    slots: Value,
-    rows: Value,
-    report: Value,
-    policy: Value,
-    reach: Value,
-    first_child: Value,
-    label: Value,
-    fail: Value,
-    run_bytes: Value,
-    run_start: Value,
-    run_first: Value,
-    run_last: Value,
-    pending_of: Value,
-    head_of: Value,
-    tail_of: Value,
-    weight: Value,
-    size: Value,
-    num_continuing: Value,
+    slot_of: tl.tensor,
+    local: tl.tensor,
+    inputs: tl.tensor,
+    num_rows: tl.tensor,
+    tokens: tl.tensor,
+    tokens_stride: tl.tensor,
+    prompt_len: tl.tensor,
+    total_len: tl.tensor,
+    slots: tl.tensor,
+    rows: tl.tensor,
+    report: tl.tensor,
+    policy: tl.tensor,
+    reach: tl.tensor,
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    run_bytes: tl.tensor,
+    run_start: tl.tensor,
+    run_first: tl.tensor,
+    run_last: tl.tensor,
+    pending_of: tl.tensor,
+    head_of: tl.tensor,
+    tail_of: tl.tensor,
+    weight: tl.tensor,
+    size: tl.tensor,
+    num_continuing: tl.tensor,
 ) -> None:
     first = tl.program_id(0)
     slot = tl.load(slot_of + first).to(tl.int64)
@@ -285,14 +282,14 @@ def _follow(
 
 @_jit
 def _begin(
-    history: Value,
-    prompt: Value,
-    total: Value,
-    reach: Value,
-    pending_of: Value,
-    weight: Value,
-    size: Value,
-) -> Value:
+    history: tl.tensor,
+    prompt: tl.tensor,
+    total: tl.tensor,
+    reach: tl.tensor,
+    pending_of: tl.tensor,
+    weight: tl.tensor,
+    size: tl.tensor,
+) -> tl.tensor:
     at = total
     found = total * 0
     stop = total * 0
@@ -317,23 +314,23 @@ def _begin(
 
 @_jit
 def _take(
-    first_child: Value,
-    label: Value,
-    fail: Value,
-    run_bytes: Value,
-    run_start: Value,
-    run_first: Value,
-    run_last: Value,
-    pending_of: Value,
-    head_of: Value,
-    tail_of: Value,
-    size: Value,
-    num_continuing: Value,
-    state: Value,
-    before: Value,
-    pending: Value,
-    token: Value,
-) -> Value:
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    run_bytes: tl.tensor,
+    run_start: tl.tensor,
+    run_first: tl.tensor,
+    run_last: tl.tensor,
+    pending_of: tl.tensor,
+    head_of: tl.tensor,
+    tail_of: tl.tensor,
+    size: tl.tensor,
+    num_continuing: tl.tensor,
+    state: tl.tensor,
+    before: tl.tensor,
+    pending: tl.tensor,
+    token: tl.tensor,
+) -> tl.tensor:
     known = (token >= 0) & (token < size)
     left = tl.load(pending_of + token, mask=known, other=_TRANSPARENT)
     if left != _TRANSPARENT:
@@ -382,17 +379,17 @@ def _take(
 
 @_jit
 def _read(
-    first_child: Value,
-    label: Value,
-    fail: Value,
-    run_bytes: Value,
-    run_start: Value,
-    run_first: Value,
-    run_last: Value,
-    state: Value,
-    before: Value,
-    run: Value,
-) -> Value:
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    run_bytes: tl.tensor,
+    run_start: tl.tensor,
+    run_first: tl.tensor,
+    run_last: tl.tensor,
+    state: tl.tensor,
+    before: tl.tensor,
+    run: tl.tensor,
+) -> tl.tensor:
     low = tl.load(run_start + run)
     high = tl.load(run_start + run + 1)
     if low < high:
@@ -409,7 +406,7 @@ def _read(
 
 
 @_jit
-def _border(before: Value, first: Value) -> Value:
+def _border(before: tl.tensor, first: tl.tensor) -> tl.tensor:
     """The border symbol between two characters of these classes; 0 for none."""
     opens = tl.where(before != _WORD, _START, 0)
     closes = tl.where(before == _WORD, _END, 0)
@@ -417,13 +414,15 @@ def _border(before: Value, first: Value) -> Value:
 
 
 @_jit
-def _swallows(before: Value, first: Value) -> Value:
+def _swallows(before: tl.tensor, first: tl.tensor) -> tl.tensor:
     """1 where a space follows a space."""
     return ((first == _SPACE) & (before == _SPACE)).to(tl.int32)
 
 
 @_jit
-def _step(first_child: Value, label: Value, fail: Value, state: Value, symbol: Value) -> Value:
+def _step(
+    first_child: tl.tensor, label: tl.tensor, fail: tl.tensor, state: tl.tensor, symbol: tl.tensor
+) -> tl.tensor:
     found = _child(first_child, label, state, symbol)
     while (found == 0) & (state != 0):
         state = tl.load(fail + state)
@@ -432,7 +431,9 @@ def _step(first_child: Value, label: Value, fail: Value, state: Value, symbol: V
 
 
 @_jit
-def _child(first_child: Value, label: Value, state: Value, symbol: Value) -> Value:
+def _child(
+    first_child: tl.tensor, label: tl.tensor, state: tl.tensor, symbol: tl.tensor
+) -> tl.tensor:
     lane = tl.load(first_child + state) + tl.arange(0, _CHILDREN)
     inside = lane < tl.load(first_child + state + 1)
     labels = tl.load(label + lane, mask=inside, other=0).to(tl.int32)
@@ -440,19 +441,19 @@ def _child(first_child: Value, label: Value, state: Value, symbol: Value) -> Val
 
 
 @_jit
-def _held(pending: Value) -> Value:
+def _held(pending: tl.tensor) -> tl.tensor:
     return 1 + (pending > 0xFF).to(tl.int32) + (pending > 0xFFFF).to(tl.int32)
 
 
 @_jit
-def _missing(pending: Value) -> Value:
+def _missing(pending: tl.tensor) -> tl.tensor:
     lead = pending & 0xFF
     length = 2 + (lead >= 0xE0).to(tl.int32) + (lead >= 0xF0).to(tl.int32)
     return length - _held(pending)
 
 
 @_jit
-def _goes_on(pending: Value, head: Value) -> Value:
+def _goes_on(pending: tl.tensor, head: tl.tensor) -> tl.tensor:
     second = 0x80 | ((head >> 3) & 0x3F)
     low = tl.where(pending == 0xE0, 0xA0, tl.where(pending == 0xF0, 0x90, 0x80))
     high = tl.where(pending == 0xED, 0xA0, tl.where(pending == 0xF4, 0x90, 0xC0))
@@ -460,12 +461,12 @@ def _goes_on(pending: Value, head: Value) -> Value:
 
 
 @_jit
-def _is_finishing(pending: Value, head: Value) -> Value:
+def _is_finishing(pending: tl.tensor, head: tl.tensor) -> tl.tensor:
     return ((head & 3) >= _missing(pending)) & _goes_on(pending, head)
 
 
 @_jit
-def _code_point(pending: Value, head: Value) -> Value:
+def _code_point(pending: tl.tensor, head: tl.tensor) -> tl.tensor:
     lead = pending & 0xFF
     held = _held(pending)
     need = _missing(pending)
@@ -479,7 +480,7 @@ def _code_point(pending: Value, head: Value) -> Value:
 
 
 @_jit
-def _joined(pending: Value, head: Value) -> Value:
+def _joined(pending: tl.tensor, head: tl.tensor) -> tl.tensor:
     held = _held(pending)
     joined = pending | ((0x80 | ((head >> 3) & 0x3F)) << (8 * held))
     second = (0x80 | ((head >> 9) & 0x3F)) << (8 * held + 8)
@@ -496,38 +497,38 @@ def _joined(pending: Value, head: Value) -> Value:
     unaligned=("logits", "slot_of", "bits"),
 )
 def _forbid(
-    logits: Value,
-    logits_stride: Value,
-    width: Value,
-    slot_of: Value,
-    slots: Value,
-    rows: Value,
-    report: Value,
-    policy: Value,
-    first_child: Value,
-    label: Value,
-    fail: Value,
-    run_bytes: Value,
-    run_start: Value,
-    run_first: Value,
-    run_last: Value,
-    out_state: Value,
-    phrase_open: Value,
-    phrase_any: Value,
-    entry_state: Value,
-    entry_start: Value,
-    entry_phrase: Value,
-    entry_low: Value,
-    entry_high: Value,
-    bits: Value,
-    bits_stride: Value,
-    bounds: Value,
-    pool: Value,
-    order: Value,
-    continuing: Value,
-    head_of: Value,
-    size: Value,
-    num_continuing: Value,
+    logits: tl.tensor,
+    logits_stride: tl.tensor,
+    width: tl.tensor,
+    slot_of: tl.tensor,
+    slots: tl.tensor,
+    rows: tl.tensor,
+    report: tl.tensor,
+    policy: tl.tensor,
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    run_bytes: tl.tensor,
+    run_start: tl.tensor,
+    run_first: tl.tensor,
+    run_last: tl.tensor,
+    out_state: tl.tensor,
+    phrase_open: tl.tensor,
+    phrase_any: tl.tensor,
+    entry_state: tl.tensor,
+    entry_start: tl.tensor,
+    entry_phrase: tl.tensor,
+    entry_low: tl.tensor,
+    entry_high: tl.tensor,
+    bits: tl.tensor,
+    bits_stride: tl.tensor,
+    bounds: tl.tensor,
+    pool: tl.tensor,
+    order: tl.tensor,
+    continuing: tl.tensor,
+    head_of: tl.tensor,
+    size: tl.tensor,
+    num_continuing: tl.tensor,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -612,19 +613,19 @@ def _forbid(
 
 @_jit
 def _forbid_begun(
-    line: Value,
-    width: Value,
-    fail: Value,
-    entry_state: Value,
-    entry_start: Value,
-    entry_phrase: Value,
-    entry_low: Value,
-    entry_high: Value,
-    on: Value,
-    order: Value,
-    state: Value,
-    part: Value,
-) -> Value:
+    line: tl.tensor,
+    width: tl.tensor,
+    fail: tl.tensor,
+    entry_state: tl.tensor,
+    entry_start: tl.tensor,
+    entry_phrase: tl.tensor,
+    entry_low: tl.tensor,
+    entry_high: tl.tensor,
+    on: tl.tensor,
+    order: tl.tensor,
+    state: tl.tensor,
+    part: tl.tensor,
+) -> tl.tensor:
     """Forbid what completes a begun phrase: tiles of entries in turn for the row's programs."""
     count = state * 0
     turn = state * 0
@@ -656,7 +657,7 @@ def _forbid_begun(
 
 
 @_jit
-def _is_on(on: Value, phrase: Value) -> Value:
+def _is_on(on: tl.tensor, phrase: tl.tensor) -> tl.tensor:
     """Lane by lane whether a phrase is active; -1 is none."""
     byte = tl.load(on + (phrase >> 3), mask=phrase >= 0, other=0).to(tl.int32)
     return (phrase >= 0) & (((byte >> (phrase & 7)) & 1) != 0)
@@ -664,28 +665,28 @@ def _is_on(on: Value, phrase: Value) -> Value:
 
 @_jit
 def _finish(
-    line: Value,
-    width: Value,
-    first_child: Value,
-    label: Value,
-    fail: Value,
-    run_bytes: Value,
-    run_start: Value,
-    run_first: Value,
-    run_last: Value,
-    out_state: Value,
-    phrase_open: Value,
-    phrase_any: Value,
-    on: Value,
-    continuing: Value,
-    head_of: Value,
-    size: Value,
-    num_continuing: Value,
-    state: Value,
-    before: Value,
-    pending: Value,
-    first: Value,
-) -> Value:
+    line: tl.tensor,
+    width: tl.tensor,
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    run_bytes: tl.tensor,
+    run_start: tl.tensor,
+    run_first: tl.tensor,
+    run_last: tl.tensor,
+    out_state: tl.tensor,
+    phrase_open: tl.tensor,
+    phrase_any: tl.tensor,
+    on: tl.tensor,
+    continuing: tl.tensor,
+    head_of: tl.tensor,
+    size: tl.tensor,
+    num_continuing: tl.tensor,
+    state: tl.tensor,
+    before: tl.tensor,
+    pending: tl.tensor,
+    first: tl.tensor,
+) -> tl.tensor:
     """Forbid the tokens that finish the pending character and with it an active phrase.
 
     Each lane reads a border, the character, a border and the rest of its token.
@@ -750,8 +751,13 @@ def _finish(
 
 @_jit
 def _step_lanes(
-    first_child: Value, label: Value, fail: Value, state: Value, symbol: Value, live: Value
-) -> Value:
+    first_child: tl.tensor,
+    label: tl.tensor,
+    fail: tl.tensor,
+    state: tl.tensor,
+    symbol: tl.tensor,
+    live: tl.tensor,
+) -> tl.tensor:
     """`_step`, lane by lane; other lanes keep their state."""
     result = state
     todo = live
@@ -765,8 +771,8 @@ def _step_lanes(
 
 @_jit
 def _child_lanes(
-    first_child: Value, label: Value, state: Value, symbol: Value, todo: Value
-) -> Value:
+    first_child: tl.tensor, label: tl.tensor, state: tl.tensor, symbol: tl.tensor, todo: tl.tensor
+) -> tl.tensor:
     low = tl.load(first_child + state, mask=todo, other=0)
     end = tl.load(first_child + state + 1, mask=todo, other=0)
     high = end
@@ -783,15 +789,15 @@ def _child_lanes(
 
 @_jit
 def _occurs(
-    fail: Value,
-    out_state: Value,
-    phrase_open: Value,
-    phrase_any: Value,
-    on: Value,
-    state: Value,
-    border: Value,
-    live: Value,
-) -> Value:
+    fail: tl.tensor,
+    out_state: tl.tensor,
+    phrase_open: tl.tensor,
+    phrase_any: tl.tensor,
+    on: tl.tensor,
+    state: tl.tensor,
+    border: tl.tensor,
+    live: tl.tensor,
+) -> tl.tensor:
     """Lane by lane whether an active phrase ends in this state."""
     found = live & (state < 0)
     state = tl.load(out_state + state, mask=live, other=0)
@@ -807,16 +813,16 @@ def _occurs(
 
 @_kernel("logits_stride", "width", "end_id", unaligned=("logits", "slot_of", "local"))
 def _settle(
-    logits: Value,
-    logits_stride: Value,
-    width: Value,
-    slot_of: Value,
-    local: Value,
-    total_len: Value,
-    slots: Value,
-    rows: Value,
-    report: Value,
-    end_id: Value,
+    logits: tl.tensor,
+    logits_stride: tl.tensor,
+    width: tl.tensor,
+    slot_of: tl.tensor,
+    local: tl.tensor,
+    total_len: tl.tensor,
+    slots: tl.tensor,
+    rows: tl.tensor,
+    report: tl.tensor,
+    end_id: tl.tensor,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of + row).to(tl.int64)
