@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -471,9 +472,10 @@ def test_sets_come_and_go(monkeypatch):
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_the_gpu_kernels_do_the_same():
-    """All tests of this file that run a kernel, with the Triton kernels in Triton's interpreter."""
+    """All tests of this file that run a kernel, and one more, in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += [__file__, str(Path(__file__).with_name("test_device_kernels.py"))]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
