@@ -44,7 +44,7 @@ def test_json_lines_carry_the_request(capsys: pytest.CaptureFixture[str]) -> Non
 def test_captured_records(capsys: pytest.CaptureFixture[str]) -> None:
     """Records of the standard library come out in the same form."""
     configure_logging("info", "json", capture=True)
-    logging.getLogger("uvicorn.error").warning("something")
+    logging.getLogger("a.library").warning("something")
     line = json.loads(capsys.readouterr().err)
 
     assert (line["event"], line["level"]) == ("something", "warning")
