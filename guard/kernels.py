@@ -30,19 +30,34 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], numba.njit(cache=True, nogil=True)(function))
 
 
+def short_jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile like `jit`, but keep the GIL.
+
+    For loops of some microseconds in the engine's step: another thread that takes the GIL meanwhile
+    keeps it for longer than they last.
+    """
+    return cast(Callable[..., Any], numba.njit(cache=True)(function))
+
+
 @jit
-def child(first_child: Array, label: Array, state: int, symbol: int) -> Any:
-    """The trie child of a state under a symbol, or 0; children are contiguous and sorted."""
-    low, high = first_child[state], first_child[state + 1]
+def find(label: Array, low: int, high: int, symbol: int) -> Any:
+    """The state among low .. high, which are sorted, that has this symbol; 0 for none."""
+    end = high
     while low < high:
         middle = (low + high) >> 1
         if label[middle] < symbol:
             low = middle + 1
         else:
             high = middle
-    if low < first_child[state + 1] and label[low] == symbol:
+    if low < end and label[low] == symbol:
         return low
     return 0
+
+
+@jit
+def child(first_child: Array, label: Array, state: int, symbol: int) -> Any:
+    """The trie child of a state under a symbol, or 0; children are contiguous and sorted."""
+    return find(label, first_child[state], first_child[state + 1], symbol)
 
 
 @jit
@@ -95,165 +110,6 @@ def walk(
 def is_on(bits: Array, active: int, phrase: int) -> Any:
     """Whether a phrase is in an active set."""
     return (bits[active, phrase >> 3] >> (phrase & 7)) & 1 != 0
-
-
-@jit
-def forbid(logits: Array, out: Array, row: int, width: int, token: int, count: int) -> Any:
-    """Take one token away from a row: in the logits, or as a flat index where there are none."""
-    if token >= width:
-        return count
-    if logits.shape[0]:
-        logits[row, token] = -np.inf
-    elif count < out.shape[0]:
-        out[count] = row * width + token
-    return count + 1
-
-
-@jit
-def forbid_standing(
-    pool: Array,
-    bounds: Array,
-    active: int,
-    before: int,
-    logits: Array,
-    out: Array,
-    row: int,
-    width: int,
-    count: int,
-) -> Any:
-    """Forbid the tokens that complete a phrase by themselves, wherever the row stands."""
-    last = bounds[active, 1] if before == _WORD else bounds[active, 2]
-    for k in range(bounds[active, 0], last):
-        count = forbid(logits, out, row, width, pool[k], count)
-    return count
-
-
-@jit
-def forbid_begun(
-    fail: Array,
-    entry_state: Array,
-    entry_start: Array,
-    entry_phrase: Array,
-    entry_low: Array,
-    entry_high: Array,
-    order: Array,
-    bits: Array,
-    active: int,
-    state: int,
-    logits: Array,
-    out: Array,
-    row: int,
-    width: int,
-    count: int,
-) -> Any:
-    """Forbid the tokens that complete a phrase that the row has begun."""
-    state = entry_state[state]
-    while state:
-        for entry in range(entry_start[state], entry_start[state + 1]):
-            if is_on(bits, active, entry_phrase[entry]):
-                for k in range(entry_low[entry], entry_high[entry]):
-                    count = forbid(logits, out, row, width, order[k], count)
-        state = entry_state[fail[state]]
-    return count
-
-
-@jit
-def step_rows(
-    first_child: Array,
-    label: Array,
-    fail: Array,
-    entry_state: Array,
-    entry_start: Array,
-    entry_phrase: Array,
-    entry_low: Array,
-    entry_high: Array,
-    body: Array,
-    body_start: Array,
-    body_first: Array,
-    body_last: Array,
-    has_pending: Array,
-    order: Array,
-    bits: Array,
-    pool: Array,
-    bounds: Array,
-    states: Array,
-    classes: Array,
-    unfinished: Array,
-    sets: Array,
-    slots: Array,
-    tokens: Array,
-    rows: Array,
-    width: int,
-    logits: Array,
-    out: Array,
-    totals: Array,
-) -> None:
-    """One decode step: move each slot over its token, then forbid what its row may not take next.
-
-    `slots`, `tokens` (-1: none) and `rows` [n] are this step's; `states`, `classes`, `unfinished`
-    and `sets` [capacity] are `guard.positions.Positions`. `bounds` [sets, 3] delimits each active
-    set's tokens in `pool`: always forbidden, then forbidden at the start of a word.
-
-    Writes minus infinity into `logits` [rows, width] float32; where that has no rows, flat indices
-    row * width + token into `out`. `totals` becomes: forbidden tokens (when more than `out` holds,
-    only the first are written and the caller comes again with more room), rows in which a begun
-    phrase could be completed, rows that stand inside a character. Those are left to the caller.
-    """
-    count, begun, inside = 0, 0, 0
-    for i in range(slots.shape[0]):
-        slot, token, row = slots[i], tokens[i], rows[i]
-        if token >= 0 and not unfinished[slot]:
-            low, high = body_start[token], body_start[token + 1]
-            if low < high:
-                states[slot] = walk(
-                    first_child,
-                    label,
-                    fail,
-                    states[slot],
-                    classes[slot],
-                    body,
-                    low,
-                    high,
-                    body_first[token],
-                )
-                classes[slot] = body_last[token]
-            unfinished[slot] = has_pending[token]
-        if unfinished[slot]:
-            inside += 1
-            continue
-        active = sets[slot]
-        count = forbid_standing(pool, bounds, active, classes[slot], logits, out, row, width, count)
-        before = count
-        count = forbid_begun(
-            fail,
-            entry_state,
-            entry_start,
-            entry_phrase,
-            entry_low,
-            entry_high,
-            order,
-            bits,
-            active,
-            states[slot],
-            logits,
-            out,
-            row,
-            width,
-            count,
-        )
-        begun += count > before
-    totals[0], totals[1], totals[2] = count, begun, inside
-
-
-@jit
-def nothing_left(logits: Array, rows: Array, result: Array) -> None:
-    """Per row whether all its logits are minus infinity; `result` [n] bool."""
-    for i in range(rows.shape[0]):
-        result[i] = True
-        for token in range(logits.shape[1]):
-            if logits[rows[i], token] != -np.inf:
-                result[i] = False
-                break
 
 
 @jit

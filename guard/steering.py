@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from detectors.targets import Phrase
-from guard import kernels
+from guard import step_kernels
 from guard.active_sets import ActiveSet
 from guard.automaton import Tables, build_tables, index_phrases
 from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
@@ -259,7 +259,7 @@ class Steering:
         rows = np.array([row for row, _ in constrained], np.int64)
         if len(plain):
             empty = np.empty(len(rows), np.bool_)
-            kernels.nothing_left(plain, rows, empty)
+            step_kernels.nothing_left(plain, rows, empty)
         else:
             empty = logits[torch.from_numpy(rows)].isneginf().all(dim=1).cpu().numpy()
         for i in np.flatnonzero(empty).tolist():
@@ -303,7 +303,7 @@ def warm_up() -> None:
     slots = np.array([positions.take(policy.seed([0], [1]), active.index)], np.int64)
     for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
         policy.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
-        kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
+        step_kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
 
 
 def _arranged(step: list[tuple[int, Slot]]) -> _Batch:

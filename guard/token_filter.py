@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from guard import kernels
+from guard import kernels, step_kernels
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
 from guard.positions import Position, Positions
@@ -54,9 +54,10 @@ class TokenFilter:
         self.sets = ActiveSets(tables, units, vocabulary)
         self._longest = int(tables.longest[0])
         self._out = np.empty(4096, np.int64)
-        self._totals = np.zeros(3, np.int64)
+        self._totals = np.zeros(5, np.int64)
+        self._work = np.zeros((64, 6), np.int64)
         bodies = vocabulary.bodies
-        # What `kernels.step_rows` takes first, in its order.
+        # What `step_kernels.step_rows` takes first, in its order.
         self._constants = (
             tables.first_child,
             tables.label,
@@ -172,6 +173,9 @@ class TokenFilter:
         logits: Float32,
     ) -> tuple[int, int, int]:
         sets, total = self.sets, self._totals
+        if len(slots) > len(self._work):
+            self._work = np.zeros((2 * len(slots), 6), np.int64)
+        work = self._work
         arguments = (
             *self._constants,
             sets.bits,
@@ -183,12 +187,12 @@ class TokenFilter:
             positions.sets,
             slots,
         )
-        kernels.step_rows(*arguments, tokens, rows, width, logits, self._out, total)
+        step_kernels.step_rows(*arguments, tokens, rows, width, logits, self._out, work, total)
         if not len(logits) and total[0] > len(self._out):
             self._out = np.empty(2 * int(total[0]), np.int64)
             # The slots have moved already.
             still = np.full_like(tokens, NO_TOKEN)
-            kernels.step_rows(*arguments, still, rows, width, logits, self._out, total)
+            step_kernels.step_rows(*arguments, still, rows, width, logits, self._out, work, total)
         return int(total[0]), int(total[1]), int(total[2])
 
     def _finish_characters(self, positions: Positions, slots: Int64, tokens: Int64) -> None:

@@ -23,13 +23,15 @@ from guard.vocabulary import Vocabulary
 from server.bench.spellings import common_words
 from server.bench.vocabularies import RealVocabulary
 
+ALL, SUBSET = 0, 1
+_SHARE = 100
 _LINE = 64
 _STREAM_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A snapshot of one target unit with all phrases, and what it took."""
+    """A snapshot of invented phrases, and what it took."""
 
     digest: str
     seconds: float
@@ -39,12 +41,15 @@ class Compiled:
 
 
 def compile_phrases(phrases: Sequence[str], vocabulary: Vocabulary, root: Path) -> Compiled:
-    """Compile phrases as the control process does and write their snapshot; CPU seconds."""
+    """Compile phrases as the control process does and write their snapshot; CPU seconds.
+
+    Target unit ALL has all phrases, unit SUBSET a hundredth of them.
+    """
     begin = time.process_time()
     patterns, ids = index_phrases([Phrase(text) for text in phrases])
     tables = build_tables(patterns, vocabulary)
     arrays = {f"automaton.{name}": array for name, array in tables.arrays().items()}
-    units = Units.build([ids], [])
+    units = Units.build([ids, ids[::_SHARE]], [])
     arrays |= {f"units.{name}": array for name, array in units.arrays().items()}
     meta = {"vocabulary": vocabulary.fingerprint}
     digest = write_snapshot(root, meta=meta, arrays=arrays, documents={})
@@ -71,19 +76,24 @@ def tempting_texts(
 
 
 class SteeredBatch:
-    """A batch in a worker of its own: every row is steered by one policy, all phrases active."""
+    """A batch in a worker of its own: every row is steered by the same unit of one policy."""
 
     def __init__(
-        self, state: Path, compiled: Compiled, vocabulary: Vocabulary, texts: list[list[int]]
+        self,
+        state: Path,
+        compiled: Compiled,
+        vocabulary: Vocabulary,
+        texts: list[list[int]],
+        unit: int = ALL,
     ) -> None:
-        facts = state / f"facts-{compiled.digest[:8]}"
+        facts = state / f"facts-{compiled.digest[:8]}-{unit}"
         self.steering = Steering(state, vocabulary, [2], LedgerWriter(facts))
         self._facts = LedgerReader(facts)
         self._texts = texts
         self.outputs: list[list[int]] = [[] for _ in texts]
         self.slots: dict[int, Slot] = {
             row: self.steering.open_slot(
-                GuardParams(compiled.digest, row + 1, (0,)), (), output, constrained=False
+                GuardParams(compiled.digest, row + 1, (unit,)), (), output, constrained=False
             )
             for row, output in enumerate(self.outputs)
         }

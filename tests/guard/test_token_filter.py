@@ -3,6 +3,7 @@
 import codecs
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from detectors.normaliser import at_border, fold
 from detectors.targets import Phrase
 from guard.automaton import build_tables, index_phrases
+from guard.positions import Positions
 from guard.token_filter import Position, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary
@@ -141,6 +143,31 @@ def test_seed_equals_walking(phrases, tokens, cut):
         return set(token_filter.forbidden([position], [active], [0], VOCABULARY.size).tolist())
 
     assert forbidden(walked) == forbidden(rebuilt) == forbidden(split)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PHRASES, st.integers(0, 2**32), st.integers(1, 100))
+def test_steps_of_a_batch_equal_single_positions(phrases, seed, rows):
+    """A batch in packed arrays moves and forbids as each of its rows does alone."""
+    rng = random.Random(seed)
+    token_filter = make_filter(phrases)
+    active = token_filter.sets.acquire((0,), ())
+    alone, packed = [Position() for _ in range(rows)], Positions()
+    slots = np.array([packed.take(position, active.index) for position in alone])
+    order, width = np.array(rng.sample(range(rows), rows)), VOCABULARY.size
+    logits = np.zeros((rows, width), np.float32)
+    for _ in range(8):
+        tokens = [rng.randrange(-1, width) for _ in range(rows)]
+        for position, token in zip(alone, tokens, strict=True):
+            if token >= 0:
+                token_filter.advance([position], [token])
+        logits[:] = 0
+        given_tokens = np.array(tokens)
+        token_filter.step(packed, slots, given_tokens.copy(), order, width, logits)
+        expected = token_filter.forbidden(alone, [active] * rows, order.tolist(), width)
+
+        assert set(np.flatnonzero(logits).tolist()) == set(expected.tolist())
+        assert [packed.get(slot) for slot in slots.tolist()] == alone
 
 
 def test_seed_reads_far_enough_back():
