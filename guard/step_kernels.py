@@ -101,7 +101,8 @@ def begin_rows(
     count = 0
     for i in range(slots.shape[0]):
         slot, token = slots[i], tokens[i]
-        if token < 0 or unfinished[slot]:
+        # Ids behind the vocabulary are padding of the model's, which no text is made of.
+        if token < 0 or token >= has_pending.shape[0] or unfinished[slot]:
             continue
         unfinished[slot] = has_pending[token]
         low, high = body_start[token], body_start[token + 1]

@@ -157,9 +157,10 @@ def test_steps_of_a_batch_equal_single_positions(phrases, seed, rows):
     order, width = np.array(rng.sample(range(rows), rows)), VOCABULARY.size
     logits = np.zeros((rows, width), np.float32)
     for _ in range(8):
-        tokens = [rng.randrange(-1, width) for _ in range(rows)]
+        tokens = [rng.randrange(-1, width + 3) for _ in range(rows)]
         for position, token in zip(alone, tokens, strict=True):
             if token >= 0:
+                # The last ids are padding behind the vocabulary.
                 token_filter.advance([position], [token])
         logits[:] = 0
         given_tokens = np.array(tokens)
