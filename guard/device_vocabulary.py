@@ -53,7 +53,7 @@ class DeviceVocabulary:
         head: [V] int32, the continuation bytes a token begins with (`pack_head`).
         tail: [V] int32, the token's place c among the continuing ones, or `NO_TAIL`.
         continuing: [C] int32 token ids.
-        weight: [V] int32, length of the body without spaces.
+        weight: [V] int32, bytes that the token adds to any stream at least.
         order: [k] int32 token ids sorted by body.
     """
 
@@ -93,7 +93,6 @@ class DeviceVocabulary:
             pack_pending(vocabulary.pending_of(t)) if raw[t] else TRANSPARENT for t in range(size)
         ]
         bodies = vocabulary.bodies
-        counted = np.concatenate([[0], np.cumsum(bodies.bytes != 0x20)])
         run_bytes, run_start, run_first, run_last = _concatenate(
             [bodies, tails, folded_code_points()]
         )
@@ -106,7 +105,7 @@ class DeviceVocabulary:
             head=_int32([pack_head(one) for one in raw]),
             tail=_int32(place),
             continuing=_int32(continuing),
-            weight=_int32(np.diff(counted[bodies.start])),
+            weight=_int32(vocabulary.weight),
             order=_int32(vocabulary.order),
         )
 
