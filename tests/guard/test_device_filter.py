@@ -102,7 +102,7 @@ def kernels():
 
     from guard import device_kernels
 
-    device_kernels._PARTS = tl.constexpr(2)
+    device_kernels.PARTS = tl.constexpr(2)
     return device_kernels
 
 
