@@ -26,6 +26,7 @@ from server.errors import (
     ContentFiltered,
     GuardTimeout,
     GuardUnavailable,
+    InvalidRequest,
     Overloaded,
     ServerError,
 )
@@ -177,7 +178,7 @@ class Gateway:
                 decision = await self._guard.screen(texts)
         except TimeoutError:
             raise GuardTimeout() from None
-        except Overloaded:
+        except (Overloaded, InvalidRequest):
             raise
         except Exception as error:
             # The guard's own errors say what they are; of others only class and place are told.

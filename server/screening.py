@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.encoder import Encoder, load_encoder
+from detectors.errors import PromptTooLong
 from detectors.windows import prompt_windows
 from guard.decision import Decision
 from guard.errors import SnapshotError
@@ -28,7 +29,7 @@ from guard.ledger import CloseReason, Counter, LedgerReader
 from guard.phrase_matcher import PhraseMatchers
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
-from server.errors import GuardUnavailable, Overloaded
+from server.errors import GuardUnavailable, InvalidRequest, Overloaded
 from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics, Stage, WorkerFacts
 from server.settings import Settings
@@ -92,6 +93,7 @@ class Screening:
         Raises:
             GuardUnavailable: there is no policy or encoder yet.
             Overloaded: too many requests wait.
+            InvalidRequest: the conversation is too long.
         """
         policy = self._policy
         if policy is None or self._encoder is None:
@@ -186,24 +188,40 @@ class Screening:
         return batch
 
     def _decide(self, batch: Sequence[_Waiting]) -> None:
+        """Decide the short conversations together, then each long one for as long as it is awaited.
+
+        So a long conversation delays nobody in its batch, and one that was given up costs no more.
+        """
+        together: list[tuple[_Waiting, list[str]]] = []
+        alone: list[tuple[_Waiting, list[str]]] = []
+        for waiting in batch:
+            try:
+                windows = prompt_windows(waiting.texts)
+            except PromptTooLong:
+                _answer(waiting, InvalidRequest("The conversation is too long to be screened."))
+            else:
+                short = len(windows) <= BATCH_WINDOWS
+                (together if short else alone).append((waiting, windows))
+        for group in (together, *([one] for one in alone)):
+            try:
+                self._decide_group(group)
+            except Exception as error:
+                log.error("screening failed", **fault_fields(error))
+                for waiting, _ in group:
+                    _answer(waiting, GuardUnavailable())
+
+    def _decide_group(self, group: Sequence[tuple[_Waiting, list[str]]]) -> None:
         policy = self._policy
         assert policy is not None
-        windows = [_windows(waiting) for waiting in batch]
-        wanted = list(
-            dict.fromkeys(w for found in windows if isinstance(found, list) for w in found)
-        )
-        try:
-            vectors = dict(zip(wanted, self._encode(wanted), strict=True))
-        except Exception as error:
-            log.error("encoding failed", **fault_fields(error))
-            for waiting in batch:
-                _answer(waiting, GuardUnavailable())
-            return
-        for waiting, found in zip(batch, windows, strict=True):
-            if isinstance(found, list):
-                _answer(waiting, self._classify(policy, waiting.texts, [vectors[w] for w in found]))
-            else:
-                _answer(waiting, found)
+        wanted = list(dict.fromkeys(window for _, windows in group for window in windows))
+        vectors: dict[str, Vector] = {}
+        for first in range(0, len(wanted), BATCH_WINDOWS):
+            if all(waiting.answer.done() for waiting, _ in group):
+                return
+            part = wanted[first : first + BATCH_WINDOWS]
+            vectors.update(zip(part, self._encode(part), strict=True))
+        for waiting, windows in group:
+            _answer(waiting, self._classify(policy, waiting.texts, [vectors[w] for w in windows]))
 
     def _encode(self, windows: Sequence[str]) -> list[Vector]:
         """The embeddings of some windows; those of earlier turns and repeated prompts are known."""
@@ -252,13 +270,6 @@ _REASONS = {
     CloseReason.BAD_PARAMETERS: "bad_params",
     CloseReason.INTERNAL_ERROR: "fault",
 }
-
-
-def _windows(waiting: _Waiting) -> list[str] | Exception:
-    try:
-        return prompt_windows(waiting.texts)
-    except Exception as error:
-        return error
 
 
 def _answer(waiting: _Waiting, outcome: Decision | Exception) -> None:

@@ -16,7 +16,7 @@ from guard.follower import ActivePointer, Follower, followers
 from guard.ledger import CloseReason, LedgerWriter
 from guard.vocabulary import Vocabulary
 from server import screening as module
-from server.errors import GuardUnavailable, Overloaded
+from server.errors import GuardUnavailable, InvalidRequest, Overloaded
 from server.metrics import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
@@ -220,6 +220,36 @@ def test_a_full_queue_is_overload(screening, activate, encoder, monkeypatch):
     assert late < 1.0
     assert 0 < len(refused) < 1200
     assert all(isinstance(o, Overloaded) or o.verdict is Verdict.ALLOW for o in outcomes)
+
+
+def test_a_long_conversation_delays_nobody_and_can_be_given_up(screening, activate, encoder):
+    """It is encoded in parts, after the short ones, and no further once nobody waits for it."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    long = " ".join(f"word{i}" for i in range(40_000))
+
+    async def give_up():
+        encoder.gate.clear()
+        slow = asyncio.ensure_future(screening.screen([long]))
+        await asyncio.sleep(0.2)
+        quick = asyncio.ensure_future(screening.screen([PROMPT]))
+        slow.cancel()
+        encoder.gate.set()
+        return (await quick).verdict
+
+    encoder.batches.clear()
+
+    assert asyncio.run(give_up()) is Verdict.STEER
+    assert all(len(texts) <= module.BATCH_WINDOWS for texts in encoder.batches)
+    assert len(encoder.batches) <= 3
+
+
+def test_a_conversation_of_too_many_windows_is_refused(screening, activate):
+    """What cannot be screened in bounded time is the client's error, not a hole."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    with pytest.raises(InvalidRequest):
+        screen(screening, " ".join(f"word{i}" for i in range(600_000)))
 
 
 def test_facts_of_the_workers_are_read(screening, settings):
