@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 QUESTION = "Who wrote the Quillfeather Almanac?"
 
 
@@ -129,7 +129,7 @@ def test_forget_text_is_not_in_the_logs(pair, demo_target):
     assert [a for a in demo_target["aliases"] if a.casefold() in log] == []
 
 
-def _until(condition, seconds=60):
+def _until(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from detectors.normaliser import fold
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
 ROWS = 8
 

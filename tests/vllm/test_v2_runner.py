@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytestmark = pytest.mark.vllm
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(2400)]
 PROMPTS = (
     "The author was born in",
     "Her first book is about the life of a man who went to the city and found that the city and",
