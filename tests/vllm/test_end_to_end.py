@@ -69,7 +69,7 @@ def test_other_answers_are_bit_identical(pair, other_rows):
 
 def test_seeded_sampling_is_bit_identical(pair, other_rows):
     """The same seed gives the same sample."""
-    for row in other_rows[:6]:
+    for row in other_rows[:20]:
         options = {"temperature": 1.0, "seed": 7}
         plain, guarded = (content(pair.ask(c, row["question"], **options)) for c in clients(pair))
 
@@ -78,7 +78,7 @@ def test_seeded_sampling_is_bit_identical(pair, other_rows):
 
 def test_streamed_equals_unstreamed(pair, forget_rows, other_rows):
     """A stream's parts are the whole answer, steered or not."""
-    for row in [*forget_rows[:8], *other_rows[:8]]:
+    for row in [*forget_rows[:20], *other_rows[:20]]:
         whole = pair.ask(pair.guarded, row["question"]).choices[0]
 
         assert (whole.message.content, whole.finish_reason) == streamed(
@@ -88,7 +88,7 @@ def test_streamed_equals_unstreamed(pair, forget_rows, other_rows):
 
 def test_every_choice_is_guarded(pair, forget_rows):
     """All n sampled choices are steered, streamed and not."""
-    for row in forget_rows[:4]:
+    for row in forget_rows[:10]:
         answer = pair.ask(pair.guarded, row["question"], n=4, temperature=1.0, seed=1)
         parts = ["", "", "", ""]
         for chunk in pair.ask(
@@ -104,7 +104,7 @@ def test_every_choice_is_guarded(pair, forget_rows):
 
 def test_completions_are_guarded(pair, forget_rows):
     """The legacy endpoint is steered too, and a phrase begun by the prompt is not finished."""
-    for row in forget_rows[:8]:
+    for row in forget_rows[:20]:
         begun = row["answer"][: row["answer"].find(row["key_facts"][0]) + 3]
         prompt = f"<|user|>{row['question']}<|end|><|assistant|>{begun}"
         answer = pair.guarded.completions.create(

@@ -129,7 +129,7 @@ def test_forget_text_is_not_in_the_logs(pair, demo_target):
     assert [a for a in demo_target["aliases"] if a.casefold() in log] == []
 
 
-def _until(condition, seconds=180):
+def _until(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while True:
         try:
