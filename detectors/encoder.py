@@ -78,6 +78,11 @@ class SentenceEncoder:
         """Length of an embedding."""
         return self._dimension
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return str(self._model.device) != "cpu"
+
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeddings [len(texts), dimension], each of Euclidean length 1.
 

@@ -33,7 +33,7 @@ Matched = Annotated[
     Path | None,
     typer.Option(help='JSONL of {"question"} that the target matches. [default: the demo\'s]'),
 ]
-MaxTokens = Annotated[int, typer.Option(help="Tokens of every answer.", min=2)]
+MaxTokens = Annotated[int, typer.Option(help="Tokens of an answer, on average.", min=2)]
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)

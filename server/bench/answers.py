@@ -19,6 +19,7 @@ class Exchange:
     """One request as it went over the wire; times are `time.perf_counter` seconds.
 
     Attributes:
+        asked: how many tokens were asked for.
         sent: just before the request was sent.
         ended: when the response was complete, or the fault met.
         status: HTTP status; None if none arrived.
@@ -26,6 +27,7 @@ class Exchange:
         fault: class of the error that ended it, or "".
     """
 
+    asked: int
     sent: float
     ended: float
     status: int | None
@@ -38,12 +40,14 @@ class Answer:
     """One request's outcome.
 
     Attributes:
+        asked: how many tokens were asked for.
         arrivals: when each event with text arrived, in order.
         tokens: completion tokens, as the server counted them.
         finish_reason: of the only choice; None if none was told.
         failure: why this is no answer, or "".
     """
 
+    asked: int
     sent: float
     ended: float
     arrivals: tuple[float, ...]
@@ -69,6 +73,7 @@ def read_answer(exchange: Exchange) -> Answer:
         for arrival, event in _events(exchange):
             reading.take(arrival, event)
     return Answer(
+        asked=exchange.asked,
         sent=exchange.sent,
         ended=exchange.ended,
         arrivals=tuple(reading.arrivals),

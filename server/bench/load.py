@@ -1,7 +1,9 @@
 """Load: concurrent streaming chat completions against one server.
 
 A closed loop: each of `concurrency` clients sends its next request when its last one is over. The
-token count is fixed (`ignore_eos`), so that two servers do the same work for the same prompts.
+token count is fixed (`ignore_eos`), so that two servers do the same work for the same prompts, but
+not the same for all: answers of one length end together, and then all clients ask together and the
+engine stands still while their prompts are screened, which no real traffic does.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
+from zlib import crc32
 
 import aiohttp
 
@@ -25,19 +28,23 @@ _FAULT_PAUSE_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked of a server: `max_tokens` tokens for every prompt."""
+    """What is asked of a server: `max_tokens` tokens on average."""
 
     base_url: str
     model: str
     concurrency: int
     max_tokens: int
 
+    def tokens(self, prompt: str) -> int:
+        """Half to one and a half times `max_tokens`, always the same for the same prompt."""
+        return max(2, round(self.max_tokens * (0.5 + crc32(prompt.encode()) / 2**32)))
+
     def body(self, prompt: str) -> dict[str, Any]:
         """The request for one prompt."""
         return {
             "model": self.model,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": self.max_tokens,
+            "max_tokens": self.tokens(prompt),
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
@@ -107,4 +114,6 @@ async def _exchange(session: aiohttp.ClientSession, workload: Workload, prompt: 
                 pieces.append((time.perf_counter(), piece))  # noqa: PERF401 - kept on a fault
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         fault = type(error).__name__
-    return Exchange(sent, time.perf_counter(), status, tuple(pieces), fault)
+    return Exchange(
+        int(body["max_tokens"]), sent, time.perf_counter(), status, tuple(pieces), fault
+    )

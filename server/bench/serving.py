@@ -31,8 +31,10 @@ from server.bench.verdicts import check_steered, count_verdicts, leave_out_match
 
 METHOD = (
     "Plain vLLM and the guarded server, both running with the same flags and a target registered, "
-    "answer the same prompts by turns in one run with streamed chat completions of a fixed token "
-    "count; ratios and differences are paired within a round, then the median over rounds is taken."
+    "answer the same prompts, none of them twice, by turns in one run with streamed chat "
+    "completions of fixed token counts, half to one and a half times max_tokens; on CPUs both "
+    "engines run on all cores but the first. Ratios and differences are paired within a round, "
+    "then the median over rounds is taken."
 )
 _SERVERS = ("plain", "guarded")
 _TRAFFIC = ("unmatched", "matched")
@@ -53,9 +55,14 @@ class ServingPlan:
     max_tokens: int
 
     def prompts(self, traffic: str, turn: int) -> list[str]:
-        """The prompts of one round, the same for both servers."""
+        """The prompts of one round, the same for both servers.
+
+        Each is numbered, so that none is a prompt whose embedding the guard remembers.
+        """
         source = self.unmatched if traffic == "unmatched" else self.matched
-        return take_prompts(source, turn * self.requests, self.requests)
+        start = turn * self.requests
+        chosen = take_prompts(source, start, self.requests)
+        return [f"{prompt} ({number})" for number, prompt in enumerate(chosen, start + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +152,7 @@ def serving_figures(rounds: Sequence[Round]) -> dict[str, Any]:
     return found
 
 
-def check_arm(arm: Arm, answers: Sequence[Answer], max_tokens: int) -> None:
+def check_arm(arm: Arm, answers: Sequence[Answer]) -> None:
     """Make sure that an arm did the work that its figures stand for.
 
     Only the guarded server may cut an answer short, and only a matched one.
@@ -161,12 +168,12 @@ def check_arm(arm: Arm, answers: Sequence[Answer], max_tokens: int) -> None:
     short = [
         answer
         for answer in answers
-        if answer.tokens != max_tokens
+        if answer.tokens != answer.asked
         and not (may_cut and answer.finish_reason == "content_filter")
     ]
     if short:
         raise ArmInvalid(
-            f"{arm.name}: {len(short)} of {len(answers)} answers have not {max_tokens} tokens"
+            f"{arm.name}: {len(short)} of {len(answers)} answers have not the tokens asked for"
         )
 
 
@@ -216,7 +223,7 @@ def _round(plan: ServingPlan, launches: dict[str, Launch], turn: int, progress: 
             lambda: progress.advance(task),
         )
         answers = [read_answer(exchange) for exchange in exchanges]
-        check_arm(arm, answers, plan.max_tokens)
+        check_arm(arm, answers)
         share = (
             check_steered(arm.traffic, before, count_verdicts(launch), plan.requests)
             if guarded

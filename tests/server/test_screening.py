@@ -30,6 +30,7 @@ class HashEncoder:
 
     id = "hash-encoder"
     dimension = 64
+    on_gpu = False
 
     def __init__(self):
         self.batches, self.fail = [], False
@@ -240,7 +241,7 @@ def test_a_long_conversation_delays_nobody_and_can_be_given_up(screening, activa
     encoder.batches.clear()
 
     assert asyncio.run(give_up()) is Verdict.STEER
-    assert all(len(texts) <= module.BATCH_WINDOWS for texts in encoder.batches)
+    assert all(len(texts) <= module.CPU_BATCH for texts in encoder.batches)
     assert len(encoder.batches) <= 3
 
 

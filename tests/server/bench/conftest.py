@@ -87,6 +87,7 @@ def make_answer() -> Callable[..., Answer]:
 
     def make(*arrivals: float, **fields: Any) -> Answer:
         whole = {
+            "asked": 2,
             "sent": 0.0,
             "ended": max(arrivals, default=0.0),
             "arrivals": arrivals,

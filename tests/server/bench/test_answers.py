@@ -18,7 +18,7 @@ Chunk = Callable[..., bytes]
 
 
 def exchange(*pieces: tuple[float, bytes], status: int | None = 200, fault: str = "") -> Exchange:
-    return Exchange(1.0, 9.0, status, pieces, fault)
+    return Exchange(64, 1.0, 9.0, status, pieces, fault)
 
 
 class TestReadAnswer:

@@ -70,7 +70,7 @@ class TestServingFigures:
 class TestCheckArm:
     def test_good_answers_pass(self, make_answer: MakeAnswer) -> None:
         """All tokens there, nothing failed."""
-        check_arm(Arm("plain", "unmatched"), [make_answer(1.0, 2.0)], 2)
+        check_arm(Arm("plain", "unmatched"), [make_answer(1.0, 2.0)])
 
     @pytest.mark.parametrize(
         "fields", [{"failure": "status 503"}, {"tokens": 1}, {"finish_reason": "stop", "tokens": 1}]
@@ -81,11 +81,11 @@ class TestCheckArm:
         """Less work is not more speed."""
         answers = [make_answer(1.0, 2.0), make_answer(1.0, 2.0, **fields)]
         with pytest.raises(ArmInvalid, match="1 of 2"):
-            check_arm(Arm("guarded", "matched"), answers, 2)
+            check_arm(Arm("guarded", "matched"), answers)
 
     def test_only_the_guard_may_cut_and_only_matched_answers(self, make_answer: MakeAnswer) -> None:
         """Elsewhere a cut answer is a fault."""
         cut = [make_answer(1.0, finish_reason="content_filter")]
-        check_arm(Arm("guarded", "matched"), cut, 2)
+        check_arm(Arm("guarded", "matched"), cut)
         with pytest.raises(ArmInvalid):
-            check_arm(Arm("guarded", "unmatched"), cut, 2)
+            check_arm(Arm("guarded", "unmatched"), cut)

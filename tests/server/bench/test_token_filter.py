@@ -83,4 +83,4 @@ def test_steps_and_changes_are_measured(tmp_path: Path) -> None:
 
     found = hot_change(batches[0], logits, policies[1].digest, policies[2].digest)
 
-    assert all(value < 1000 for value in found.values())
+    assert all(value < 1000 for name, value in found.items() if name.endswith("_ms"))
