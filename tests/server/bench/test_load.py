@@ -51,8 +51,8 @@ class TestRunLoad:
         """Their lengths differ around the one that was asked for."""
         lengths = [workload.tokens(f"question {number}") for number in range(1000)]
 
-        assert set(lengths) == set(range(2, 9))
-        assert sum(lengths) / len(lengths) == pytest.approx(5, abs=0.2)
+        assert {3, 4, 5, 6, 7} <= set(lengths) <= {2, 3, 4, 5, 6, 7, 8}
+        assert sum(lengths) / len(lengths) == pytest.approx(5, abs=0.3)
 
     def test_refusals_and_broken_streams_become_failures(
         self, tiny_server: Any, workload: Workload
