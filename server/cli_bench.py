@@ -44,10 +44,10 @@ def serving(
     target: TargetFile = None,
     unmatched: Unmatched = None,
     matched: Matched = None,
-    rounds: Annotated[int, typer.Option(help="Rounds of four arms.", min=3)] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of four arms.", min=3)] = 8,
     concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 16,
-    requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 192,
-    max_tokens: MaxTokens = 64,
+    requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 48,
+    max_tokens: MaxTokens = 256,
 ) -> None:
     """Throughput and latency, guarded against plain, with unmatched and with matched traffic."""
     with _one_line_errors():

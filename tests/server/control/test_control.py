@@ -20,18 +20,21 @@ import httpx
 import pytest
 
 from guard.follower import Active, Follower
+from guard.snapshot import load_snapshot
 from server.control import _only_one, own_directory
 from server.errors import ControlRunning
 
-SCRIPT = Path(__file__).with_name("fake_control.py")
+QUICK = Path(__file__).with_name("fake_control.py")
+REAL = Path(__file__).with_name("real_control.py")
 START_SECONDS = 30
 
 
 class ControlProcess:
     """A real control process that can be killed and started again."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, script: Path = QUICK) -> None:
         self.state_dir = state_dir
+        self.script = script
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
@@ -44,7 +47,7 @@ class ControlProcess:
 
     def start(self) -> subprocess.Popen[bytes]:
         """Start it without waiting."""
-        command = [sys.executable, str(SCRIPT), str(self.state_dir), str(self.port)]
+        command = [sys.executable, str(self.script), str(self.state_dir), str(self.port)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
         with (self.state_dir.parent / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
@@ -127,22 +130,38 @@ def test_loose_permissions_are_tightened(tmp_path: Path) -> None:
 class Watcher:
     """A follower that checks every policy it is given for completeness."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, read: Callable[[Path, str], set[str]]) -> None:
         self._snapshots = state_dir / "snapshots"
+        self._read = read
         self.generations: list[int] = []
         self.follower = Follower(state_dir, "worker", self._load)
         self.follower.start()
 
     def _load(self, active: Active) -> None:
-        content = (self._snapshots / active.digest / "policy.json").read_bytes()
-        assert hashlib.sha256(content).hexdigest() == active.digest
-        self.policy: dict[str, str] = json.loads(content)
+        self.policy = self._read(self._snapshots, active.digest)
         self.generations.append(active.generation)
 
 
-def test_kill_9_at_any_moment_loses_nothing(control: ControlProcess) -> None:
+def read_quick(snapshots: Path, digest: str) -> set[str]:
+    """The targets in a snapshot of the quick compiler, which is checked against its name."""
+    content = (snapshots / digest / "policy.json").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == digest
+    return set(json.loads(content))
+
+
+def read_real(snapshots: Path, digest: str) -> set[str]:
+    """The targets in a snapshot of the real compiler, read as gateways and workers do."""
+    snapshot = load_snapshot(snapshots, digest)
+    return {target["id"] for target in snapshot.document("targets")}
+
+
+@pytest.mark.parametrize(("script", "read"), [(QUICK, read_quick), (REAL, read_real)])
+def test_kill_9_at_any_moment_loses_nothing(
+    control: ControlProcess, script: Path, read: Callable[[Path, str], set[str]]
+) -> None:
     """Registrations that were acknowledged survive kills, and no half policy is ever published."""
-    watcher = Watcher(control.state_dir)
+    control.script = script
+    watcher = Watcher(control.state_dir, read)
     acknowledged: set[str] = set()
     chance = random.Random(7)
     while len(acknowledged) < 50:
@@ -159,7 +178,7 @@ def test_kill_9_at_any_moment_loses_nothing(control: ControlProcess) -> None:
     control.until(control.ready)
     control.until(lambda: _all_active(control, acknowledged))
 
-    assert set(watcher.policy) == acknowledged
+    assert watcher.policy == acknowledged
     assert watcher.follower.state.failed_generation == 0
     assert watcher.generations == sorted(set(watcher.generations))
     watcher.follower.stop()
