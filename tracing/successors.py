@@ -1,0 +1,196 @@
+"""Prov-Decode's table: which tokens would complete a registered n-gram here?
+
+For every run of n - 1 tokens of the registered documents, all tokens that follow it at any of its
+occurrences. The runs are kept as keyed 64-bit hashes only, sorted; their successors stand one after
+the other, and runs with many of them have a bit per token instead. The table alone therefore does
+the veto, without the documents' text. It is not a secret keeper, though: who has a run and the key
+can read on from there.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tracing.container import Array
+from tracing.successor_kernels import hash_runs, veto_rows
+
+BUCKETS_PER_RUN = 1
+_DENSE_ABOVE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SuccessorTable:
+    """A compiled table. C runs, S successors, H runs with a bitmask, V tokens.
+
+    `lengths` are the sizes of run to look up, n - 1 first; shorter ones stand for whole documents
+    of fewer than n tokens.
+    """
+
+    keys: Array  # [C] uint64, sorted
+    starts: Array  # [C + 1] uint32, into `tokens`
+    tokens: Array  # [S] uint16 or uint32
+    buckets: Array  # int64, first key of every value of the leading bits
+    dense_keys: Array  # [H] int64, rows of `keys`, sorted
+    dense: Array  # [H, ceil(V / 8)] uint8
+    lengths: Array  # [k] int64, descending
+    salt: int
+    num_tokens: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays().values())
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, to store them."""
+        names = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def restore(cls, arrays: Mapping[str, Array], salt: int, num_tokens: int) -> SuccessorTable:
+        """From what was stored; `dense` may have lost its shape."""
+        dense = arrays["dense"].reshape(-1, (num_tokens + 7) // 8)
+        return cls(**{**arrays, "dense": dense}, salt=salt, num_tokens=num_tokens)
+
+    def forbid(self, rows: Array, sizes: Array, logits: Array) -> int:
+        """Write minus infinity over every token that completes a registered n-gram.
+
+        Args:
+            rows: [B, W] int64, each row's last tokens, newest at the right; W >= n - 1.
+            sizes: [B] int64, how many of them are filled.
+            logits: [B, V] float32, changed in place.
+
+        Returns:
+            How many tokens were forbidden, over all rows.
+        """
+        return int(veto_rows(*self._tables(), rows, sizes, logits, np.empty(0, np.int64))[0])
+
+    def vetoes(self, rows: Array, sizes: Array) -> list[list[int]]:
+        """The forbidden tokens of each row, sorted; arguments as for `forbid`."""
+        none = np.empty((0, self.num_tokens), np.float32)
+        out = np.empty(rows.shape[0] * len(self.lengths) * _DENSE_ABOVE, np.int64)
+        count = veto_rows(*self._tables(), rows, sizes, none, out)[0]
+        if count > len(out):
+            out = np.empty(count, np.int64)
+            veto_rows(*self._tables(), rows, sizes, none, out)
+        found: list[set[int]] = [set() for _ in range(rows.shape[0])]
+        for at in out[:count].tolist():
+            found[at // self.num_tokens].add(at % self.num_tokens)
+        return [sorted(tokens) for tokens in found]
+
+    def _tables(self) -> tuple[Any, ...]:
+        head = (self.keys, self.starts, self.tokens, self.buckets, self.dense_keys, self.dense)
+        return (*head, self.lengths, np.uint64(self.salt), self.num_tokens)
+
+
+def compile_successors(
+    documents: Iterable[Array],
+    n: int,
+    num_tokens: int,
+    *,
+    never: Sequence[int] = (),
+    shortest: int = 2,
+    salt: int | None = None,
+) -> SuccessorTable:
+    """Compile the documents' n-grams.
+
+    Args:
+        documents: token ids of each document, integers below `num_tokens`.
+        n: length of the shortest run of tokens that must not come out; at least 2.
+        num_tokens: of the model's vocabulary, padding included.
+        never: tokens that are never vetoed: the ends of text.
+        shortest: a document of fewer than n tokens but at least so many is vetoed as a whole.
+        salt: key of the hashes; a new secret one by default.
+
+    Raises:
+        ValueError: n is below 2.
+    """
+    if n < 2:
+        raise ValueError(f"an n-gram needs two tokens, got n={n}")
+    key = secrets.randbits(64) if salt is None else salt
+    pairs, lengths = _pairs(documents, n, max(2, shortest), np.uint64(key))
+    hashes, tokens = _distinct(*pairs)
+    if len(never):
+        kept = ~np.isin(tokens, np.asarray(never, np.int64))
+        hashes, tokens = hashes[kept], tokens[kept]
+    first = np.concatenate([hashes[:1] == hashes[:1], hashes[1:] != hashes[:-1]])
+    edges = np.flatnonzero(first)
+    starts = np.append(edges, len(hashes))
+    keys = hashes[edges]
+    small = np.uint16 if num_tokens <= 1 << 16 else np.uint32
+    sparse, starts, dense_keys, dense = _split(tokens.astype(small), starts, num_tokens)
+    return SuccessorTable(
+        keys=keys,
+        starts=starts,
+        tokens=sparse,
+        buckets=_buckets(keys),
+        dense_keys=dense_keys,
+        dense=dense,
+        lengths=np.array(lengths, np.int64),
+        salt=key,
+        num_tokens=num_tokens,
+    )
+
+
+def _pairs(
+    documents: Iterable[Array], n: int, shortest: int, salt: np.uint64
+) -> tuple[tuple[Array, Array], list[int]]:
+    """Hash of every run, and the token behind it; and which lengths of run there are."""
+    hashes, tokens = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
+    lengths: set[int] = set()
+    for document in documents:
+        ids = np.array(document, np.uint32)
+        run = min(n, len(ids)) - 1
+        if run >= shortest - 1:
+            hashes.append(hash_runs(ids, run, salt))
+            tokens.append(ids[run:])
+            lengths.add(run)
+    return (np.concatenate(hashes), np.concatenate(tokens)), sorted(lengths, reverse=True)
+
+
+def _distinct(hashes: Array, tokens: Array) -> tuple[Array, Array]:
+    """Each pair once, sorted by hash, then by token."""
+    order = np.argsort(hashes)
+    hashes, tokens = hashes[order], tokens[order]
+    del order
+    edges = np.flatnonzero(hashes[1:] == hashes[:-1])
+    if len(edges):
+        # Only runs that occur more than once have anything to sort.
+        again = np.zeros(len(hashes), np.bool_)
+        again[edges] = again[edges + 1] = True
+        at = np.flatnonzero(again)
+        tokens[at] = tokens[at[np.lexsort((tokens[at], hashes[at]))]]
+    fresh = np.ones(len(hashes), np.bool_)
+    fresh[1:] = (hashes[1:] != hashes[:-1]) | (tokens[1:] != tokens[:-1])
+    return hashes[fresh], tokens[fresh]
+
+
+def _split(
+    tokens: Array, starts: Array, num_tokens: int
+) -> tuple[Array, npt.NDArray[np.uint32], npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """Move the successors of runs with many of them into bitmasks."""
+    counts = np.diff(starts)
+    heavy = np.flatnonzero(counts > _DENSE_ABOVE)
+    dense = np.zeros((len(heavy), (num_tokens + 7) // 8), np.uint8)
+    kept = np.ones(len(tokens), np.bool_)
+    for row, key in enumerate(heavy.tolist()):
+        low, high = int(starts[key]), int(starts[key + 1])
+        ids = tokens[low:high].astype(np.int64)
+        np.bitwise_or.at(dense[row], ids >> 3, (1 << (ids & 7)).astype(np.uint8))
+        kept[low:high] = False
+    counts[heavy] = 0
+    moved = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint32)
+    return tokens[kept], moved, heavy, dense
+
+
+def _buckets(keys: Array) -> npt.NDArray[np.int64]:
+    """First key of every value of the leading bits, about one key in each."""
+    bits = max(1, (len(keys) // BUCKETS_PER_RUN).bit_length())
+    heads = (np.arange(1, 1 << bits, dtype=np.uint64)) << np.uint64(64 - bits)
+    return np.concatenate([[0], np.searchsorted(keys, heads), [len(keys)]]).astype(np.int64)
