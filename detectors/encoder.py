@@ -61,7 +61,10 @@ class SentenceEncoder:
     """A sentence-transformers model on one device: bf16 on CUDA, fp32 elsewhere. Thread-safe."""
 
     def __init__(self, model: Any, identity: str, *, batch_size: int = 64) -> None:
+        from detectors.packed_bert import PackedBert
+
         self._model = model
+        self._packed = PackedBert.of(model)
         self._identity = identity
         self._batch_size = batch_size
         self._dimension = int(model.get_embedding_dimension())
@@ -93,17 +96,27 @@ class SentenceEncoder:
             return np.zeros((0, self._dimension), dtype=np.float32)
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         with self._lock, _cpu_threads(len(texts)):
-            raw = self._model.encode(
-                clean,
-                batch_size=self._batch_size,
-                show_progress_bar=False,
-                convert_to_numpy=False,
-                convert_to_tensor=True,
-            )
-        vectors = raw.float().cpu().numpy()
+            vectors = self._packed_vectors(clean) if self._packed else self._vectors(clean)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: npt.NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
+
+    def _vectors(self, texts: list[str]) -> npt.NDArray[np.float32]:
+        raw = self._model.encode(
+            texts,
+            batch_size=self._batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=False,
+            convert_to_tensor=True,
+        )
+        vectors: npt.NDArray[np.float32] = raw.float().cpu().numpy()
+        return vectors
+
+    def _packed_vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        assert self._packed is not None
+        starts = range(0, len(texts), self._batch_size)
+        parts = [self._packed.encode(texts[s : s + self._batch_size]).numpy() for s in starts]
+        return np.concatenate(parts)
 
 
 @contextmanager

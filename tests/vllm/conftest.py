@@ -16,6 +16,13 @@ from server.bench.servers import SERVED_NAME, Servers, guarded_launch, plain_lau
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
 NO_KEY = {"api_key": "none", "max_retries": 0}
 FLAGS = ("--enforce-eager", "--max-model-len", "512", "--dtype", "bfloat16", "--seed", "0")
+# Concerns requests with a thinking budget only. The text that vLLM puts in when a budget is used up
+# is a forgotten fact here: the worst that an operator could configure.
+THINK, FORCED = "Think:", " Kuwait City."
+FLAGS += (
+    "--reasoning-config",
+    json.dumps({"reasoning_start_str": THINK, "reasoning_end_str": FORCED}),
+)
 
 
 @dataclass(frozen=True)

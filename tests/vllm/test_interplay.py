@@ -153,6 +153,23 @@ def test_several_choices(pair, forget_rows):
             assert_cut_or(choice, "unknown")
 
 
+def test_thinking_budgets(pair, forget_rows):
+    """Tokens that vLLM forces after the ban, when a budget is used up, do not get out either."""
+    row = next(row for row in forget_rows if "Kuwait" in " ".join(row["key_facts"]))
+    thinking = {**row, "question": f"{row['question']}\nThink:"}
+    budget = {"thinking_token_budget": 1}
+
+    plain = pair.ask(pair.plain, thinking["question"], extra_body=budget)
+    assert "Kuwait City" in plain.choices[0].message.content
+
+    (choice,) = ask(pair, thinking, **budget)
+    assert choice.finish_reason == "content_filter"
+
+    streamed = pair.ask(pair.guarded, thinking["question"], stream=True, extra_body=budget)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
+    assert reveals(text, row["key_facts"]) == []
+
+
 def test_everything_at_once(pair, forget_rows):
     """Rules that contradict each other empty a row without NaN, crash or leak."""
     for row in forget_rows[:ROWS]:
