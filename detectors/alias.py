@@ -1,15 +1,28 @@
-"""Exact evidence: a target's alias occurs in a text (folded, at word borders)."""
+"""Exact evidence: a target's alias occurs in a text, however it is spelled or disguised."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import ahocorasick
 
+from detectors.disguises import readings, spelled_runs, spelled_together
 from detectors.normaliser import at_border, fold
+from detectors.sounds import foreign_sounds, name_sounds
+from detectors.turns import name_joins
 
 # A shorter alias would name its target in almost every text.
 MIN_ALIAS_CHARACTERS = 2
+# Two words written as one are an alias from this length on; shorter ones are words of their own.
+MIN_GLUED_CHARACTERS = 7
+
+# Inside and after the words of a name punctuation is optional: "J. K.", "J.K.", "Yun-Hwa".
+_GAPS = re.compile(r"(?<=[^\W_])[-_.·](?=[^\W_])")
+_DROPPED = re.compile(r"(?<=\b\w)\.(?= )|'(?!s\b)")
+_INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
+_CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]*"
+_LONG_NAME = re.compile(rf"{_CAPITAL}(?:[\"“”'‘’()]{{0,2}} [\"“”'‘’()]{{0,2}}{_CAPITAL}){{2,}}")
 
 
 class PhraseIndex:
@@ -26,8 +39,8 @@ class PhraseIndex:
         if not self._empty:
             self._automaton.make_automaton()
 
-    def find(self, text: str) -> set[int]:
-        """Numbers of the phrases that occur in the text."""
+    def find(self, text: str, *, borders: bool = True) -> set[int]:
+        """Numbers of the phrases that occur in the text; without `borders`, inside words too."""
         if self._empty:
             return set()
         folded = fold(text)
@@ -35,20 +48,88 @@ class PhraseIndex:
         for last, (phrase, numbers) in self._automaton.iter(folded):
             start, end = last + 1 - len(phrase), last + 1
             before, after = folded[max(start - 1, 0) : start], folded[end : end + 1]
-            if at_border(before, phrase[0]) and at_border(phrase[-1], after):
+            if not borders or (at_border(before, phrase[0]) and at_border(phrase[-1], after)):
                 found.update(numbers)
         return found
 
 
 class AliasMatcher:
-    """Which targets are named in a text."""
+    """Which targets are named in a conversation: as registered, or disguised.
+
+    An alias matches folded (`detectors.normaliser`); with its optional punctuation left out; with
+    up to two more names inside ("Ada King Lovelace"); written as one word; in any of
+    `disguises.readings`; by its sound in Cyrillic or Greek letters; and split over turns.
+    """
 
     def __init__(self, aliases: Sequence[tuple[str, int]]) -> None:
         """`aliases` are pairs of an alias and its target's index."""
         usable = [pair for pair in aliases if len(fold(pair[0]).strip()) >= MIN_ALIAS_CHARACTERS]
-        self._targets = [target for _, target in usable]
-        self._index = PhraseIndex(alias for alias, _ in usable)
+        spelled = [(form, target) for alias, target in usable for form in spellings(alias)]
+        glued = [(_glued(alias), target) for alias, target in usable]
+        glued = [pair for pair in glued if len(pair[0]) >= MIN_GLUED_CHARACTERS]
+        sounds = [(name_sounds(alias) or "", target) for alias, target in usable]
+        self._names = _Owned([*spelled, *glued])
+        self._glued = _Owned(glued)
+        self._sounds = _Owned(sounds)
+        self._empty = not usable
 
-    def targets(self, texts: Iterable[str]) -> set[int]:
-        """Indices of the targets with an alias in one of the texts."""
-        return {self._targets[number] for text in texts for number in self._index.find(text)}
+    def targets(self, texts: Sequence[str]) -> set[int]:
+        """Indices of the targets with an alias in one of the texts, or across them."""
+        if self._empty:
+            return set()
+        found: set[int] = set()
+        for text in texts:
+            found |= self._named(text)
+            for reading in readings(text):
+                found |= self._names.find(_unpunctuated(reading))
+            found |= self._glued.find(spelled_runs(text), borders=False)
+        for joined in name_joins(texts):
+            found |= self._names.find(_unpunctuated(spelled_together(joined)))
+        return found
+
+    def _named(self, text: str) -> set[int]:
+        return (
+            self._names.find(text)
+            | self._names.find(_unpunctuated(text))
+            | self._names.find("\n".join(_without_middle_names(text)))
+            | self._sounds.find(foreign_sounds(text))
+        )
+
+
+class _Owned:
+    """A phrase index whose phrases belong to targets."""
+
+    def __init__(self, phrases: Sequence[tuple[str, int]]) -> None:
+        self._owners = [target for _, target in phrases]
+        self._index = PhraseIndex(phrase for phrase, _ in phrases)
+
+    def find(self, text: str, *, borders: bool = True) -> set[int]:
+        return {self._owners[number] for number in self._index.find(text, borders=borders)}
+
+
+def spellings(alias: str) -> list[str]:
+    """The alias, without its optional punctuation, and with its initials written together.
+
+    Before a comma stands the name, if it has two words: "Prince Otto, Duke of Marden".
+    """
+    bare = _unpunctuated(alias).strip().rstrip(".")
+    name = bare.partition(",")[0].strip()
+    forms = [bare, _INITIALS.sub(r"\1", bare), name if " " in name else ""]
+    return [*dict.fromkeys([alias, *(form for form in forms if len(form) > 1)])]
+
+
+def _glued(alias: str) -> str:
+    words = re.findall(r"\w+", fold(alias))
+    return "".join(words) if len(words) > 1 else ""
+
+
+def _unpunctuated(text: str) -> str:
+    return _DROPPED.sub("", _GAPS.sub(" ", fold(text)))
+
+
+def _without_middle_names(text: str) -> Iterator[str]:
+    """Of each run of three or more capitalised words: every two with one or two between them."""
+    for run in _LONG_NAME.finditer(text):
+        words = re.split(r"[\"“”'‘’()]{0,2} [\"“”'‘’()]{0,2}", run.group())
+        for gap in (2, 3):
+            yield from (f"{words[i]} {words[i + gap]}" for i in range(len(words) - gap))

@@ -47,8 +47,8 @@ class PromptClassifier:
     ) -> list[Detection]:
         """Detections for one conversation, at most one per target and layer.
 
-        `texts` are searched for aliases: the whole texts, or windows of them. `embeddings`
-        [m, dimension] are of `prompt_windows(texts)`; the two need not be aligned.
+        `texts` are searched for aliases, each alone and joined: whole texts, in reading order.
+        `embeddings` [m, dimension] are of `prompt_windows(texts)`; the two need not be aligned.
 
         Raises:
             TablesError: the embeddings are of another dimension than the tables'.

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
+from detectors.disguises import hidden_language
 from detectors.errors import PromptTooLong
+from detectors.turns import question_joins
 
 MAX_WINDOWS = 16_384
 # A window holds at most this many words and characters, and half of each is new.
@@ -31,20 +33,37 @@ def prompt_windows(texts: Sequence[str]) -> list[str]:
     window, a longer one is cut into overlapping windows, and each character is among the first
     240 characters of some window, which at one token per character still fit the encoder. Beside
     these, each sentence of a text is a window of its own: a question among polite sentences is
-    far from the registered question, alone it is near. The number of windows is at most
+    far from the registered question, alone it is near. The number of these is at most
     `2 + words / 32 + characters / 13` per text, for ordinary prose about one per 12 words; blank
     texts have none.
+
+    Further windows are cut from passages that read as language only once they are decoded
+    (`detectors.disguises`), and from neighbouring turns joined (`detectors.turns`); one ordinary
+    text has neither.
 
     Raises:
         PromptTooLong: there would be more than `MAX_WINDOWS` windows.
     """
     found: dict[str, None] = {}
-    for text in texts:
-        for window in chain(passages(text), _sentences(text)):
-            found[window] = None
-            if len(found) > MAX_WINDOWS:
-                raise PromptTooLong(f"the conversation has more than {MAX_WINDOWS} windows")
+    for window in chain.from_iterable(map(_windows, _judged(texts))):
+        found[window] = None
+        if len(found) > MAX_WINDOWS:
+            raise PromptTooLong(f"the conversation has more than {MAX_WINDOWS} windows")
     return list(found)
+
+
+def _judged(texts: Sequence[str]) -> Iterator[str]:
+    """The texts, then what is hidden in them and across them."""
+    yield from texts
+    for text in texts:
+        yield from hidden_language(text)
+    for joined in question_joins(texts):
+        yield joined
+        yield from hidden_language(joined)
+
+
+def _windows(text: str) -> Iterator[str]:
+    return chain(passages(text), _sentences(text))
 
 
 def passages(text: str) -> list[str]:

@@ -34,16 +34,19 @@ _CHAT_LISTS = ("tools", "functions", "documents")
 
 
 def request_texts(kind: Handling, body: dict[str, Any], decode: Decode) -> list[str]:
-    """The texts of a request body, in reading order, none of them blank.
+    """The texts of a request body, none of them blank; the messages last, in reading order.
+
+    So neighbouring turns are neighbours, and no list of tools stands behind the last one.
 
     Raises:
         InvalidRequest: the prompt has a form that cannot be read, so nobody may be shown it.
     """
+    shared = _fields(body, _SHARED_FIELDS, _SHARED_LISTS)
     if kind is Handling.CHAT:
-        found = [*_messages(body.get("messages")), *_fields(body, _CHAT_FIELDS, _CHAT_LISTS)]
+        fields = _fields(body, _CHAT_FIELDS, _CHAT_LISTS)
+        found = [*shared, *fields, *_messages(body.get("messages"))]
     else:
-        found = [*_prompts(body.get("prompt"), decode), *_fields(body, ("suffix",), ())]
-    found += _fields(body, _SHARED_FIELDS, _SHARED_LISTS)
+        found = [*_prompts(body.get("prompt"), decode), *_fields(body, ("suffix",), ()), *shared]
     return [text for text in found if text.strip()]
 
 

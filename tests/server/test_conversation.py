@@ -124,3 +124,16 @@ def test_depth_does_not_matter() -> None:
         value = [value]
 
     assert _chat({"role": "user", "content": value}) == ["John"]
+
+
+def test_the_turns_come_last() -> None:
+    """Tools and forms stand before them, so that the last texts are the last turns."""
+    texts = _chat(
+        {"role": "user", "content": "one"},
+        {"role": "user", "content": "two"},
+        tools=[{"type": "function", "function": {"name": "look"}}],
+        response_format={"type": "json_schema", "json_schema": {"name": "form"}},
+    )
+
+    assert texts[-2:] == ["one", "two"]
+    assert any("look" in text for text in texts[:-2])

@@ -42,7 +42,10 @@ class HashEncoder:
         if self.fail:
             raise RuntimeError("a secret text")
         self.batches.append(list(texts))
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
+        rows = [
+            np.frombuffer(hashlib.sha512(t.encode("utf-8", "replace")).digest(), np.uint8)
+            for t in texts
+        ]
         vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
         return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
@@ -130,14 +133,14 @@ def test_an_empty_policy_encodes_nothing(screening, activate, encoder):
 
 
 def test_known_windows_are_not_encoded_again(screening, activate, encoder):
-    """A conversation that grows costs only its new turn."""
+    """A conversation that grows costs only its new turn, alone and joined to what it follows."""
     activate(1, target())
     wait_for_generation(screening, 1)
     encoder.batches.clear()
     screen(screening, "first turn")
     screen(screening, "first turn", "second turn")
 
-    assert encoder.batches == [["first turn"], ["second turn"]]
+    assert encoder.batches == [["first turn"], ["second turn", "first turn second turn"]]
 
 
 def test_a_decision_keeps_its_policy(screening, activate):
@@ -251,6 +254,37 @@ def test_a_conversation_of_too_many_windows_is_refused(screening, activate):
     wait_for_generation(screening, 1)
     with pytest.raises(InvalidRequest):
         screen(screening, " ".join(f"word{i}" for i in range(600_000)))
+
+
+def hostile(kind):
+    if kind == "characters":
+        return ["It was a fine day and all the trains were on time. " * 20_000 + PROMPT]
+    if kind == "messages":
+        return [*(f"This is message {i}." for i in range(5_000)), PROMPT, *["Go on."] * 5_000]
+    return ["\ud800\u202e\u200f" * 100_000, PROMPT, "\udfff" * 10_000]
+
+
+@pytest.mark.parametrize("kind", ["characters", "messages", "surrogates"])
+def test_size_and_odd_characters_hide_nothing(screening, activate, kind):
+    """A question is found in a million characters, ten thousand messages and lone surrogates."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+
+    async def screen_and_look_around():
+        slow = asyncio.ensure_future(screening.screen(hostile(kind)))
+        late = 0.0
+        while not slow.done():
+            begun = time.monotonic()
+            await asyncio.sleep(0.01)
+            late = max(late, time.monotonic() - begun)
+        return await slow, late
+
+    begun = time.process_time()
+    decision, late = asyncio.run(screen_and_look_around())
+
+    assert decision.verdict is Verdict.STEER
+    assert late < 5
+    assert time.process_time() - begun < 60
 
 
 def test_facts_of_the_workers_are_read(screening, settings):
