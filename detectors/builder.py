@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detectors.calibration import Threshold, conformal_threshold, smallest_sample
+from detectors.calibration_report import NamedPrompts, calibration_report
 from detectors.encoder import Encoder
 from detectors.extraction import subject_names
-from detectors.similarity import best_cosine_per_text
+from detectors.registry import RegistryCalibration, Thresholds
 from detectors.tables import ClassifierTables, RowKind
 from detectors.targets import ForgetTarget
 from detectors.windows import passages, prompt_windows
-
-# Weak evidence forbids only what the matched items answer, so it may fire this much oftener.
-WEAK_FACTOR = 2.0
-# Weak and strong thresholds never lie below these: a small registry would otherwise spend its whole
-# false-positive rate on questions of the same form about other people. Measured on TOFU with 1, 2,
-# 5 and 20 authors registered: 0.72 loses no paraphrase (the farthest is at 0.73).
-FLOORS = {RowKind.PROMPT: (0.70, 0.72), RowKind.DOCUMENT: (0.50, 0.55)}
-# A registered prompt itself must always fire, whatever stands among the benign prompts.
-CEILING = 0.97
-
-Embeddings = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -59,11 +47,14 @@ def build_tables(
     """
     rows = _rows(targets)
     retain = [text for target in targets for text in target.retain_examples]
-    innocent = _Texts.cut([*dict.fromkeys([*benign, *retain])], lambda text: prompt_windows([text]))
+    harmless = [*dict.fromkeys([*benign, *retain])]
+    innocent = _Texts.cut(harmless, lambda text: prompt_windows([text]))
     encoded = encoder.encode([*rows.windows, *innocent.windows])
     embeddings, of_innocent = np.split(encoded, [len(rows.windows)])
-    calibration = _Calibration(embeddings, rows.kind, of_innocent, innocent)
+    calibration = RegistryCalibration(embeddings, rows.kind, of_innocent, innocent.owners)
     by_target = [calibration.thresholds(target.alpha or alpha) for target in targets]
+    aliases = tuple(pair for t, x in enumerate(targets) for pair in _aliases(x, t))
+    names = NamedPrompts(aliases, harmless)
     return ClassifierTables(
         encoder_id=encoder.id,
         target_ids=tuple(target.id for target in targets),
@@ -72,9 +63,11 @@ def build_tables(
         row_item=rows.item,
         row_kind=rows.kind,
         thresholds=_threshold_array(by_target),
-        aliases=tuple(pair for t, x in enumerate(targets) for pair in _aliases(x, t)),
+        aliases=aliases,
         reports={
-            target.id: _report(target, by_target[t], calibration, rows.target == t)
+            target.id: calibration_report(
+                target, by_target[t], calibration, rows.target == t, names.counts(target, t)
+            )
             for t, target in enumerate(targets)
         },
     )
@@ -110,39 +103,8 @@ def _rows(targets: Sequence[ForgetTarget]) -> _Rows:
     )
 
 
-class _Calibration:
-    """Benign scores per kind over the whole registry, and the thresholds they give."""
-
-    def __init__(
-        self, rows: Embeddings, kinds: npt.NDArray[np.int8], benign: Embeddings, texts: _Texts
-    ) -> None:
-        self.rows = rows
-        self.kinds = kinds
-        self.present = [kind for kind in RowKind if np.any(kinds == kind)]
-        self.scores = {
-            kind: best_cosine_per_text(benign, texts.owners, rows[kinds == kind])
-            for kind in self.present
-        }
-        self._cache: dict[float, dict[RowKind, tuple[Threshold, Threshold]]] = {}
-
-    def thresholds(self, alpha: float) -> dict[RowKind, tuple[Threshold, Threshold]]:
-        """Weak and strong threshold of each kind present."""
-        if alpha not in self._cache:
-            share = alpha / max(1, len(self.present))
-            self._cache[alpha] = {kind: self._pair(kind, share) for kind in self.present}
-        return self._cache[alpha]
-
-    def _pair(self, kind: RowKind, alpha: float) -> tuple[Threshold, Threshold]:
-        scores = self.scores[kind]
-        weak_floor, strong_floor = FLOORS[kind]
-        strong = conformal_threshold(scores, alpha, floor=strong_floor, ceiling=CEILING)
-        loose = min(WEAK_FACTOR * alpha, 0.5)
-        weak = conformal_threshold(scores, loose, floor=weak_floor, ceiling=strong.value)
-        return weak, strong
-
-
 def _threshold_array(
-    by_target: Sequence[dict[RowKind, tuple[Threshold, Threshold]]],
+    by_target: Sequence[Thresholds],
 ) -> npt.NDArray[np.float32]:
     # Kinds without rows can never be compared; 2 is above every cosine.
     values = np.full((len(by_target), len(RowKind), 2), 2.0, dtype=np.float32)
@@ -155,78 +117,3 @@ def _threshold_array(
 def _aliases(target: ForgetTarget, index: int) -> list[tuple[str, int]]:
     names = dict.fromkeys([*target.aliases, *subject_names(target)])
     return [(name, index) for name in names]
-
-
-def _report(
-    target: ForgetTarget,
-    pairs: dict[RowKind, tuple[Threshold, Threshold]],
-    calibration: _Calibration,
-    own: npt.NDArray[np.bool_],
-) -> dict[str, Any]:
-    """The calibration report of one target: plain JSON, numbers and fixed sentences only."""
-    recall, sample = _leave_one_out(pairs, calibration, own)
-    return {
-        "alpha": next((strong.alpha for _, strong in pairs.values()), 0.0) * max(1, len(pairs)),
-        "benign_sample": max((strong.sample for _, strong in pairs.values()), default=0),
-        "retain_examples": len(target.retain_examples),
-        "thresholds": {
-            kind.name.lower(): {
-                "rows": int(np.count_nonzero(own & (calibration.kinds == kind))),
-                "weak": round(weak.value, 4),
-                "strong": round(strong.value, 4),
-                "alpha": strong.alpha,
-                "supported": strong.supported,
-            }
-            for kind, (weak, strong) in pairs.items()
-        },
-        "supported": all(strong.supported for _, strong in pairs.values()),
-        "estimated_recall": recall,
-        "recall_sample": sample,
-        "warnings": _warnings(pairs, calibration, recall, sample),
-    }
-
-
-def _leave_one_out(
-    pairs: dict[RowKind, tuple[Threshold, Threshold]],
-    calibration: _Calibration,
-    own: npt.NDArray[np.bool_],
-) -> tuple[float | None, int]:
-    """Share of the target's prompts that its other prompts find by similarity, and their number.
-
-    It stands for unseen questions about the target, which are farther away than paraphrases.
-    """
-    rows = calibration.rows[own & (calibration.kinds == RowKind.PROMPT)]
-    if len(rows) < 2 or RowKind.PROMPT not in pairs:
-        return None, len(rows)
-    cosines = rows @ rows.T
-    np.fill_diagonal(cosines, -1.0)
-    found = cosines.max(axis=1) >= pairs[RowKind.PROMPT][1].value
-    return round(float(found.mean()), 4), len(rows)
-
-
-def _warnings(
-    pairs: dict[RowKind, tuple[Threshold, Threshold]],
-    calibration: _Calibration,
-    recall: float | None,
-    sample: int,
-) -> list[str]:
-    warnings = []
-    for kind, (_, strong) in pairs.items():
-        name = kind.name.lower()
-        if strong.rank == 0:
-            needed = smallest_sample(strong.alpha)
-            warnings.append(
-                f"{name} rows: {strong.sample} benign prompts cannot support the stated rate, "
-                f"{needed} are needed; a cautious threshold without a guarantee is used"
-            )
-        near = int(np.count_nonzero(calibration.scores[kind] > CEILING))
-        if near:
-            warnings.append(
-                f"{name} rows: {near} benign prompts or retain examples nearly repeat registered "
-                "text and will be steered"
-            )
-    if pairs and sample < 2:
-        warnings.append("fewer than two example prompts: recall cannot be estimated")
-    elif recall is not None and recall < 0.5:
-        warnings.append("the target's prompts are far apart: add paraphrases or aliases")
-    return warnings

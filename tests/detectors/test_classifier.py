@@ -171,6 +171,20 @@ def test_retain_example_that_repeats_a_prompt_is_warned_about(toy_encoder) -> No
     assert any("nearly repeat" in warning for warning in tables.reports["t"]["warnings"])
 
 
+def test_harmless_prompts_that_name_a_target_are_counted(toy_encoder) -> None:
+    """No rate is calibrated for names, so the report says how often they would steer."""
+    target = ForgetTarget(
+        "t", aliases=("Rice",), examples=(Example("Is Rice a name?", "x"), Example("Is it?", "x"))
+    )
+    report = build_tables(
+        [target, MEMO], toy_encoder, alpha=0.5, benign=["How do I boil rice?", "two"]
+    ).reports
+
+    assert (report["t"]["benign_named"], report["t"]["named_share"]) == (1, 0.5)
+    assert any("name the target" in warning for warning in report["t"]["warnings"])
+    assert (report["memo"]["benign_named"], report["memo"]["named_share"]) == (0, None)
+
+
 def test_targets_may_have_their_own_alpha(toy_encoder) -> None:
     """A target's own rate moves its thresholds only."""
     loose = ForgetTarget("loose", examples=ORLA.examples, alpha=0.3)
