@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from detectors.alias import spellings
 from detectors.classifier import ClassifierTables, PromptClassifier
 from detectors.detection import Detection, Layer, Strength
 from detectors.targets import Action, Enforcement, Phrase, Scope
@@ -39,7 +40,13 @@ class TargetRule:
 
 
 class Policy:
-    """One loaded policy snapshot. Immutable; shared by all requests that are pinned to it."""
+    """One loaded policy snapshot. Immutable; shared by all requests that are pinned to it.
+
+    `watch` finds the names of enforced targets in an answer: evidence that needs no detection in
+    the prompt. It is for the text of answers only. A watched request reaches the engine as it came,
+    so its tokens are the engine's own up to the end of the name that is found; forbidding the names
+    while sampling would change probabilities wherever one is begun.
+    """
 
     def __init__(self, active: Active, snapshot: Snapshot, encoder_id: str) -> None:
         """Read a snapshot.
@@ -63,6 +70,12 @@ class Policy:
         self._target_phrases: list[list[list[Any]]] = phrases["targets"]
         self._item_phrases: list[list[list[Any]]] = phrases["items"]
         self._matcher = lru_cache(MATCHERS_KEPT)(self._build_matcher)
+        self.watch: PhraseMatcher = PhraseMatcher(
+            Phrase(spelling)
+            for alias, target in tables.aliases
+            if rules[target].enforcement is Enforcement.ENFORCE
+            for spelling in spellings(alias)
+        )
 
     @property
     def is_empty(self) -> bool:

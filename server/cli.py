@@ -1,4 +1,4 @@
-"""The command line: `lethegate serve`, `control`, `targets`, `jobs` and `version`.
+"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `bench`, `eval` and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
 """
@@ -12,6 +12,7 @@ import typer
 
 from server.cli_admin import jobs_app, targets_app
 from server.cli_bench import bench_app
+from server.cli_eval import eval_app
 from server.cli_settings import Fail, with_settings
 from server.settings import Settings
 
@@ -23,10 +24,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# Each command group lives in a file of its own; `bench` and `eval` are added in the same way.
+# Each command group lives in a file of its own.
 app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(bench_app, name="bench")
+app.add_typer(eval_app, name="eval")
 
 
 @app.command(

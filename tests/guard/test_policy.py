@@ -149,6 +149,16 @@ def test_observed_targets_change_nothing(compiled):
     assert not policy.enforces
 
 
+def test_names_of_enforced_targets_are_watched(compiled):
+    """Whoever reads all answers can look for names; observed targets are not looked for."""
+    watched = policy_of(compiled(target())[1]).watch
+    observed = policy_of(compiled(target(enforcement=Enforcement.OBSERVE))[1]).watch
+
+    assert watched.find("It was ILSE  MOREAU, of course.")
+    assert watched.find("It was a florist.") is None
+    assert not observed
+
+
 def test_always_on_targets_steer_every_request(compiled):
     """Scope always needs no detection."""
     policy = policy_of(compiled(target(scope=Scope.ALWAYS))[1])

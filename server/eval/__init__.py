@@ -1,0 +1,1 @@
+"""Evaluation on public data: what the detectors find, and what they take for something else."""
