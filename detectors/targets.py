@@ -54,7 +54,8 @@ class ForgetTarget:
 
     At least one of `examples`, `phrases` or `documents` is non-empty. `alpha` is the
     false-positive rate on benign prompts that the similarity thresholds are calibrated for;
-    None takes the server's default.
+    None takes the server's default. `delta` is the cosine from which on the semantic filter vetoes
+    a word that is near a forbidden one in meaning; None takes the built-in default, 1 turns it off.
     """
 
     id: str
@@ -69,4 +70,5 @@ class ForgetTarget:
     enforcement: Enforcement = Enforcement.ENFORCE
     scope: Scope = Scope.MATCHED
     alpha: float | None = None
+    delta: float | None = None
     labels: dict[str, str] = field(default_factory=dict)

@@ -7,6 +7,7 @@ every request that names the same ones. A decode step then costs nothing per act
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,15 @@ import numpy.typing as npt
 from guard import kernels
 from guard.automaton import Tables
 from guard.positions import with_room
+from guard.stream import CharClass
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
 IDLE_LIMIT = 256
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]
+# Token ids [n] with what each is to lose [n].
+Part = tuple[npt.NDArray[np.integer[Any]], npt.NDArray[np.float32]]
 
 
 @dataclass(slots=True, eq=False)
@@ -40,8 +44,10 @@ class ActiveSets:
     Attributes:
         bits: [capacity, ceil(P / 8)] uint8, bit p of row i: phrase p is active in set i.
         pool: [room] int32 token ids.
-        bounds: [capacity, 3] int64: pool[b0:b1] is always forbidden, pool[b1:b2] only where no
-            word goes on.
+        amounts: [room] float32, beside `pool`: logits to subtract; 0 for forbidden tokens.
+        bounds: [capacity, 5] int64: pool[b0:b1] is always forbidden, pool[b1:b2] only where no
+            word goes on; pool[b2:b3] is always penalised, pool[b3:b4] only where no word goes on.
+        has_penalties: whether any set ever had penalties.
     """
 
     def __init__(self, tables: Tables, units: Units, vocabulary: Vocabulary) -> None:
@@ -55,7 +61,9 @@ class ActiveSets:
         num_bytes = (tables.num_phrases + 7) // 8
         self.bits: npt.NDArray[np.uint8] = np.zeros((8, num_bytes), np.uint8)
         self.pool: npt.NDArray[np.int32] = np.zeros(1024, np.int32)
-        self.bounds: npt.NDArray[np.int64] = np.zeros((8, 3), np.int64)
+        self.amounts: npt.NDArray[np.float32] = np.zeros(1024, np.float32)
+        self.bounds: npt.NDArray[np.int64] = np.zeros((8, 5), np.int64)
+        self.has_penalties = False
 
     def acquire(self, targets: tuple[int, ...], items: tuple[int, ...]) -> ActiveSet:
         """The set of these units, for one more slot.
@@ -66,7 +74,7 @@ class ActiveSets:
         key = (targets, items)
         active = self._sets.get(key)
         if active is None:
-            active = self._add(key, self._units.phrases(targets, items))
+            active = self._add(key)
         elif not active.users:
             self._idle -= 1
         active.users += 1
@@ -86,24 +94,26 @@ class ActiveSets:
         for target in np.flatnonzero(sizes > larger_than)[:IDLE_LIMIT].tolist():
             self.release(self.acquire((target,), ()))
 
-    def _add(self, key: Key, phrases: npt.NDArray[np.int32]) -> ActiveSet:
+    def _add(self, key: Key) -> ActiveSet:
+        phrases = self._units.phrases(*key)
         index = self._free.pop() if self._free else len(self._sets)
-        always, initial = self._tokens(phrases)
-        first, middle = self._used, self._used + len(always)
-        last = middle + len(initial)
+        parts = [*self._tokens(phrases), *self._penalties(key)]
+        ends = self._used + np.cumsum([len(tokens) for tokens, _ in parts])
+        first, last = self._used, int(ends[-1])
         self.pool = with_room(self.pool, last)
+        self.amounts = with_room(self.amounts, last)
         self.bits = with_room(self.bits, index + 1)
         self.bounds = with_room(self.bounds, index + 1)
-        self.pool[first:middle], self.pool[middle:last] = always, initial
-        self.bounds[index] = first, middle, last
+        self.pool[first:last] = np.concatenate([tokens for tokens, _ in parts])
+        self.amounts[first:last] = np.concatenate([amounts for _, amounts in parts])
+        self.bounds[index] = first, *ends
+        self.has_penalties |= bool(ends[1] < last)
         kernels.set_bits(phrases, self.bits, index)
         self._used = last
         active = self._sets[key] = ActiveSet(key, index)
         return active
 
-    def _tokens(
-        self, phrases: npt.NDArray[np.int32]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _tokens(self, phrases: npt.NDArray[np.int32]) -> list[Part]:
         """Tokens that complete a phrase by themselves: wherever they stand, or at a word's start.
 
         Ascending, so that a row's logits are written in the order they lie in memory.
@@ -118,7 +128,14 @@ class ActiveSets:
             vocabulary.order,
             marks,
         )
-        return np.flatnonzero(marks == 2), np.flatnonzero(marks == 1)
+        found = (np.flatnonzero(marks == kind) for kind in (2, 1))
+        return [(tokens, np.zeros(len(tokens), np.float32)) for tokens in found]
+
+    def _penalties(self, key: Key) -> list[Part]:
+        """Tokens to penalise: those that bring their own border, and those that need one."""
+        tokens, amounts = self._units.penalties.of(self._units.chosen(*key))
+        bare = self._vocabulary.bodies.first[tokens] == CharClass.WORD
+        return [(tokens[chosen], amounts[chosen]) for chosen in (~bare, bare)]
 
     def _drop_idle(self) -> None:
         """Forget the idle sets; the others keep their index and move to the front of the pool."""
@@ -128,7 +145,8 @@ class ActiveSets:
         self._idle = self._used = 0
         # In the order of the pool, so that nothing is overwritten before it has moved.
         for active in sorted(kept, key=lambda s: int(self.bounds[s.index, 0])):
-            first, _, last = self.bounds[active.index].tolist()
+            first, *_, last = self.bounds[active.index].tolist()
             self.pool[self._used : self._used + last - first] = self.pool[first:last]
+            self.amounts[self._used : self._used + last - first] = self.amounts[first:last]
             self.bounds[active.index] -= first - self._used
             self._used += last - first

@@ -1,9 +1,10 @@
-"""Compile forget targets into a policy snapshot: phrases, token automaton, classifier."""
+"""Compile forget targets into a policy snapshot: phrases, token automaton, classifier, forms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from detectors.extraction import ExtractedPhrase, Extraction, extract
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import ForgetTarget, Phrase
 from guard import automaton
+from guard.semantic import Expansion, expand, expansions_by_target, patterns_of_forms
+from guard.semantic_meanings import Meanings
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 2
+COMPILER_VERSION = 3
 
 Progress = Callable[[str, float], None]
 
@@ -27,8 +30,9 @@ Progress = Callable[[str, float], None]
 class CompiledPolicy:
     """A snapshot's digest, and per target id a report for its operator.
 
-    A report holds `phrases` (text, reason, whole_word), `item_phrases` (the same per example) and
-    `calibration`. It is forget text: only administrators may see it.
+    A report holds `phrases` (text, reason, whole_word), `item_phrases` (the same per example),
+    `calibration` and, with the semantic filter, `semantic` (delta, vetoed forms with reasons). It
+    is forget text: only administrators may see it.
     """
 
     digest: str
@@ -43,12 +47,14 @@ def compile_policy(
     snapshots: Path,
     alpha: float,
     progress: Progress,
+    meanings: Meanings | None = None,
 ) -> CompiledPolicy:
     """Compile all targets of a policy and write its snapshot.
 
     Args:
         alpha: false-positive rate on benign prompts the detectors are calibrated for.
         progress: called with a stage and the fraction done in 0..1.
+        meanings: of the vocabulary's words, for the semantic filter; None leaves it out.
 
     Raises:
         CompileError: the targets cannot be compiled.
@@ -57,8 +63,15 @@ def compile_policy(
     extractions = [extract(target) for target in targets]
     progress("encode", 0.1)
     classifier = build_tables(targets, encoder, alpha=alpha, benign=benign_prompts())
+    progress("meaning", 0.7)
+    num_units = len(targets) + sum(len(target.examples) for target in targets)
+    expansion = (
+        Expansion.none(num_units)
+        if meanings is None
+        else expand(targets, extractions, meanings, encoder)
+    )
     progress("automaton", 0.8)
-    arrays = _automaton_arrays(extractions, vocabulary)
+    arrays = _automaton_arrays(extractions, expansion, vocabulary)
     arrays |= {f"classifier.{name}": array for name, array in classifier.arrays().items()}
     progress("write", 0.9)
     digest = write_snapshot(
@@ -77,17 +90,30 @@ def compile_policy(
         },
     )
     progress("done", 1.0)
-    return CompiledPolicy(digest, _reports(targets, extractions, classifier))
+    reports = _reports(targets, extractions, classifier)
+    if meanings is not None:
+        for target_id, report in expansions_by_target(expansion, targets).items():
+            reports[target_id]["semantic"] = report
+    return CompiledPolicy(digest, reports)
 
 
-def _automaton_arrays(extractions: Sequence[Extraction], vocabulary: Vocabulary) -> dict[str, Any]:
+def _automaton_arrays(
+    extractions: Sequence[Extraction], expansion: Expansion, vocabulary: Vocabulary
+) -> dict[str, Any]:
     """Arrays of the automaton over all phrases, and of the units that switch them on."""
     groups = [e.target for e in extractions] + [item for e in extractions for item in e.items]
-    patterns, ids = automaton.index_phrases(_phrase(p) for group in groups for p in group)
-    found = iter(ids)
-    members = [[next(found) for _ in group] for group in groups]
-    units = Units.build(members[: len(extractions)], members[len(extractions) :])
-    tables = automaton.build_tables(patterns, vocabulary)
+    found = iter(automaton.patterns_of([_phrase(p) for group in groups for p in group]))
+    others = iter(patterns_of_forms([form for forms in expansion.forms for form in forms]))
+    members = [
+        [*islice(found, len(group)), *islice(others, len(forms))]
+        for group, forms in zip(groups, expansion.forms, strict=True)
+    ]
+    distinct = sorted({pattern for group in members for pattern in group})
+    ids = {pattern: number for number, pattern in enumerate(distinct)}
+    numbers = [[ids[pattern] for pattern in group] for group in members]
+    targets, items = numbers[: len(extractions)], numbers[len(extractions) :]
+    units = Units.build(targets, items, expansion.penalties)
+    tables = automaton.build_tables(distinct, vocabulary)
     return {f"automaton.{name}": array for name, array in tables.arrays().items()} | {
         f"units.{name}": array for name, array in units.arrays().items()
     }

@@ -2,7 +2,8 @@
 
 The same automaton as `guard.token_filter`, with each slot's position in tensors. The device takes
 in the tokens that it sampled itself, so the host need not know them. A step is one kernel that
-follows the text and one that forbids for each policy in the batch, and one that ends closed rows.
+follows the text and one that forbids for each policy in the batch (one more where a policy has
+penalties by meaning), and one that ends closed rows.
 
 On the CPU the kernels are `guard.device_reference`, on a GPU `guard.device_kernels`.
 """
@@ -108,6 +109,8 @@ class DeviceFilter:
         )
         for policy in policies:
             self._kernels.follow(step, policy, self._vocabulary)
+            if policy.sets.has_penalties:
+                self._kernels.penalise(step, policy)
             self._kernels.forbid(step, policy, self._vocabulary)
         self._kernels.settle(step, self._end_id)
 

@@ -21,6 +21,7 @@ from guard.device_slots import Step
 from guard.device_vocabulary import DeviceVocabulary
 from guard.triton_constants import (
     BEFORE,
+    BOUNDS,
     CLOSE_AT,
     CLOSED,
     ENTRIES,
@@ -52,7 +53,10 @@ from guard.triton_constants import (
     jit,
 )
 from guard.triton_lanes import finish, is_on
+from guard.triton_penalties import penalise
 from guard.triton_text import begin, is_finishing, take
+
+__all__ = ["follow", "forbid", "penalise", "settle"]
 
 
 def _kernel(*numbers: str, unaligned: tuple[str, ...]) -> Callable[[Callable[..., Any]], Any]:
@@ -361,9 +365,9 @@ def _forbid(
         # All other tokens leave the character broken, so the text begins anew behind it.
         state = state * 0
         before = before * 0 + OTHER
-    low = tl.load(bounds + active * 3).to(tl.int32)
-    middle = tl.load(bounds + active * 3 + 1).to(tl.int32)
-    high = tl.load(bounds + active * 3 + 2).to(tl.int32)
+    low = tl.load(bounds + active * BOUNDS).to(tl.int32)
+    middle = tl.load(bounds + active * BOUNDS + 1).to(tl.int32)
+    high = tl.load(bounds + active * BOUNDS + 2).to(tl.int32)
     high = tl.where(before == WORD, middle, high)
     low += part * LANES
     pendings = pending + tl.zeros([LANES], tl.int32)

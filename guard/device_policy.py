@@ -43,7 +43,7 @@ class DeviceSets:
     """The device's copy of `ActiveSets`, brought up to date by `upload`.
 
     Attributes:
-        bits, bounds, pool: as in `ActiveSets`.
+        bits, bounds, pool, amounts: as in `ActiveSets`.
     """
 
     def __init__(self, sets: ActiveSets, device: torch.device) -> None:
@@ -70,6 +70,11 @@ class DeviceSets:
         """`ActiveSets.release`."""
         self._sets.release(active)
 
+    @property
+    def has_penalties(self) -> bool:
+        """`ActiveSets.has_penalties`."""
+        return self._sets.has_penalties
+
     def upload(self) -> None:
         """Copy what is new, in the order of the current stream."""
         if not self._new:
@@ -82,9 +87,10 @@ class DeviceSets:
             return
         copy_to(self.bounds, sets.bounds)
         for index in self._new:
-            first, _, last = sets.bounds[index].tolist()
+            first, *_, last = sets.bounds[index].tolist()
             copy_to(self.bits[index], sets.bits[index])
             copy_to(self.pool[first:last], sets.pool[first:last])
+            copy_to(self.amounts[first:last], sets.amounts[first:last])
         self._note()
 
     def _upload_all(self) -> None:
@@ -92,6 +98,7 @@ class DeviceSets:
         self.bits = to_device(sets.bits, self._device)
         self.bounds = to_device(sets.bounds, self._device)
         self.pool = to_device(sets.pool, self._device)
+        self.amounts = to_device(sets.amounts, self._device)
         self._note()
 
     def _note(self) -> None:

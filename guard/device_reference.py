@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from guard.device_penalties import penalise
 from guard.device_policy import DevicePolicy
 from guard.device_slots import NEVER, NOT_STEERED, RowField, SlotField, Step
 from guard.device_vocabulary import TRANSPARENT, DeviceVocabulary
@@ -17,6 +18,8 @@ from guard.kernels import Array, jit, walk
 from guard.kernels import step as transition
 from guard.ledger import CloseReason, Counter
 from guard.stream import WORD_END, WORD_START, CharClass
+
+__all__ = ["follow", "forbid", "penalise", "settle"]
 
 _POLICY = int(SlotField.POLICY)
 _SET = int(SlotField.SET)

@@ -30,6 +30,7 @@ from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.params import GuardParams
+from guard.semantic_penalties import Penalties
 from guard.snapshot import load_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
@@ -188,10 +189,11 @@ class DeviceSteering:
                 raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
             try:
                 tables = Tables.load(snapshot.arrays("automaton"))
+                units = Units.load(snapshot.arrays("units"))
             except KeyError:
                 message = f"snapshot {digest[:12]} was made by another version"
                 raise SnapshotCorrupt(message) from None
-            found = self._loaded[digest] = tables, Units.load(snapshot.arrays("units"))
+            found = self._loaded[digest] = tables, units
             while len(self._loaded) > KEPT_POLICIES:
                 self._loaded.popitem(last=False)
         return found
@@ -208,4 +210,8 @@ def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
     """A policy to compile the kernels with."""
     patterns, ids = index_phrases([Phrase("a")])
     tables = build_tables(patterns, vocabulary)
-    return _on_device(0, tables, Units.build([ids], []), vocabulary, device)
+    units = Units.build([ids], [], Penalties.build([{0: 1.0}]))
+    policy = _on_device(0, tables, units, vocabulary, device)
+    policy.sets.acquire((0,), ())
+    policy.sets.upload()
+    return policy

@@ -29,6 +29,8 @@ from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.params import GuardParams
 from guard.positions import Positions
+from guard.semantic_penalties import Penalties
+from guard.semantic_step import penalise
 from guard.snapshot import load_snapshot
 from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
 from guard.units import Units
@@ -206,6 +208,8 @@ class Steering:
         found = group.token_filter.step(
             self._positions, group.numbers, tokens, group.rows, logits.shape[1], plain
         )
+        sets = group.token_filter.sets
+        penalise(sets, self._positions, group.numbers, group.rows, logits, plain)
         self._ledger.add(Counter.STEERED_STEPS, len(group.slots))
         self._ledger.add(Counter.FORBIDDEN_TOKENS, found.count)
         self._ledger.add(Counter.INTERCEPTED_STEPS, found.begun)
@@ -285,9 +289,10 @@ class Steering:
             raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
         try:
             tables = Tables.load(snapshot.arrays("automaton"))
+            units = Units.load(snapshot.arrays("units"))
         except KeyError:
             raise SnapshotCorrupt(f"snapshot {digest[:12]} was made by another version") from None
-        policy = TokenFilter(tables, Units.load(snapshot.arrays("units")), self._vocabulary)
+        policy = TokenFilter(tables, units, self._vocabulary)
         policy.prepare()
         return policy
 
@@ -296,13 +301,15 @@ def warm_up() -> None:
     """Compile the loops of a step, or read them from the cache, before a step waits for it."""
     vocabulary = Vocabulary([b"a", b"\xc3", b"\xa4"])
     tables = build_tables(*index_phrases([Phrase("a")])[:1], vocabulary)
-    policy = TokenFilter(tables, Units.build([[0]], []), vocabulary)
+    units = Units.build([[0]], [], Penalties.build([{0: 1.0}]))
+    policy = TokenFilter(tables, units, vocabulary)
     policy.prepare()
     active = policy.sets.acquire((0,), ())
     positions = Positions()
     slots = np.array([positions.take(policy.seed([0], [1]), active.index)], np.int64)
     for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
         policy.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
+        penalise(policy.sets, positions, slots, np.array([0]), torch.zeros(1, 3), logits)
         step_kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
 
 

@@ -223,7 +223,7 @@ def step_rows(
     """One decode step: move each slot over its token, then forbid what its row may not take next.
 
     `slots`, `tokens` (-1: none) and `rows` [n] are this step's; `states`, `classes`, `unfinished`
-    and `sets` [capacity] are `guard.positions.Positions`. `bounds` [sets, 3] delimits each active
+    and `sets` [capacity] are `guard.positions.Positions`. `bounds` [sets, 5] delimits each active
     set's tokens in `pool`: always forbidden, then forbidden at the start of a word. `work` [at
     least n, 6] int64 is the loops' own.
 

@@ -255,7 +255,7 @@ class TokenFilter:
             following.bodies.first,
             result,
         )
-        first, _, last = sets.bounds[active]
+        first, _, last = sets.bounds[active, :3]
         standing = sets.pool[first:last]
         apart = standing[~vocabulary.continues[standing]]
         return np.concatenate([apart, following.tokens[result]]).astype(np.int64)

@@ -31,6 +31,7 @@ CHILDREN = tl.constexpr(256)
 FIELDS = tl.constexpr(len(SlotField))
 POLICY = tl.constexpr(int(SlotField.POLICY))
 SET = tl.constexpr(int(SlotField.SET))
+BOUNDS = tl.constexpr(5)  # columns of `guard.active_sets.ActiveSets.bounds`
 STATE = tl.constexpr(int(SlotField.STATE))
 BEFORE = tl.constexpr(int(SlotField.BEFORE))
 PENDING = tl.constexpr(int(SlotField.PENDING))

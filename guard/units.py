@@ -8,31 +8,41 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from guard.semantic_penalties import Penalties
+
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Phrase ids per unit, targets first, then the items of all targets in order.
+    """Phrase ids and penalties per unit, targets first, then the items of all targets in order.
 
     Attributes:
         num_targets: T; unit t < T is target t, unit T + i is item i.
         start: [units + 1] int32 row pointers into `phrase`.
         phrase: int32 phrase ids.
+        penalties: tokens that each unit makes less likely.
     """
 
     num_targets: int
     start: npt.NDArray[np.int32]
     phrase: npt.NDArray[np.int32]
+    penalties: Penalties
 
     @classmethod
-    def build(cls, targets: Sequence[Sequence[int]], items: Sequence[Sequence[int]]) -> Units:
-        """From the phrase ids of each target and of each item."""
+    def build(
+        cls,
+        targets: Sequence[Sequence[int]],
+        items: Sequence[Sequence[int]],
+        penalties: Penalties | None = None,
+    ) -> Units:
+        """From the phrase ids of each target and of each item; without penalties there are none."""
         units = [sorted(set(phrases)) for phrases in (*targets, *items)]
         lengths = np.array([0, *map(len, units)], np.int64)
         flat = np.array([phrase for unit in units for phrase in unit], np.int32)
-        return cls(len(targets), np.cumsum(lengths).astype(np.int32), flat)
+        start = np.cumsum(lengths).astype(np.int32)
+        return cls(len(targets), start, flat, penalties or Penalties.none(len(units)))
 
-    def phrases(self, targets: Sequence[int], items: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The distinct phrases of some units.
+    def chosen(self, targets: Sequence[int], items: Sequence[int]) -> list[int]:
+        """The places of some targets and items among the units.
 
         Raises:
             IndexError: there is no such unit.
@@ -42,7 +52,17 @@ class Units:
             not 0 <= unit < len(self.start) - 1 for unit in chosen
         ):
             raise IndexError("no such target or item in this policy snapshot")
-        parts = [self.phrase[self.start[u] : self.start[u + 1]] for u in chosen]
+        return chosen
+
+    def phrases(self, targets: Sequence[int], items: Sequence[int]) -> npt.NDArray[np.int32]:
+        """The distinct phrases of some units.
+
+        Raises:
+            IndexError: there is no such unit.
+        """
+        parts = [
+            self.phrase[self.start[u] : self.start[u + 1]] for u in self.chosen(targets, items)
+        ]
         if len(parts) == 1:
             # A unit's phrases are distinct and sorted as they are.
             return np.array(parts[0])
@@ -54,9 +74,19 @@ class Units:
             "unit_start": self.start,
             "unit_phrase": self.phrase,
             "num_targets": np.array([self.num_targets], np.int32),
+            **self.penalties.arrays(),
         }
 
     @classmethod
     def load(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Units:
-        """The inverse of `arrays`."""
-        return cls(int(arrays["num_targets"][0]), arrays["unit_start"], arrays["unit_phrase"])  # type: ignore[arg-type]
+        """The inverse of `arrays`.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+        return cls(
+            int(arrays["num_targets"][0]),
+            arrays["unit_start"],  # type: ignore[arg-type]
+            arrays["unit_phrase"],  # type: ignore[arg-type]
+            Penalties.load(arrays),
+        )

@@ -5,9 +5,11 @@ Importing this module imports nothing heavy; encoder and tokenizer load with `Gu
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +18,16 @@ from detectors.encoder import Encoder
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Example, ForgetTarget
 from guard.follower import ActivePointer, followers
+from server.log import get_logger
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from guard.semantic_meanings import Meanings
+
+log = get_logger("activation")
+
+_LOG_SECONDS = 10.0
 
 # Extracting loads word frequencies, which takes seconds: once at the start, not in the first job.
 _WARM_UP = ForgetTarget("warm-up", examples=(Example("Who?", "Nobody."),))
@@ -51,6 +61,9 @@ class GuardCompiler:
         self._vocabulary = Vocabulary.load(tokenizer, trust=trust_remote_code)
         self._snapshots = settings.snapshots
         self._alpha = settings.alpha
+        self._words_cache = settings.cache if settings.semantic_filter else None
+        self._encoder = encoder
+        self._meanings: Meanings | None = None
         parts = (
             f"lethegate-{version('lethegate')}",
             f"snapshot-{FORMAT}",
@@ -59,6 +72,7 @@ class GuardCompiler:
             f"vocabulary-{self._vocabulary.fingerprint}",
             f"encoder-{encoder.id}",
             f"alpha-{settings.alpha}",
+            f"semantic-{settings.semantic_filter}",
         )
         self.fingerprint = " ".join(parts)
 
@@ -72,6 +86,7 @@ class GuardCompiler:
         """
         from guard.compiler import compile_policy
 
+        meanings = self._words(progress) if targets else None
         encoder = _Recorder(self._cache)
         compiled = compile_policy(
             targets,
@@ -80,9 +95,34 @@ class GuardCompiler:
             snapshots=self._snapshots,
             alpha=self._alpha,
             progress=progress,
+            meanings=meanings,
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)
+
+    def _words(self, progress: Callable[[str, float], None]) -> Meanings | None:
+        """The vocabulary's words for the semantic filter; embedding them anew takes a while."""
+        if self._words_cache is None or self._meanings is not None:
+            return self._meanings
+        from guard.semantic_meanings import Meanings
+        from guard.semantic_words import VocabularyWords, embed_words
+
+        words = VocabularyWords.of(self._vocabulary)
+        began = time.monotonic()
+        told = 0.0
+
+        def show(done: int, total: int) -> None:
+            nonlocal told
+            progress(f"embedding the vocabulary: {done} of {total} words", 0.1 * done / total)
+            if time.monotonic() - told >= _LOG_SECONDS:
+                told = time.monotonic()
+                log.info("vocabulary_embedding", done=done, total=total)
+
+        embeddings = embed_words(words.words, self._encoder, self._words_cache, show)
+        seconds = round(time.monotonic() - began, 1)
+        log.info("vocabulary_embedded", words=len(words.words), seconds=seconds)
+        self._meanings = Meanings(words, embeddings)
+        return self._meanings
 
     def close(self) -> None:
         """Close the cache of embeddings."""

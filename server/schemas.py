@@ -109,10 +109,14 @@ class DocumentIn(_Input):
 
 
 class ThresholdsIn(_Input):
-    """`alpha`: the false-positive rate that this target's thresholds are calibrated for."""
+    """`alpha`: the false-positive rate that this target's thresholds are calibrated for.
+
+    `delta`: how near in meaning to a forbidden word (cosine) a word must be for the semantic filter
+    to veto it; 1 turns the filter off for this target.
+    """
 
     alpha: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
-    delta: Unsupported = Field(default=None, exclude=True)
+    delta: Annotated[float, Field(strict=True, ge=0.5, le=1)] | None = None
     minimum_match: Unsupported = Field(default=None, exclude=True)
 
 
@@ -189,6 +193,7 @@ class TargetIn(_Input):
             enforcement=self.enforcement,
             scope=self.scope,
             alpha=self.thresholds.alpha,
+            delta=self.thresholds.delta,
             labels=dict(self.labels),
         )
 

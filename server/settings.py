@@ -83,6 +83,10 @@ class Settings(BaseModel):
         lt=1,
         description="False-positive rate the thresholds are calibrated for.",
     )
+    semantic_filter: bool = Field(
+        default=False,
+        description="Steered answers may not say near-synonyms and other forms of forbidden words.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,

@@ -66,6 +66,20 @@ def matched_questions(file: Path | None) -> list[str]:
     return _questions(path, "question" if file is not None else "heldout")
 
 
+def forget_rows(file: Path | None) -> list[dict[str, str]]:
+    """Forget questions as they are asked and as registered; by default the demo's.
+
+    Each has `asked`, `registered` and `answer`.
+
+    Raises:
+        InputMissing: the file is not there or holds something else.
+    """
+    path = _given_or_demo(file, "forget.jsonl", "--forget")
+    keys = {"asked": "heldout", "registered": "question", "answer": "answer"}
+    columns = {name: _questions(path, key) for name, key in keys.items()}
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def _given_or_demo(file: Path | None, name: str, option: str) -> Path:
     if file is not None:
         return file

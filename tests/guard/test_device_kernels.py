@@ -15,6 +15,7 @@ from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
 from guard.device_slots import RowField, Step
 from guard.device_vocabulary import DeviceVocabulary
+from guard.semantic_penalties import Penalties
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
@@ -58,7 +59,9 @@ def make_policy(rng, vocabulary, count, device):
             phrases.append(Phrase(text))
     patterns, ids = index_phrases(phrases)
     tables = build_tables(patterns, vocabulary)
-    sets = ActiveSets(tables, Units.build([ids], []), vocabulary)
+    amounts = {rng.randrange(vocabulary.size): rng.uniform(0.5, 4) for _ in range(300)}
+    units = Units.build([ids], [], Penalties.build([amounts]))
+    sets = ActiveSets(tables, units, vocabulary)
     return DevicePolicy(
         1, int(tables.longest[0]), DeviceTables.upload(tables, device), DeviceSets(sets, device)
     )
@@ -100,12 +103,12 @@ class Load:
 
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 def test_they_compile_for_a_gpu():
-    """All three, for the types that the filter passes, without a GPU being there."""
+    """All of them, for the types that the filter passes, without a GPU being there."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from guard import device_kernels
+    from guard import device_kernels, triton_penalties
 
     load = Load(make_vocabulary(random.Random(0), 400), 0, 2, torch.device("cpu"), phrases=3)
     rows = torch.zeros(2, len(RowField), dtype=torch.int64)
@@ -113,8 +116,9 @@ def test_they_compile_for_a_gpu():
     step = Step(load.logits, *batch, rows, load.filter.slots, load.filter.report)
     parts = (step, load.policy.tables, load.policy.sets, load.filter._vocabulary)
     renamed = {"pending_of": "pending", "head_of": "head", "tail_of": "tail"}
-    for name, warps in (("_follow", 1), ("_forbid", 4), ("_settle", 8)):
-        kernel = getattr(device_kernels, name)
+    kernels = {getattr(device_kernels, n): w for n, w in (("_follow", 1), ("_settle", 8))}
+    kernels |= {device_kernels._forbid: 4, triton_penalties._penalise: 4}
+    for kernel, warps in kernels.items():
         signature = {}
         for argument in kernel.arg_names:
             field = renamed.get(argument, argument)
@@ -143,9 +147,10 @@ def assert_they_agree(reference, other, steps):
             load.logits.zero_()
             load.step()
             load.total_len += 1
-        expected, found = (load.logits.isneginf().cpu() for load in (reference, other))
+        expected, found = (load.logits.cpu() for load in (reference, other))
 
-        assert expected.any()
+        assert expected.isneginf().any()
+        assert ((expected < 0) & expected.isfinite()).any()
         assert torch.equal(expected, found)
         assert torch.equal(reference.filter.slots, other.filter.slots.cpu())
         assert torch.equal(reference.filter.report, other.filter.report.cpu())

@@ -40,7 +40,7 @@ def test_everything_reaches_the_detectors() -> None:
         "action": "refuse",
         "enforcement": "observe",
         "scope": "always",
-        "thresholds": {"alpha": 0.01},
+        "thresholds": {"alpha": 0.01, "delta": 0.8},
         "labels": {"team": "x"},
         "expires_at": "2999-01-01T00:00:00Z",
     }
@@ -50,7 +50,7 @@ def test_everything_reaches_the_detectors() -> None:
     assert target.phrases == (Phrase("one"), Phrase("two", whole_word=False))
     assert target.documents[0].metadata == {"k": "v"}
     assert (target.action, target.enforcement, target.scope) == ("refuse", "observe", "always")
-    assert (target.alpha, target.labels) == (0.01, {"team": "x"})
+    assert (target.alpha, target.delta, target.labels) == (0.01, 0.8, {"team": "x"})
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,8 @@ def test_everything_reaches_the_detectors() -> None:
         ({"thresholds": {"alpha": 1}}, "thresholds.alpha"),
         ({"thresholds": {"alpha": "0.1"}}, "thresholds.alpha"),
         ({"thresholds": {"delta": 0.1}}, "thresholds.delta"),
+        ({"thresholds": {"delta": 1.1}}, "thresholds.delta"),
+        ({"thresholds": {"delta": "0.8"}}, "thresholds.delta"),
         ({"thresholds": {"minimum_match": 8}}, "thresholds.minimum_match"),
         ({"uld": {"weight": 1}}, "uld"),
         ({"action": "explode"}, "action"),
@@ -92,7 +94,9 @@ def test_refused(fields: dict[str, Any], path: str) -> None:
 
 def test_stored_form_is_stable() -> None:
     """What is stored can be read again and means the same."""
-    first = TargetIn.model_validate(_target(documents=[{"text": "t"}], thresholds={"alpha": 0.1}))
+    first = TargetIn.model_validate(
+        _target(documents=[{"text": "t"}], thresholds={"alpha": 0.1, "delta": 1})
+    )
     again = TargetIn.model_validate(first.model_dump(mode="json"))
 
     assert again == first

@@ -100,3 +100,24 @@ def test_fingerprint_follows_the_settings(encoder: HashEncoder, settings: Settin
         changed = settings.model_copy(update={"alpha": 0.1})
         with closing(GuardCompiler(changed, "model")) as third:
             assert first.fingerprint == second.fingerprint != third.fingerprint
+
+
+def test_the_vocabulary_is_embedded_once_and_shown(
+    encoder: HashEncoder, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the semantic filter the first target waits for it, visibly; later ones do not."""
+    vocabulary = Vocabulary([*(bytes([b]) for b in range(256)), b" doctor", b" physician"])
+    monkeypatch.setattr(Vocabulary, "load", lambda model, trust: vocabulary)
+    semantic = settings.model_copy(update={"semantic_filter": True})
+    stages: list[str] = []
+    for _ in range(2):
+        with closing(GuardCompiler(semantic, "model")) as compiler:
+            compiler.compile((), lambda stage, fraction: stages.append(stage))
+            compiler.compile((_target("ada"),), lambda stage, fraction: stages.append(stage))
+            compiler.compile((_target("eve"),), lambda stage, fraction: stages.append(stage))
+            fingerprint = compiler.fingerprint
+
+    assert stages.count("embedding the vocabulary: 0 of 2 words") == 1
+    assert encoder.asked.count("doctor") == 1
+    with closing(GuardCompiler(settings, "model")) as plain:
+        assert plain.fingerprint != fingerprint
