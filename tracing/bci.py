@@ -47,7 +47,7 @@ class Unigrams:
 
     def surprisal(self, words: Sequence[str]) -> Nats:
         """-ln P of each word, [n] float64."""
-        return np.fromiter(map(self._of, words), np.float64, len(words))
+        return np.array([self._of(word) for word in words], np.float64)
 
 
 def token_surprisal(counts: npt.NDArray[np.int64]) -> Nats:

@@ -104,7 +104,8 @@ class Index:
         self._lock = None if read_only else _lock(directory)
         try:
             self._manifest = self._first_manifest(depth)
-            self.view = self._open(self._manifest, ())
+            self.view = View(0, self._manifest.depth, ())
+            self.refresh()
             if not read_only:
                 self._discard_unused()
         except BaseException:
@@ -118,7 +119,11 @@ class Index:
             self._lock = None
 
     def refresh(self) -> View:
-        """Take over what a writing process has published since."""
+        """Take over what a writing process has published since.
+
+        Raises:
+            IndexCorrupt: a file is damaged or missing.
+        """
         for _ in range(5):
             manifest = read_manifest(self._directory)
             try:
@@ -139,12 +144,16 @@ class Index:
             first = self._manifest.next_id
             number = first
             made: list[SegmentName] = []
-            for batch in self._batches(documents, first):
-                made.append(self._write(batch))
-                number = batch[-1].document_id + 1
-            with self._commits:
-                segments = (*self._manifest.segments, *made)
-                self._commit(self._manifest.successor(next_id=number, segments=segments))
+            try:
+                for batch in self._batches(documents, first):
+                    made.append(self._write(batch))
+                    number = batch[-1].document_id + 1
+                with self._commits:
+                    segments = (*self._manifest.segments, *made)
+                    self._commit(self._manifest.successor(next_id=number, segments=segments))
+            except BaseException:
+                self._discard_unused()
+                raise
         return list(range(first, number))
 
     def withdraw(self, ids: Iterable[int], *, erase: bool = False) -> None:
@@ -252,8 +261,9 @@ class Index:
         flush_directory(self._directory)
 
     def _discard_unused(self) -> None:
-        """Remove what an interrupted writer left behind."""
-        used = {entry.name for entry in self._manifest.segments}
+        """Remove what an interrupted writer left behind; nobody may be writing."""
+        # What the disk says counts: a commit may have failed after its manifest was renamed.
+        used = {entry.name for entry in read_manifest(self._directory).segments}
         for path in self._directory.glob("*.segment"):
             if path.name not in used:
                 path.unlink()

@@ -33,9 +33,9 @@ def hash_runs(tokens: Array, length: int, salt: Any) -> Any:
 
 @jit
 def _find(keys: Array, buckets: Array, shift: Any, key: Any) -> Any:
-    """The row of a key, or -1. Hashes spread evenly, so a bucket has about one key."""
+    """The row of a key, or -1. Hashes spread evenly, so a bucket has some four keys."""
     bucket = np.int64(key >> shift)
-    for at in range(buckets[bucket], buckets[bucket + 1]):
+    for at in range(np.int64(buckets[bucket]), np.int64(buckets[bucket + 1])):
         if keys[at] == key:
             return at
     return -1

@@ -10,17 +10,18 @@ can read on from there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracing.container import Array
+from tracing.container import Array, open_container, write_container
 from tracing.successor_kernels import hash_runs, veto_rows
 
-BUCKETS_PER_RUN = 1
+_KEYS_PER_BUCKET = 4
 _DENSE_ABOVE = 64
 
 
@@ -35,7 +36,7 @@ class SuccessorTable:
     keys: Array  # [C] uint64, sorted
     starts: Array  # [C + 1] uint32, into `tokens`
     tokens: Array  # [S] uint16 or uint32
-    buckets: Array  # int64, first key of every value of the leading bits
+    buckets: Array  # uint32, first key of every value of the leading bits
     dense_keys: Array  # [H] int64, rows of `keys`, sorted
     dense: Array  # [H, ceil(V / 8)] uint8
     lengths: Array  # [k] int64, descending
@@ -48,15 +49,28 @@ class SuccessorTable:
         return sum(array.nbytes for array in self.arrays().values())
 
     def arrays(self) -> dict[str, Array]:
-        """The arrays by name, to store them."""
+        """The arrays by name, as a worker needs them on its device."""
         names = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths")
         return {name: getattr(self, name) for name in names}
 
+    def write(self, path: Path) -> None:
+        """Store the table in a new file with checksums, which only its owner may read."""
+        write_container(path, {"salt": self.salt, "num_tokens": self.num_tokens}, self.arrays())
+
     @classmethod
-    def restore(cls, arrays: Mapping[str, Array], salt: int, num_tokens: int) -> SuccessorTable:
-        """From what was stored; `dense` may have lost its shape."""
-        dense = arrays["dense"].reshape(-1, (num_tokens + 7) // 8)
-        return cls(**{**arrays, "dense": dense}, salt=salt, num_tokens=num_tokens)
+    def open(cls, path: Path) -> SuccessorTable:
+        """Map a stored table after comparing it with its checksums.
+
+        Raises:
+            IndexMissing: there is no such file.
+            IndexCorrupt: it is damaged.
+        """
+        container = open_container(path)
+        container.verify()
+        arrays = dict(container.arrays)
+        num_tokens = int(container.meta["num_tokens"])
+        arrays["dense"] = arrays["dense"].reshape(-1, (num_tokens + 7) // 8)
+        return cls(**arrays, salt=int(container.meta["salt"]), num_tokens=num_tokens)
 
     def forbid(self, rows: Array, sizes: Array, logits: Array) -> int:
         """Write minus infinity over every token that completes a registered n-gram.
@@ -189,8 +203,8 @@ def _split(
     return tokens[kept], moved, heavy, dense
 
 
-def _buckets(keys: Array) -> npt.NDArray[np.int64]:
-    """First key of every value of the leading bits, about one key in each."""
-    bits = max(1, (len(keys) // BUCKETS_PER_RUN).bit_length())
+def _buckets(keys: Array) -> npt.NDArray[np.uint32]:
+    """First key of every value of the leading bits; a bucket's few keys share a cache line."""
+    bits = max(1, (len(keys) // _KEYS_PER_BUCKET).bit_length())
     heads = (np.arange(1, 1 << bits, dtype=np.uint64)) << np.uint64(64 - bits)
-    return np.concatenate([[0], np.searchsorted(keys, heads), [len(keys)]]).astype(np.int64)
+    return np.concatenate([[0], np.searchsorted(keys, heads), [len(keys)]]).astype(np.uint32)

@@ -157,6 +157,24 @@ def _padding(path, content, letters):
     return content[at] == 0 and at % 64 and not any(content[at : at + 64 - at % 64])
 
 
+def test_a_broken_addition_leaves_nothing(open_index, letters):
+    """Documents that stop coming with an error are not added, and no file keeps them."""
+    index = open_index(["abcd"], segment_words=10)
+
+    def documents():
+        for _ in range(5):
+            yield Document("secret")
+        raise OSError("the source ended")
+
+    with pytest.raises(OSError, match="ended"):
+        index.add(documents())
+    files = {path.name for path in index._directory.iterdir()}
+
+    assert files == {"LOCK", "MANIFEST"} | {s.name for s in index.view.segments}
+    assert [0] == index.view.live_ids()
+    assert [1] == index.add([Document("x")])
+
+
 def test_small_segments_are_merged(open_index, letters):
     """Many small additions do not leave many segments, and nothing is lost or doubled."""
     index = open_index()

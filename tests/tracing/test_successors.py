@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tracing.errors import IndexCorrupt
 from tracing.successors import SuccessorTable, compile_successors
 
 TOKENS = st.lists(st.integers(0, 3), max_size=12)
@@ -88,17 +89,22 @@ def test_short_completions_are_covered():
     assert [[7], [], []] == table.vetoes(*_rows([[5, 6], [6], []], 8))
 
 
-def test_a_table_can_be_stored():
-    """The arrays and the key are all there is; no run of tokens can be found in them."""
+def test_a_table_can_be_stored(tmp_path):
+    """What comes back vetoes the same; no run of tokens can be found in it; damage is refused."""
     document = list(range(100, 200))
-    table = compile_successors([document], 5, 300)
-    stored = {name: array.copy().reshape(-1) for name, array in table.arrays().items()}
-    again = SuccessorTable.restore(stored, table.salt, table.num_tokens)
+    table = compile_successors([document, *([1, 2, 3, 4, i] for i in range(100))], 5, 300)
+    path = tmp_path / "table"
+    table.write(path)
+    again = SuccessorTable.open(path)
     other = compile_successors([document], 5, 300)
-    rows = _rows([document[:50]], 4)
+    rows = _rows([document[:50], [1, 2, 3, 4]], 4)
 
-    assert [[150]] == again.vetoes(*rows) == table.vetoes(*rows)
+    assert [[150], list(range(100))] == again.vetoes(*rows) == table.vetoes(*rows)
     assert not np.array_equal(other.keys, table.keys)
     assert document != table.tokens.tolist()[:100]
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IndexCorrupt):
+        SuccessorTable.open(path)
     with pytest.raises(ValueError, match="two"):
         compile_successors([], 1, 10)
