@@ -119,6 +119,37 @@ def token_filter(
         _run(json_file, lambda progress: bench_token_filter(plan, progress))
 
 
+@bench_app.command()
+def provenance(
+    json_file: JsonFile,
+    gigabyte: Annotated[
+        bool, typer.Option("--gigabyte", help="Also index 1 GB; takes minutes and 3 GB of disk.")
+    ] = False,
+    largest: Annotated[
+        float, typer.Option(help="Megabytes of the largest index; below 100 only to try it.")
+    ] = 100,
+    steps: Annotated[int, typer.Option(help="Steps to measure.", min=10)] = 400,
+    ngrams: Annotated[int, typer.Option(help="n-grams of the veto's table.", min=1)] = 10_000_000,
+    infini_gram: Annotated[
+        Path | None,
+        typer.Option(help="Python interpreter that has infini-gram, to measure it as well."),
+    ] = None,
+) -> None:
+    """Cost of the provenance index: building, opening, spans, streaming, veto."""
+    with _one_line_errors():
+        from server.bench.provenance import ProvenancePlan, bench_provenance
+
+        sizes = sorted({min(size, largest) for size in (1.0, 10.0, 100.0)})
+        plan = ProvenancePlan(
+            megabytes=(*sizes, 1000.0) if gigabyte else tuple(sizes),
+            steps=steps,
+            ngrams=ngrams,
+            rival_megabytes=sizes[-1],
+            python=infini_gram,
+        )
+        _run(json_file, lambda progress: bench_provenance(plan, progress))
+
+
 def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str]]:
     """The model and vLLM's flags; the demo has its own, and two servers share one GPU's memory."""
     from server.bench.inputs import DEMO_FLAGS, model_or_demo
