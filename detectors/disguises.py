@@ -7,7 +7,7 @@ hyphenated letters. Transliterated names are `detectors.sounds`.
 
 Not read: other shifts of the alphabet, keys, base64 cut by spaces, letters named by words, text in
 images. A reading is only another text to judge; whether it matters is for the matchers to say.
-Every function is linear in the text, and a reading is no longer than 1.1 times the text.
+Every function is linear in the text, and a reading is at most twice as long.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _without_digits(text: str) -> list[str]:
     return [as_i] if as_i == as_l else [as_i, as_l]
 
 
-def _letters_only(word: str, ones: dict[int, str]) -> str:
+def _letters_only(word: str, ones: dict[int, int]) -> str:
     core = word.rstrip("|!+")
     if not _LEET_SIGN.search(core) or not _LETTERS.search(core):
         return word

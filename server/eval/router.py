@@ -61,7 +61,9 @@ class Router:
         best, kept = -1.0, self._network.state_dict()
         for _ in range(EPOCHS):
             self._network.train()
-            for rows in torch.randperm(len(inputs)).split(BATCH):
+            order = torch.randperm(len(inputs))
+            for first in range(0, len(order), BATCH):
+                rows = order[first : first + BATCH]
                 loss = cross_entropy(self._network(inputs[rows]), labels[rows], weights)
                 optimiser.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]

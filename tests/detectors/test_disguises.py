@@ -98,11 +98,11 @@ def test_decoding_stops_after_three_layers() -> None:
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=400))
 def test_any_text_is_read_within_bounds(text: str) -> None:
-    """No text fails, and readings are few and no longer than the text (case folding apart)."""
+    """No text fails, and readings are few and at most twice as long."""
     found = readings(text)
 
     assert len(found) <= 10
-    assert all(len(reading) <= 1.1 * len(text) + 1 for reading in found)
+    assert all(len(reading) <= 2 * len(text) for reading in found)
     assert sum(map(len, hidden_language(text))) <= 5 * len(text)
 
 
