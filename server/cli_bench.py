@@ -119,6 +119,44 @@ def token_filter(
         _run(json_file, lambda progress: bench_token_filter(plan, progress))
 
 
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def semantic(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Model = None,
+    target: TargetFile = None,
+    unmatched: Unmatched = None,
+    forget: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"question", "answer", "heldout"}. [default: the demo\'s]'),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of three arms.", min=3)] = 3,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 16,
+    requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 96,
+    innocent: Annotated[int, typer.Option(help="Innocent questions to compare.", min=1)] = 100,
+    max_tokens: MaxTokens = 64,
+) -> None:
+    """What the semantic filter catches, changes and costs, beside tokens only."""
+    with _one_line_errors():
+        from server.bench.inputs import forget_rows, read_target, unmatched_questions
+        from server.bench.near_verbatim import Question
+        from server.bench.semantic import SemanticPlan, bench_semantic
+
+        name, flags = _model_and_flags(model, context.args)
+        plan = SemanticPlan(
+            model=name,
+            flags=flags,
+            target=read_target(target),
+            questions=[Question(**row) for row in forget_rows(forget)],
+            innocent=unmatched_questions(unmatched)[:innocent],
+            rounds=rounds,
+            concurrency=concurrency,
+            requests=requests,
+            max_tokens=max_tokens,
+        )
+        _run(json_file, lambda progress: bench_semantic(plan, progress))
+
+
 @bench_app.command()
 def provenance(
     json_file: JsonFile,
