@@ -53,7 +53,8 @@ class Unigrams:
 def token_surprisal(counts: npt.NDArray[np.int64]) -> Nats:
     """-ln P of every token id, [V] float64, from its count in a background corpus, [V]."""
     share = counts / max(1, int(counts.sum()))
-    return -np.log(np.maximum(share, UNSEEN))
+    values: Nats = -np.log(np.maximum(share, UNSEEN))
+    return values
 
 
 def raw_bci(surprisal: Nats) -> float:

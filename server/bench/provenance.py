@@ -73,7 +73,7 @@ def bench_provenance(plan: ProvenancePlan, progress: Progress) -> dict[str, Any]
     for megabytes in plan.megabytes:
         with tempfile.TemporaryDirectory(prefix="lethegate-bench-") as directory:
             found = _size(Path(directory) / "index", plan, megabytes, texts, queries, words)
-        figures |= {f"{key}_{_label(megabytes)}": value for key, value in found.items()}
+        figures |= {_key(key, _label(megabytes)): value for key, value in found.items()}
         progress.advance(task)
     small, large = _label(min(plan.megabytes)), _label(max(plan.megabytes))
     growth = figures[f"spans_ms_{large}"] / figures[f"spans_ms_{small}"]
@@ -219,6 +219,12 @@ def _memory(field: str) -> int:
     """A line of the kernel's account of this process, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def _key(key: str, label: str) -> str:
+    """The label goes before the ending of an extreme: `spans_ms_100mb_max`."""
+    stem, dot, end = key.rpartition("_")
+    return f"{stem}_{label}_{end}" if dot and end in ("min", "max") else f"{key}_{label}"
 
 
 def _label(megabytes: float) -> str:

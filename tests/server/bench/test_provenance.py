@@ -54,7 +54,7 @@ def test_the_bench_reports_every_figure() -> None:
         for key in ("build_mb_per_s", "build_peak_mb", "index_bytes_per_byte", "open_ms"):
             assert figures[f"{key}_{size}"] > 0
         assert figures[f"spans_{size}"] > 0
-        assert figures[f"step_us_{size}"] > 0
+        assert figures[f"step_us_{size}_max"] >= figures[f"step_us_{size}"] > 0
     assert figures["veto_forbidden_per_step"] > 5
     assert "not measured" in figures["infini_gram"]
 
