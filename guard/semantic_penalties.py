@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+MAX_TOKENS = 512
+
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -50,14 +52,18 @@ class Penalties:
         )
 
     def of(self, units: Sequence[int]) -> tuple[Int32, Float32]:
-        """Tokens [n], ascending and distinct, and for each its greatest amount in the units."""
+        """Tokens [n], ascending and distinct, and for each its greatest amount in the units.
+
+        Of more than `MAX_TOKENS` those that lose most are kept, which bounds the cost of a step.
+        """
         places = [slice(self.start[unit], self.start[unit + 1]) for unit in units]
         tokens = np.concatenate([np.zeros(0, np.int32), *(self.token[p] for p in places)])
         amounts = np.concatenate([np.zeros(0, np.float32), *(self.amount[p] for p in places)])
         distinct, where = np.unique(tokens, return_inverse=True)
         greatest = np.zeros(len(distinct), np.float32)
         np.maximum.at(greatest, where, amounts)
-        return distinct.astype(np.int32), greatest
+        kept = np.sort(np.argsort(-greatest, kind="stable")[:MAX_TOKENS])
+        return distinct[kept].astype(np.int32), greatest[kept]
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays by name, for storage."""

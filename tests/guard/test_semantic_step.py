@@ -17,7 +17,7 @@ from guard.device_vocabulary import DeviceVocabulary
 from guard.ledger import LedgerWriter
 from guard.params import GuardParams
 from guard.positions import Positions
-from guard.semantic_penalties import Penalties
+from guard.semantic_penalties import MAX_TOKENS, Penalties
 from guard.semantic_step import penalise
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
@@ -150,6 +150,16 @@ def test_lists_merge_to_the_greatest(units):
 
     assert dict(zip(tokens.tolist(), amounts.tolist(), strict=True)) == expected
     assert sorted(expected) == tokens.tolist()
+
+
+def test_a_long_list_is_cut_to_what_loses_most():
+    """The cost of a step is bounded, whatever is switched on."""
+    units = [{token: float(1 + token % 997) for token in range(4 * MAX_TOKENS)}]
+    tokens, amounts = Penalties.build(units).of([0])
+
+    assert len(tokens) == MAX_TOKENS
+    assert amounts.min() >= sorted(units[0].values())[-MAX_TOKENS]
+    assert (np.diff(tokens) > 0).all()
 
 
 def test_idle_sets_make_room_with_their_amounts():
