@@ -54,10 +54,14 @@ def spread(key: str, values: Sequence[float], digits: int = 4) -> dict[str, floa
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of time, in `time.perf_counter` seconds."""
+    """A stretch of time, in `time.perf_counter` seconds.
+
+    `machine_share` is the share of it in which the machine was running (`MachineTime`).
+    """
 
     begin: float
     end: float
+    machine_share: float = 1.0
 
     @property
     def seconds(self) -> float:

@@ -30,12 +30,14 @@ from server.bench.figures import (
 )
 from server.bench.invented import invented_target
 from server.bench.load import Workload, send_all
+from server.bench.machine_time import MachineTime
 from server.bench.servers import SERVED_NAME, GuardedLaunch, Servers, guarded_launch
 
 METHOD = (
     "While the guarded server answers concurrent streams, a target is registered (POST until its "
     "job is done: every worker applies it), withdrawn, and then the streams are watched as long "
-    "again as the registration took; gaps are between two streamed tokens of the same answer."
+    "again as the registration took; gaps are between two streamed tokens of the same answer. "
+    "machine_share is the share of the time in which a virtual machine was not stopped by its host."
 )
 PAIRS = 400
 _SETTLE_SECONDS = 2.0
@@ -111,6 +113,7 @@ def registration_figures(
 
     return {
         **over("registration_s", lambda one: one.registration.seconds),
+        **over("registration_machine_share", lambda one: one.registration.machine_share),
         **over("withdrawal_s", lambda one: one.withdrawal.seconds),
         **over("longest_gap_ms", lambda one: longest_gap_ms(answers, one.registration)),
         **over("baseline_longest_gap_ms", lambda one: longest_gap_ms(answers, one.baseline)),
@@ -166,6 +169,7 @@ async def _repeat(launch: GuardedLaunch, document: bytes, abandoned: threading.E
 
 
 async def _timed(action: Callable[[], None]) -> Window:
+    machine = MachineTime()
     begin = time.perf_counter()
     await asyncio.to_thread(action)
-    return Window(begin, time.perf_counter())
+    return Window(begin, time.perf_counter(), machine.share())

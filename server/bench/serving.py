@@ -19,6 +19,7 @@ from server.bench.answers import Answer, read_answer
 from server.bench.errors import ArmInvalid
 from server.bench.figures import ArmFigures, arm_figures, spread
 from server.bench.load import Workload, run_load, take_prompts
+from server.bench.machine_time import MachineTime
 from server.bench.servers import (
     SERVED_NAME,
     GuardedLaunch,
@@ -112,6 +113,7 @@ def bench_serving(plan: ServingPlan, progress: Progress) -> dict[str, Any]:
         plan = replace(plan, unmatched=_really_unmatched(plan, guarded, progress))
         _warm_up(plan, launches, progress)
         rounds = []
+        machine = MachineTime()
         for turn in range(plan.rounds):
             rounds.append(_round(plan, launches, turn, progress))
             servers.check()
@@ -119,6 +121,7 @@ def bench_serving(plan: ServingPlan, progress: Progress) -> dict[str, Any]:
         **serving_figures(rounds),
         "unmatched_questions": asked,
         "unmatched_questions_left_out": asked - len(plan.unmatched),
+        "machine_share": round(machine.share(), 3),
         "rounds": plan.rounds,
         "concurrency": plan.concurrency,
         "requests_per_arm_and_round": plan.requests,
