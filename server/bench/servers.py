@@ -188,7 +188,7 @@ class _Server:
         try:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            # It hangs. The guarded server's control process has a session of its own.
+            # It hangs. The guarded server's control process has a process group of its own.
             for each in (pid, *_descendants(pid)):
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
