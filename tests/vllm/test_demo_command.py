@@ -39,7 +39,8 @@ class Demo:
             text=True,
             start_new_session=True,
         )
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def wait_for(self, text: str, seconds: float) -> None:
         """Wait until it has printed something."""
@@ -53,6 +54,15 @@ class Demo:
         """What a terminal does: SIGINT to everything in its foreground group."""
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(120)
+
+    def close(self) -> None:
+        """End it if it still runs, and read its output to the end."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            self.process.wait(120)
+        self._reader.join(60)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def curl_lines(self) -> list[str]:
         """The command lines it invites to try, in order."""
@@ -69,9 +79,7 @@ def demo(demo_model: Path, tmp_path: Path):
     """The demo with a state of its own, so that one that is running is left alone."""
     started = Demo(tmp_path / "state")
     yield started
-    if started.process.poll() is None:
-        os.killpg(started.process.pid, signal.SIGTERM)
-        started.process.wait(120)
+    started.close()
 
 
 def test_a_newcomers_first_minutes(demo: Demo) -> None:
