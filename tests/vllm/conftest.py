@@ -117,7 +117,7 @@ def pair(demo_model, demo_target):
             )
 
 
-def wait_for_job(admin_http, job, seconds=240):
+def wait_for_job(admin_http, job, seconds=60):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = admin_http.get(f"/admin/v1/jobs/{job}").json()
