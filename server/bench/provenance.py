@@ -59,7 +59,7 @@ def bench_provenance(plan: ProvenancePlan, progress: Progress) -> dict[str, Any]
         BenchError: too few texts, or infini-gram was asked for and does not run.
     """
     texts = library()
-    queries = outputs(texts, plan.outputs)
+    queries = outputs(texts, plan.outputs, int(1e6 * min(plan.megabytes)))
     words = WordView(
         Folding(
             normaliser.NORMALISER_VERSION,

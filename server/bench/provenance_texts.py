@@ -85,13 +85,15 @@ def _spliced(texts: Library, left: int) -> Iterator[str]:
         yield text
 
 
-def outputs(texts: Library, number: int, words: int = 1000, copied: int = 100) -> list[str]:
+def outputs(
+    texts: Library, number: int, size: int, words: int = 1000, copied: int = 100
+) -> list[str]:
     """Texts of `words` words that were never indexed, each with two copied passages of `copied`.
 
-    The passages come from the first megabyte that `corpus` gives, so every size holds them.
+    The passages come from what `corpus` gives for `size` bytes, so every larger corpus holds them.
     """
     chosen = random.Random(2)  # noqa: S311
-    source = " ".join(corpus(texts, 1_000_000)).split()
+    source = " ".join(corpus(texts, size)).split()
     fresh = " ".join(corpus(Library(texts.held_out, ()), 8_000_000)).split()
     found = []
     for _ in range(number):

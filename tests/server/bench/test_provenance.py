@@ -36,7 +36,7 @@ def test_outputs_hold_copied_passages(texts: Library) -> None:
     """An output has its thousand words and two passages of what is indexed first."""
     source = " ".join(corpus(texts, 1_000_000)).split()
     runs = {tuple(source[i : i + 100]) for i in range(len(source) - 99)}
-    for text in outputs(texts, 3):
+    for text in outputs(texts, 3, 1_000_000):
         words = text.split()
 
         assert 1000 == len(words)

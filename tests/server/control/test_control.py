@@ -163,6 +163,7 @@ def test_kill_9_at_any_moment_loses_nothing(
     control.script = script
     watcher = Watcher(control.state_dir, read)
     acknowledged: set[str] = set()
+    asked: set[str] = set()
     chance = random.Random(7)
     while len(acknowledged) < 50:
         process = control.start()
@@ -170,15 +171,18 @@ def test_kill_9_at_any_moment_loses_nothing(
         # Sometimes before the answer, sometimes while the job runs, sometimes after it.
         timer = threading.Timer(chance.uniform(0, 0.3), process.kill)
         timer.start()
-        _register(control, f"t{len(acknowledged)}", acknowledged)
-        _register(control, f"t{len(acknowledged)}", acknowledged)
+        for _ in range(2):
+            asked.add(target_id := f"t{len(acknowledged)}")
+            _register(control, target_id, acknowledged)
         timer.join()
         process.wait()
     control.start()
     control.until(control.ready)
-    control.until(lambda: _all_active(control, acknowledged))
+    control.until(lambda: _all_active(control))
 
-    assert watcher.policy == acknowledged
+    # The answer to the last request may have been lost on its way although the target was stored.
+    assert acknowledged <= watcher.policy <= asked
+    assert watcher.policy == set(_statuses(control))
     assert watcher.follower.state.failed_generation == 0
     assert watcher.generations == sorted(set(watcher.generations))
     watcher.follower.stop()
@@ -195,6 +199,10 @@ def _register(control: ControlProcess, target_id: str, acknowledged: set[str]) -
     acknowledged.add(target_id)
 
 
-def _all_active(control: ControlProcess, wanted: set[str]) -> bool:
+def _all_active(control: ControlProcess) -> bool:
+    return set(_statuses(control).values()) == {"active"}
+
+
+def _statuses(control: ControlProcess) -> dict[str, str]:
     found = control.http.get("/targets", params={"limit": 1000}).json()["targets"]
-    return {target["id"] for target in found if target["status"] == "active"} == wanted
+    return {target["id"]: target["status"] for target in found}
