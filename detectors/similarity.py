@@ -1,30 +1,142 @@
-"""Similarity of a conversation to registered rows: the greatest cosine over its windows."""
+"""Similarity of conversations to registered rows: each row whose best cosine reaches its bound.
+
+One product compares the windows of all conversations of a batch, so the rows are read once for all
+of them. It is exact, and done in blocks of rows, so memory does not grow with their number; what
+leaves a block are only its hits.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-# Bounds the block of cosines held at once: 64 windows against 1 M rows are 256 MB.
-_WINDOWS_AT_ONCE = 64
+# Cosines of a block: 8 MB of them, whatever the number of windows and rows.
+_PRODUCT_CELLS = 1 << 21
+_FEWEST_ROWS = 256
+
+# Where a target is named, its nearest items count from this cosine on.
+NAMED_FLOOR = 0.25
+
+Embeddings = npt.NDArray[np.float32]
 
 
-def best_cosines(
-    windows: npt.NDArray[np.float32], rows: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """For each of `rows` [n, d] its greatest cosine to `windows` [m, d]; [n], -1 where m is 0.
+@dataclass(frozen=True, slots=True)
+class Hits:
+    """Rows that were reached, ascending and without repetition, with their greatest cosines."""
 
-    Both hold unit vectors.
+    rows: npt.NDArray[np.int64]  # [k]
+    cosines: npt.NDArray[np.float32]  # [k]
+
+    @classmethod
+    def none(cls) -> Hits:
+        """No row."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    def merged(self, other: Hits) -> Hits:
+        """The rows of both, each with the greater cosine."""
+        if not len(other.rows) or not len(self.rows):
+            return self if len(self.rows) else other
+        rows = np.concatenate([self.rows, other.rows])
+        cosines = np.concatenate([self.cosines, other.cosines])
+        order = np.lexsort((-cosines, rows))
+        rows, cosines = rows[order], cosines[order]
+        first = np.concatenate([[True], rows[1:] != rows[:-1]])
+        return Hits(rows[first], cosines[first])
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A conversation to compare: its windows [m, d], and the targets that it names."""
+
+    windows: Embeddings
+    named: frozenset[int] = frozenset()
+
+
+class RowSearch(Protocol):
+    """Finds the rows that conversations reach."""
+
+    def find(self, queries: Sequence[Query]) -> list[Hits]:
+        """The hits of each conversation."""
+
+
+class HostRows:
+    """A search on the CPU. Thread-safe; memory-mapped rows stay where they are.
+
+    A row is hit where its cosine to some window is at least its bound or, where its target is named
+    and the row belongs to an item, at least `NAMED_FLOOR`.
     """
-    best = np.full(len(rows), -1.0, dtype=np.float32)
-    for start in range(0, len(windows), _WINDOWS_AT_ONCE):
-        block = windows[start : start + _WINDOWS_AT_ONCE] @ rows.T
-        np.maximum(best, block.max(axis=0), out=best)
-    return best
+
+    def __init__(
+        self,
+        rows: Embeddings,
+        bounds: npt.NDArray[np.float32],
+        targets: npt.NDArray[np.int32],
+        items: npt.NDArray[np.int32],
+    ) -> None:
+        """Take rows [n, d], and per row its bound, target and item (-1 for none), each [n]."""
+        self._rows = rows
+        self._bounds = bounds
+        self._targets = targets
+        self._items = items
+
+    def find(self, queries: Sequence[Query]) -> list[Hits]:
+        """The hits of each conversation."""
+        asked = [number for number, query in enumerate(queries) if len(query.windows)]
+        found = [Hits.none() for _ in queries]
+        if not asked or not len(self._rows):
+            return found
+        windows = np.concatenate([queries[number].windows for number in asked])
+        starts = segment_starts([len(queries[number].windows) for number in asked])
+        parts: list[list[Hits]] = [[] for _ in asked]
+        size = block_rows(len(windows))
+        for first in range(0, len(self._rows), size):
+            block = slice(first, first + size)
+            best = windows @ self._rows[block].T
+            if len(asked) < len(windows):
+                best = np.maximum.reduceat(best, starts, axis=0)
+            for place, number in enumerate(asked):
+                bounds = self._bounds_for(queries[number].named, block)
+                near = np.flatnonzero(best[place] >= bounds)
+                if len(near):
+                    parts[place].append(Hits(near + first, best[place, near]))
+        for place, number in enumerate(asked):
+            found[number] = joined(parts[place])
+        return found
+
+    def _bounds_for(self, named: frozenset[int], block: slice) -> npt.NDArray[np.float32]:
+        if not named:
+            return self._bounds[block]
+        lowered = np.isin(self._targets[block], list(named)) & (self._items[block] >= 0)
+        floor = np.minimum(self._bounds[block], np.float32(NAMED_FLOOR))
+        return np.where(lowered, floor, self._bounds[block])
+
+
+def block_rows(windows: int) -> int:
+    """How many rows are compared with so many windows at once."""
+    return max(_FEWEST_ROWS, _PRODUCT_CELLS // windows)
+
+
+def segment_starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Where each conversation's windows begin, for non-empty ones in a row."""
+    return np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int64)
+
+
+def joined(parts: Sequence[Hits]) -> Hits:
+    """Hits of blocks in order as one."""
+    if not parts:
+        return Hits.none()
+    return Hits(
+        np.concatenate([part.rows for part in parts]),
+        np.concatenate([part.cosines for part in parts]),
+    )
 
 
 def best_cosine_per_text(
-    windows: npt.NDArray[np.float32], owners: npt.NDArray[np.int32], rows: npt.NDArray[np.float32]
+    windows: Embeddings, owners: npt.NDArray[np.int32], rows: Embeddings
 ) -> npt.NDArray[np.float32]:
     """For each text its greatest cosine to any of `rows` [n, d]; [max(owners) + 1].
 
@@ -32,10 +144,10 @@ def best_cosine_per_text(
     """
     texts = int(owners.max()) + 1 if len(owners) else 0
     best = np.full(texts, -1.0, dtype=np.float32)
-    if not len(rows):
+    if not len(windows):
         return best
-    for start in range(0, len(windows), _WINDOWS_AT_ONCE):
-        stop = start + _WINDOWS_AT_ONCE
-        block = (windows[start:stop] @ rows.T).max(axis=1)
-        np.maximum.at(best, owners[start:stop], block)
+    size = block_rows(len(windows))
+    for first in range(0, len(rows), size):
+        block = (windows @ rows[first : first + size].T).max(axis=1)
+        np.maximum.at(best, owners, block)
     return best
