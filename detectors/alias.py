@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import ahocorasick
 
 from detectors.disguises import readings, spelled_runs, spelled_together
+from detectors.lexicon import is_function_word, zipf
 from detectors.normaliser import at_border, fold
 from detectors.sounds import foreign_sounds, name_sounds
 from detectors.turns import name_joins
@@ -21,6 +22,8 @@ MIN_GLUED_CHARACTERS = 7
 _GAPS = re.compile(r"(?<=[^\W_])[-_.·](?=[^\W_])")
 _DROPPED = re.compile(r"(?<=\b\w)\.(?= )|'(?!s\b)")
 _INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
+_ARTICLE = re.compile(r"^(?:the|an?) ")
+_RARE_NAME = 4.0
 _CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]*"
 _LONG_NAME = re.compile(rf"{_CAPITAL}(?:[\"“”'‘’()]{{0,2}} [\"“”'‘’()]{{0,2}}{_CAPITAL}){{2,}}")
 
@@ -116,6 +119,19 @@ def spellings(alias: str) -> list[str]:
     name = bare.partition(",")[0].strip()
     forms = [bare, _INITIALS.sub(r"\1", bare), name if " " in name else ""]
     return [*dict.fromkeys([alias, *(form for form in forms if len(form) > 1)])]
+
+
+def is_distinctive(name: str) -> bool:
+    """Whether a name is rare enough to be looked for in every answer.
+
+    A word of its own is if it is unheard of (zipf frequency below 4: an answer of 500 words holds
+    it by chance in 1 of 200 cases); several words are unless they are function words only. A
+    leading article is no word of the name.
+    """
+    words = _ARTICLE.sub("", name.lower()).split()
+    if len(words) == 1:
+        return len(fold(words[0]).strip()) >= MIN_ALIAS_CHARACTERS and zipf(words[0]) < _RARE_NAME
+    return not all(map(is_function_word, words))
 
 
 def _glued(alias: str) -> str:

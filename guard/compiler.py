@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from detectors.alias import is_distinctive, spellings
 from detectors.benign import benign_prompts
 from detectors.classifier import ClassifierTables, build_tables
 from detectors.encoder import Encoder
@@ -21,7 +22,7 @@ from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 3
+COMPILER_VERSION = 4
 
 Progress = Callable[[str, float], None]
 
@@ -85,7 +86,7 @@ def compile_policy(
         arrays=arrays,
         documents={
             "targets": _target_documents(targets),
-            "phrases": _phrase_documents(extractions),
+            "phrases": _phrase_documents(extractions) | {"names": _watched_names(classifier)},
             "classifier": classifier.meta(),
         },
     )
@@ -143,6 +144,14 @@ def _phrase_documents(extractions: Sequence[Extraction]) -> dict[str, Any]:
         "targets": [plain(e.target) for e in extractions],
         "items": [plain(item) for e in extractions for item in e.items],
     }
+
+
+def _watched_names(tables: ClassifierTables) -> list[list[str]]:
+    """Per target the names that are looked for in every answer, in all their spellings."""
+    names: list[list[str]] = [[] for _ in tables.target_ids]
+    for alias, target in tables.aliases:
+        names[target] += filter(is_distinctive, spellings(alias))
+    return [[*dict.fromkeys(of_target)] for of_target in names]
 
 
 def _reports(

@@ -14,6 +14,7 @@ import ahocorasick
 
 from detectors.normaliser import at_border, fold, fold_with_origins
 from detectors.targets import Phrase
+from guard.nets import Catch
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,13 @@ class FoldedMatch:
 
 
 class PhraseMatcher:
-    """Finds a fixed set of phrases; immutable, so one serves many requests at once."""
+    """Finds a fixed set of phrases; immutable, so one serves many requests at once.
 
-    def __init__(self, phrases: Iterable[Phrase]) -> None:
+    `catch` says what an occurrence is.
+    """
+
+    def __init__(self, phrases: Iterable[Phrase], catch: Catch = Catch.PHRASE) -> None:
+        self.catch = catch
         self._whole: dict[str, None] = {}
         self._anywhere: dict[str, None] = {}
         for phrase in phrases:

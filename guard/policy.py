@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detectors.alias import spellings
 from detectors.classifier import ClassifierTables, PromptClassifier
 from detectors.detection import Detection, Layer, Strength
 from detectors.targets import Action, Enforcement, Phrase, Scope
 from guard.decision import Decision, Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
+from guard.nets import Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.snapshot import Snapshot
 
@@ -71,10 +71,13 @@ class Policy:
         self._item_phrases: list[list[list[Any]]] = phrases["items"]
         self._matcher = lru_cache(MATCHERS_KEPT)(self._build_matcher)
         self.watch: PhraseMatcher = PhraseMatcher(
-            Phrase(spelling)
-            for alias, target in tables.aliases
-            if rules[target].enforcement is Enforcement.ENFORCE
-            for spelling in spellings(alias)
+            (
+                Phrase(name)
+                for rule in rules
+                if rule.enforcement is Enforcement.ENFORCE
+                for name in phrases["names"][rule.unit]
+            ),
+            Catch.NAME,
         )
 
     @property

@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from detectors.normaliser import at_border, fold, fold_with_origins
-from guard.phrase_matcher import Match, PhraseMatchers
+from guard.nets import Catch, Released
+from guard.phrase_matcher import PhraseMatchers
 
 DEFAULT_HOLDBACK_CHARS = 2000
 
@@ -31,16 +32,8 @@ _UNFINISHED_ESCAPE = re.compile(
 _SIMPLE_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
-@dataclass(frozen=True, slots=True)
-class Released:
-    """Text that may go out. After `blocked` nothing more will."""
-
-    text: str
-    blocked: bool = False
-
-
 class OutputShield:
-    """Shield of one surface of one choice.
+    """The net of phrases: shield of one surface of one choice.
 
     `holdback_chars` bounds the window: text that stays undecided for longer (a phrase padded with
     thousands of invisible characters) is blocked.
@@ -54,44 +47,47 @@ class OutputShield:
         # The last released unit that is visible when folded: what the first word border needs.
         self._context = ""
         self._window = ""
-        self.blocked = False
+        self._caught: Catch | None = None
+
+    @property
+    def held(self) -> str:
+        """What was fed and is not yet decided."""
+        return self._window
 
     def feed(self, delta: str) -> Released:
         """Take more text; release what is now certain."""
-        if self.blocked:
-            return Released("", blocked=True)
+        if self._caught is not None:
+            return Released("", self._caught)
         self._window += delta
         return self._advance(final=False)
 
     def finish(self) -> Released:
         """The text is complete: release the rest, or block."""
-        if self.blocked:
-            return Released("", blocked=True)
+        if self._caught is not None:
+            return Released("", self._caught)
         return self._advance(final=True)
 
-    def reveals(self, ending: str) -> bool:
-        """Whether the text so far would hold a phrase if it went on with `ending`.
-
-        For what the engine cut off but names: a stop string.
-        """
-        return self._find(self._context + self._window + ending) is not None
+    def reveals(self, ending: str) -> Catch | None:
+        """What the text so far would hold if it went on with `ending`."""
+        found = self._find(self._context + self._window + ending)
+        return None if found is None else found.catch
 
     def _advance(self, *, final: bool) -> Released:
         text = self._context + self._window
         readings = self._readings(text, final=final)
         match = self._first_match(readings, final=final)
         if match is not None:
-            return self._block(self._clean_cut(text, match.start))
+            return self._block(self._clean_cut(text, match.start), match.catch)
         if final:
             return self._release(len(text))
         cut = min(self._safe_ends(text, readings), default=len(text))
         if len(text) - cut > self._limit:
-            return self._block(cut)
+            return self._block(cut, Catch.PADDING)
         return self._release(cut)
 
-    def _block(self, cut: int) -> Released:
-        self.blocked = True
-        return Released(self._release(cut).text, blocked=True)
+    def _block(self, cut: int, caught: Catch) -> Released:
+        self._caught = caught
+        return Released(self._release(cut).text, caught)
 
     def _release(self, cut: int) -> Released:
         text = self._context + self._window
@@ -101,7 +97,7 @@ class OutputShield:
         self._context = text[_visible_unit_before(text, cut) : cut]
         return Released(text[already:cut])
 
-    def _find(self, text: str) -> Match | None:
+    def _find(self, text: str) -> _Found | None:
         return self._first_match(self._readings(text, final=True), final=True)
 
     def _readings(self, text: str, *, final: bool) -> list[_Reading]:
@@ -115,16 +111,17 @@ class OutputShield:
             readings.append(_Reading(folded, raw_origins, skipped=len(self._context)))
         return readings
 
-    def _first_match(self, readings: list[_Reading], *, final: bool) -> Match | None:
-        best: tuple[int, bool, int] | None = None
+    def _first_match(self, readings: list[_Reading], *, final: bool) -> _Found | None:
+        best: tuple[int, bool, int, Catch] | None = None
         for reading in readings:
             for matcher in self._matchers:
                 found = matcher.find_folded(reading.folded, first=reading.first, final=final)
                 if found is not None:
                     end = reading.origins[found.end - 1] + 1
-                    key = (end, found.needs_border, reading.origins[found.start])
+                    start = reading.origins[found.start]
+                    key = (end, found.needs_border, start, matcher.catch)
                     best = key if best is None else min(best, key)
-        return None if best is None else Match(best[2], best[0])
+        return None if best is None else _Found(best[2], best[3])
 
     def _safe_ends(self, text: str, readings: list[_Reading]) -> Iterator[int]:
         """Where the text may end so that nothing shown can become part of an occurrence."""
@@ -148,6 +145,14 @@ class OutputShield:
         while (match := self._find(text[:cut])) is not None:
             cut = match.start
         return _escape_around(text, cut)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where the occurrence that ends first begins in the text, and what it is."""
+
+    start: int
+    catch: Catch
 
 
 class _Reading:

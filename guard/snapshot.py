@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from guard.errors import SnapshotCorrupt, SnapshotMissing
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 

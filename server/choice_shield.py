@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from guard.ledger import CloseReason
-from guard.phrase_matcher import PhraseMatchers
-from guard.shield import DEFAULT_HOLDBACK_CHARS, OutputShield
+from guard.nets import Catch, MakeNet, NetChain, Released
 from server.surfaces import (
     BANNED_LOGPROB,
     LOGPROBS,
@@ -24,28 +24,33 @@ from server.surfaces import (
 
 @dataclass(frozen=True, slots=True)
 class ShieldPolicy:
-    """What one steered request's response is held against.
+    """What one response is held against.
 
     Attributes:
-        matchers: the active phrases.
+        nets: what every surface runs through, in this order.
         decode: token ids to text.
         closed: the reason why the worker closed the request's slot; None if it did not.
-        holdback_chars: the bound of every hold-back window.
+        steered: the request carried parameters of ours, and the worker forbade tokens. Otherwise
+            what the engine says is plain vLLM's, minus infinity included.
     """
 
-    matchers: PhraseMatchers
+    nets: Sequence[MakeNet]
     decode: Decode
     closed: Callable[[], CloseReason | None] = lambda: None
-    holdback_chars: int = DEFAULT_HOLDBACK_CHARS
+    steered: bool = True
+
+    def chain(self) -> NetChain:
+        """Fresh nets for one surface."""
+        return NetChain([make() for make in self.nets])
 
     def reveals(self, text: str) -> bool:
-        """Whether a whole text holds a phrase."""
-        return OutputShield(self.matchers, self.holdback_chars).reveals(text)
+        """Whether a whole text holds something that a net catches."""
+        return self.chain().reveals(text) is not None
 
 
 @dataclass(slots=True)
 class _Surface:
-    shield: OutputShield
+    nets: NetChain
     fed: int = 0
     cleared: int = 0
 
@@ -61,10 +66,14 @@ class Span:
 
 @dataclass(slots=True)
 class ChoiceShield:
-    """One choice. Once one surface blocks, all are closed: nothing more is taken or cleared."""
+    """One choice. Once one surface blocks, all are closed: nothing more is taken or cleared.
+
+    `blocked_at` is that surface and `caught` what was found there.
+    """
 
     policy: ShieldPolicy
     blocked_at: Path | None = None
+    caught: Catch | None = None
     _surfaces: dict[Path, _Surface] = field(default_factory=dict)
     _tokens: dict[Path, TokenText] = field(default_factory=dict)
 
@@ -96,9 +105,8 @@ class ChoiceShield:
 
     def hide_alternatives(self, choice: dict[str, Any]) -> bool:
         """Drop forbidden tokens from `top_logprobs`, in place; whether there were any."""
-        return drop_alternatives(
-            choice, lambda token, p: p <= BANNED_LOGPROB or self.policy.reveals(token)
-        )
+        banned = BANNED_LOGPROB if self.policy.steered else -math.inf
+        return drop_alternatives(choice, lambda token, p: p <= banned or self.policy.reveals(token))
 
     def _texts(self, choice: Mapping[str, Any]) -> list[tuple[Path, str]]:
         found = written_texts(choice)
@@ -113,8 +121,7 @@ class ChoiceShield:
 
     def _surface(self, path: Path) -> _Surface:
         if path not in self._surfaces:
-            shield = OutputShield(self.policy.matchers, self.policy.holdback_chars)
-            self._surfaces[path] = _Surface(shield)
+            self._surfaces[path] = _Surface(self.policy.chain())
         return self._surfaces[path]
 
     def _feed(self, path: Path, text: str) -> Span:
@@ -122,10 +129,7 @@ class ChoiceShield:
         span = Span(path, surface.fed, surface.fed + len(text))
         surface.fed = span.end
         if self.blocked_at is None:
-            released = surface.shield.feed(text)
-            surface.cleared += len(released.text)
-            if released.blocked:
-                self._block(path)
+            self._clear(path, surface.nets.feed(text))
         return span
 
     def _finish(self, stop_reason: Any) -> None:
@@ -133,14 +137,18 @@ class ChoiceShield:
         for path, surface in self._surfaces.items():
             if self.blocked_at is not None:
                 return
-            if ending and path not in (LOGPROBS, TOKEN_IDS) and surface.shield.reveals(ending):
-                surface.shield.blocked = True
-                self._block(path)
-                return
-            released = surface.shield.finish()
-            surface.cleared += len(released.text)
-            if released.blocked:
-                self._block(path)
+            if ending and path not in (LOGPROBS, TOKEN_IDS):
+                caught = surface.nets.reveals(ending)
+                if caught is not None:
+                    surface.nets.close(caught)
+                    self._block(path, caught)
+                    return
+            self._clear(path, surface.nets.finish())
+
+    def _clear(self, path: Path, released: Released) -> None:
+        self._surfaces[path].cleared += len(released.text)
+        if released.caught is not None:
+            self._block(path, released.caught)
 
     def _ending(self, stop_reason: Any) -> str:
         """The text that a stop string or token cut off."""
@@ -148,8 +156,8 @@ class ChoiceShield:
             return stop_reason
         return self.policy.decode([stop_reason]) if type(stop_reason) is int else ""
 
-    def _block(self, path: Path) -> None:
-        self.blocked_at = path
+    def _block(self, path: Path, caught: Catch) -> None:
+        self.blocked_at, self.caught = path, caught
         for other, surface in self._surfaces.items():
             if other != path:
-                surface.cleared += len(surface.shield.finish().text)
+                surface.cleared += len(surface.nets.finish().text)

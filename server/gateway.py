@@ -1,8 +1,8 @@
 """The gateway: a plain ASGI app around vLLM's, through which every client request passes.
 
-A request is authenticated, read, screened, and then answered with a refusal, handed on untouched,
-or handed on with the guard's parameters and its answer shielded. What it needs is given to it; it
-knows neither vLLM nor how a decision is made.
+A request is authenticated, read, screened, and then answered with a refusal, or handed on: as it
+came, or with the guard's parameters. What comes back runs through the guard's nets. All that the
+gateway needs is given to it; it knows neither vLLM nor how a decision is made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard.decision import Decision, Verdict
 from guard.errors import GuardError
+from guard.nets import AnswerNets
 from server.admission import reject_reserved, reject_unguardable
 from server.auth import KeyRing, Role
 from server.choice_shield import ShieldPolicy
@@ -37,10 +38,9 @@ from server.readiness import readiness
 from server.refusals import Refusal
 from server.request_body import header, parse_object, read_body, replay, require_json
 from server.settings import Settings
+from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
-from server.steered_response import Headers, SteeredResponse, send_reply
-from server.steering import SteeredRequest, steer
-from server.stream_shield import StreamForm
+from server.steering import OutgoingRequest, steer, untouched
 from server.whole_shield import Reply, reply_of
 
 GENERATION_HEADER = b"x-lethegate-generation"
@@ -154,12 +154,18 @@ class Gateway:
             reject_unguardable(call.kind, call.body)
         self._metrics.record_decision(decision)
         headers = self._decision_headers(call, decision)
-        if decision.verdict is Verdict.ALLOW:
-            await self._app(scope, replay(call.raw, receive), _adding(send, headers))
-        elif decision.verdict is Verdict.REFUSE:
+        if decision.verdict is Verdict.REFUSE:
             await self._refuse(call, send, headers)
+            return
+        nets = self._guard.nets(decision)
+        if decision.verdict is Verdict.STEER:
+            request = steer(call.kind, call.body, decision)
+        elif nets.enforced:
+            request = untouched(call.kind, call.raw, call.body)
         else:
-            await self._steer(call, decision, scope, receive, send, headers)
+            await self._app(scope, replay(call.raw, receive), _adding(send, headers))
+            return
+        await self._shield(call, request, nets, scope, receive, send, headers)
 
     async def _screen(self, call: _Call) -> Decision:
         """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
@@ -208,31 +214,32 @@ class Gateway:
     def _refusal(self, call: _Call, text: str) -> Refusal:
         return Refusal.of(call.kind, call.body, text, self._engine.model, call.request_id)
 
-    async def _steer(
+    async def _shield(
         self,
         call: _Call,
-        decision: Decision,
+        request: OutgoingRequest,
+        nets: AnswerNets,
         scope: Scope,
         receive: Receive,
         send: Send,
         headers: Headers,
     ) -> None:
-        request = steer(call.kind, call.body, decision)
-        response = SteeredResponse(
+        nonce = request.nonce
+        response = ShieldedResponse(
             send,
             ShieldPolicy(
-                self._guard.phrases(decision),
+                nets.enforced,
                 self._engine.decode,
-                lambda: self._guard.closed(request.nonce),
-                self._settings.holdback_chars,
+                lambda: None if nonce is None else self._guard.closed(nonce),
+                steered=nonce is not None,
             ),
-            _form(call, request),
+            request.form,
             headers=headers,
             filtered=lambda: self._refusal(call, ""),
             record_block=self._metrics.record_shield_block,
         )
         body = replay(request.body, _until(receive, response.cut_short))
-        inner = self._app(_steered_scope(scope, request), body, response.send)
+        inner = self._app(_readable_scope(scope, request.body), body, response.send)
         await _run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
@@ -259,7 +266,7 @@ class _Started:
         await self._send(message)
 
 
-async def _run_until(inner: Awaitable[None], response: SteeredResponse) -> None:
+async def _run_until(inner: Awaitable[None], response: ShieldedResponse) -> None:
     """Run the inner app to its end; if the response is cut short, it gets time to notice."""
     task = asyncio.ensure_future(inner)
     ended = asyncio.ensure_future(response.cut_short.wait())
@@ -295,21 +302,11 @@ def _until(receive: Receive, ended: asyncio.Event) -> Receive:
     return receive_or_leave
 
 
-def _form(call: _Call, request: SteeredRequest) -> StreamForm:
-    return StreamForm(
-        chat=call.kind is Handling.CHAT,
-        num_choices=request.num_choices,
-        usage_wanted=request.usage_wanted,
-        usage_added=request.usage_added,
-        structured=request.structured,
-    )
-
-
-def _steered_scope(scope: Scope, request: SteeredRequest) -> Scope:
-    """The scope for the rewritten body; an answer that is to be read must not be compressed."""
+def _readable_scope(scope: Scope, body: bytes) -> Scope:
+    """The scope for a body; an answer that is to be read must not be compressed."""
     dropped = (b"content-length", b"accept-encoding", b"transfer-encoding")
     kept = [(k, v) for k, v in scope["headers"] if k not in dropped]
-    return {**scope, "headers": [*kept, (b"content-length", str(len(request.body)).encode())]}
+    return {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
 
 
 def _adding(send: Send, headers: Headers) -> Send:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from guard.decision import Decision
 from guard.ledger import CloseReason
-from guard.phrase_matcher import PhraseMatchers
+from guard.nets import AnswerNets
 from server.conversation import Decode
 
 
@@ -41,8 +41,14 @@ class Guard(Protocol):
             Exception: anything else means that no decision could be made.
         """
 
-    def phrases(self, decision: Decision) -> PhraseMatchers:
-        """The phrases that the answer to a steered request must not show."""
+    def nets(self, decision: Decision) -> AnswerNets:
+        """What the answer to a request is checked by.
+
+        Without nets the answer to an allowed request passes unread.
+
+        Raises:
+            Exception: the answer cannot be checked, so there may be none.
+        """
 
     def closed(self, nonce: int) -> CloseReason | None:
         """Why the worker closed the slot of a request; None if it did not."""

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from detectors.detection import Detection
 from guard.decision import Decision
+from guard.nets import Catch
 
 REQUESTS = "lethegate_requests_total"
 OTHER = "other"
@@ -97,8 +98,8 @@ class GatewayMetrics:
         )
         self._shield_blocks = Counter(
             "lethegate_shield_blocks_total",
-            "Outputs cut by the shield, by the surface that would have leaked.",
-            ["surface"],
+            "Outputs cut by the shield, by the surface that would have leaked and what was found.",
+            ["surface", "layer"],
             registry=registry,
         )
         self._bypasses = Counter(
@@ -129,9 +130,10 @@ class GatewayMetrics:
         """Count a request that was answered with a refusal."""
         self._refusals.inc()
 
-    def record_shield_block(self, surface: str) -> None:
-        """Count an output that the shield cut."""
-        self._shield_blocks.labels(surface if surface in SURFACES else OTHER).inc()
+    def record_shield_block(self, surface: str, caught: Catch | None) -> None:
+        """Count an output that the shield cut; nothing is `caught` where the shield failed."""
+        known = surface if surface in SURFACES else OTHER
+        self._shield_blocks.labels(known, OTHER if caught is None else caught.value).inc()
 
     def record_bypass(self, reason: Bypass) -> None:
         """Count a request that was served unguarded."""

@@ -26,8 +26,9 @@ from guard.decision import Decision
 from guard.errors import SnapshotError
 from guard.follower import Active, Follower, followers
 from guard.ledger import CloseReason, Counter, LedgerReader
-from guard.phrase_matcher import PhraseMatchers
+from guard.nets import AnswerNets
 from guard.policy import Policy
+from guard.shield import OutputShield
 from guard.snapshot import load_snapshot
 from server.errors import GuardUnavailable, InvalidRequest, Overloaded
 from server.log import fault_fields, get_logger
@@ -112,8 +113,8 @@ class Screening:
             raise Overloaded() from None
         return await waiting.answer
 
-    def phrases(self, decision: Decision) -> PhraseMatchers:
-        """The phrases that a steered answer must not show, of the policy it was decided under.
+    def nets(self, decision: Decision) -> AnswerNets:
+        """What an answer is checked by, of the policy that its request was decided under.
 
         Raises:
             GuardUnavailable: that policy is long gone.
@@ -121,7 +122,13 @@ class Screening:
         policy = self._recent.get(decision.digest)
         if policy is None:
             raise GuardUnavailable()
-        return policy.matchers(decision)
+        matchers = policy.matchers(decision)
+        if self._settings.watch_answers and policy.watch:
+            matchers.append(policy.watch)
+        if not matchers:
+            return AnswerNets()
+        limit = self._settings.holdback_chars
+        return AnswerNets(enforced=(lambda: OutputShield(matchers, limit),))
 
     def closed(self, nonce: int) -> CloseReason | None:
         """Why the worker closed this request's slot."""

@@ -87,6 +87,10 @@ class Settings(BaseModel):
         default=False,
         description="Steered answers may not say near-synonyms and other forms of forbidden words.",
     )
+    watch_answers: bool = Field(
+        default=True,
+        description="End any answer in which a registered name is about to be said.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,

@@ -1,4 +1,4 @@
-"""The body of a steered request: the client's, with the guard's parameters added."""
+"""What the engine gets: the client's body as it came, or with the guard's parameters added."""
 
 from __future__ import annotations
 
@@ -10,51 +10,57 @@ from typing import Any
 from guard.decision import Decision
 from guard.params import GuardParams
 from server.endpoints import Handling
+from server.stream_form import StreamForm
 
 _MAX_CHOICES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class SteeredRequest:
-    """A request on its way to the engine.
+class OutgoingRequest:
+    """A request on its way to the engine, whose answer will be shielded.
 
     Attributes:
         body: what the engine gets.
-        nonce: how the worker's facts about it are found.
-        num_choices: how many choices the response will have.
-        usage_wanted: the client asked for a final usage chunk.
-        usage_added: per-chunk usage was switched on by us, and has to be taken out again.
-        structured: the output is bound by a grammar.
+        form: what its answer looks like.
+        nonce: how the worker's facts about it are found; None where it carries nothing of ours.
     """
 
     body: bytes
-    nonce: int
-    num_choices: int
-    usage_wanted: bool
-    usage_added: bool
-    structured: bool
+    form: StreamForm
+    nonce: int | None = None
 
 
-def steer(kind: Handling, body: dict[str, Any], decision: Decision) -> SteeredRequest:
+def untouched(kind: Handling, raw: bytes, body: dict[str, Any]) -> OutgoingRequest:
+    """The client's own bytes."""
+    options = _stream_options(body)
+    form = StreamForm(
+        chat=kind is Handling.CHAT,
+        num_choices=num_choices(kind, body),
+        usage_wanted=options.get("include_usage") is True,
+        usage_in_chunks=options.get("continuous_usage_stats") is True,
+    )
+    return OutgoingRequest(raw, form)
+
+
+def steer(kind: Handling, body: dict[str, Any], decision: Decision) -> OutgoingRequest:
     """Add the decision to a client's body."""
     nonce = secrets.randbelow(2**53 - 1) + 1
     params = GuardParams(decision.digest, nonce, decision.targets, decision.items)
     steered = {**body, "vllm_xargs": {**(body.get("vllm_xargs") or {}), **params.to_xargs()}}
-    wanted, added = False, False
-    options = body.get("stream_options")
-    if isinstance(options, dict) and options.get("include_usage") is True:
-        wanted = True
-        added = not options.get("continuous_usage_stats")
+    options = _stream_options(body)
+    wanted = options.get("include_usage") is True
+    if wanted:
         # If the shield ends the stream, the tokens used so far are known only from the chunks.
         steered["stream_options"] = {**options, "continuous_usage_stats": True}
-    return SteeredRequest(
-        body=json.dumps(steered).encode(),
-        nonce=nonce,
+    form = StreamForm(
+        chat=kind is Handling.CHAT,
         num_choices=num_choices(kind, body),
         usage_wanted=wanted,
-        usage_added=added,
+        usage_in_chunks=True,
+        usage_added=wanted and not options.get("continuous_usage_stats"),
         structured=_is_structured(body),
     )
+    return OutgoingRequest(json.dumps(steered).encode(), form, nonce)
 
 
 def num_choices(kind: Handling, body: dict[str, Any]) -> int:
@@ -65,6 +71,11 @@ def num_choices(kind: Handling, body: dict[str, Any]) -> int:
     if kind is Handling.CHAT or not isinstance(prompt, list) or not prompt:
         return each
     return each if type(prompt[0]) is int else each * len(prompt)
+
+
+def _stream_options(body: dict[str, Any]) -> dict[str, Any]:
+    options = body.get("stream_options")
+    return options if isinstance(options, dict) else {}
 
 
 def _is_structured(body: dict[str, Any]) -> bool:

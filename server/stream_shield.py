@@ -1,4 +1,4 @@
-"""A steered response as a stream of events: what may go out now, and how the stream ends.
+"""A shielded response as a stream of events: what may go out now, and how the stream ends.
 
 Events are released whole and unchanged, in order per choice, as soon as all text in them is clear.
 When a choice is blocked, its last events are cut to what is clear and it ends with
@@ -14,35 +14,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from guard.nets import Catch
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
 from server.errors import error_body
 from server.refusals import FINISH_REASON
 from server.sse import DONE, EventSplitter, encode_event, event_data
+from server.stream_form import StreamForm
 from server.surfaces import metric_label, with_texts, written_texts
 
 # Inside a JSON string the quote would be escaped, so this can only be the chunk's own field.
 _USAGE = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
 
-RecordBlock = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamForm:
-    """What the shield has to know about the request.
-
-    Attributes:
-        chat: chat completions, not completions.
-        num_choices: how many choices will come.
-        usage_wanted: the stream ends with a usage chunk.
-        usage_added: the engine was asked for usage in each chunk, which the client was not.
-        structured: the output is bound by a grammar, which a forced end of text violates.
-    """
-
-    chat: bool
-    num_choices: int
-    usage_wanted: bool = False
-    usage_added: bool = False
-    structured: bool = False
+# The surface where an answer was ended, and for what; None where the shield itself failed.
+RecordBlock = Callable[[str, Catch | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +77,7 @@ class StreamShield:
         """The shield itself failed: end every choice, showing nothing that is still held."""
         if self.ended:
             return b""
-        self._record_block("other")
+        self._record_block("other", None)
         return b"".join(self._end_filtered())
 
     def _take(self, event: bytes) -> Iterator[bytes]:
@@ -117,7 +101,7 @@ class StreamShield:
         if code == 500 and (self._form.structured or self._policy.closed() is not None):
             yield from self._end_filtered()
         elif self._policy.reveals(json.dumps(chunk, ensure_ascii=False)):
-            self._record_block("other")
+            self._record_block("other", None)
             yield encode_event(
                 error_body("The request failed.", "invalid_request_error", "engine_error")
             )
@@ -174,7 +158,7 @@ class StreamShield:
         """Show what is clear of the held events, then the reason for the end."""
         shield = self._choices[index]
         if shield.blocked_at is not None:
-            self._record_block(metric_label(shield.blocked_at))
+            self._record_block(metric_label(shield.blocked_at), shield.caught)
         for event in self._pending.pop(index, ()):
             choice = event.chunk["choices"][0]
             kept = shield.kept(event.spans, dict(written_texts(choice)))
@@ -190,7 +174,12 @@ class StreamShield:
         return encode_event({**self._template, "choices": [choice]})
 
     def _is_over(self) -> bool:
-        """Whether the engine has nothing to add: all choices are closed, one of them by us."""
+        """Whether the engine has nothing to add: all choices are closed, one of them by us.
+
+        If only its last chunk tells the usage that the client asked for, that is waited for.
+        """
+        if self._form.usage_wanted and not self._form.usage_in_chunks:
+            return False
         blocked = any(shield.blocked_at is not None for shield in self._choices.values())
         return blocked and len(self._closed) >= self._form.num_choices
 

@@ -1,4 +1,4 @@
-"""A steered response that comes in one piece: the same cut as a stream gets, on the whole text."""
+"""A shielded response that comes in one piece: the same cut as a stream gets, on the whole text."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlo
             shield.finish()
         changed |= shield.hide_alternatives(choice)
         if shield.blocked_at is not None:
-            record_block(metric_label(shield.blocked_at))
+            record_block(metric_label(shield.blocked_at), shield.caught)
             kept = shield.kept(spans, dict(written_texts(choice)))
             choice = response["choices"][position] = with_texts(choice, kept)
         if shield.blocked_at is not None or closed is not None:
@@ -51,11 +51,12 @@ def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlo
 def shield_error(
     policy: ShieldPolicy, status: int, body: bytes, record_block: RecordBlock
 ) -> Reply:
-    """Shield an error of the engine, which may quote the request we wrote."""
+    """Shield an error of the engine, which may quote the request, and what we wrote into it."""
     text = body.decode("utf-8", "replace")
-    if "lethegate_" not in text and not policy.reveals(text):
+    ours = policy.steered and "lethegate_" in text
+    if not ours and not policy.reveals(text):
         return Reply(status, body)
-    record_block("other")
+    record_block("other", None)
     type_ = "invalid_request_error" if status < 500 else "server_error"
     return Reply(status, encode_json(error_body("The request failed.", type_, "engine_error")))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from detectors.alias import AliasMatcher, PhraseIndex
+from detectors.alias import AliasMatcher, PhraseIndex, is_distinctive
 from detectors.benign import benign_prompts
 
 ALIASES = [("Orla Fenwick", 0), ("O. F.", 0), ("Brán", 1), ("Fenwick", 2), ("x", 3), ("张三", 4)]
@@ -91,3 +91,21 @@ def test_no_aliases_match_nothing() -> None:
 def test_equal_phrases_are_all_reported() -> None:
     """Two owners of one folded phrase are both found."""
     assert PhraseIndex(["Cafe", "café", "tea"]).find("A café.") == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "distinctive"),
+    [
+        ("Will Smith", True),
+        ("Beyoncé", True),
+        ("Prince", False),
+        ("The Band", False),
+        ("The Who", False),
+        ("Will I Am", False),
+        ("李小龍", True),
+        ("X", False),
+    ],
+)
+def test_only_rare_names_are_looked_for_in_answers(name: str, distinctive: bool) -> None:
+    """Ending every answer that says an everyday word would help nobody."""
+    assert is_distinctive(name) is distinctive

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.targets import Phrase
+from guard.nets import Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.shield import OutputShield
 
@@ -30,7 +31,8 @@ def _shield(*phrases: str, whole_word: bool = True, holdback_chars: int = 2000) 
 def _run(guard: OutputShield, chunks: list[str]) -> tuple[str, bool]:
     """All that gets out of a stream, and whether it was blocked."""
     out = "".join(guard.feed(chunk).text for chunk in chunks)
-    return out + guard.finish().text, guard.blocked
+    last = guard.finish()
+    return out + last.text, last.caught is not None
 
 
 def _chunked(text: str, cuts: list[int]) -> list[str]:
@@ -86,7 +88,7 @@ def test_a_block_is_final() -> None:
     guard = _shield("John Smith")
     blocked = guard.feed("It was John Smith, a baker")
 
-    assert (blocked.text, blocked.blocked) == ("It was ", True)
+    assert (blocked.text, blocked.caught) == ("It was ", Catch.PHRASE)
     assert guard.feed("and more").text == ""
     assert guard.finish().text == ""
 

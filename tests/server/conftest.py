@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,9 @@ from starlette.routing import Route
 from detectors.targets import Phrase
 from guard.decision import Decision, Verdict
 from guard.ledger import CloseReason
+from guard.nets import AnswerNets, Catch
 from guard.phrase_matcher import PhraseMatcher
+from guard.shield import OutputShield
 from server.auth import KeyRing, Role
 from server.gateway import Gateway
 from server.guarding import Engine
@@ -63,6 +65,7 @@ class FakeVllm:
     token_seconds: float = 0.0
     error: tuple[int, dict[str, Any]] | None = None
     stream_error: dict[str, Any] | None = None
+    instead: Callable[[Request], Awaitable[Response]] | None = None
     dies_after: int | None = None
     healthy: bool = True
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -105,6 +108,8 @@ class FakeVllm:
         self.raw_bodies.append(raw)
         self.requests.append(body)
         self.headers.append(dict(request.headers))
+        if self.instead is not None:
+            return await self.instead(request)
         if self.error is not None:
             return JSONResponse(self.error[1], status_code=self.error[0])
         chat = request.url.path == "/v1/chat/completions"
@@ -258,6 +263,8 @@ class RuleGuard:
         default_factory=lambda: {"about John": Verdict.STEER, "about Mary": Verdict.REFUSE}
     )
     forbidden: list[Phrase] = field(default_factory=lambda: [Phrase("John Smith")])
+    names: list[Phrase] = field(default_factory=list)
+    nets_error: Exception | None = None
     error: Exception | None = None
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
@@ -285,9 +292,15 @@ class RuleGuard:
         targets = (0,) if verdict is Verdict.STEER else ()
         return Decision(verdict, self.view.generation, DIGEST, targets=targets)
 
-    def phrases(self, _decision: Decision) -> list[PhraseMatcher]:
-        """All forbidden phrases."""
-        return [PhraseMatcher(self.forbidden)]
+    def nets(self, decision: Decision) -> AnswerNets:
+        """All forbidden phrases in steered answers, names in every answer."""
+        if self.nets_error is not None:
+            raise self.nets_error
+        phrases = self.forbidden if decision.verdict is Verdict.STEER else []
+        matchers = [PhraseMatcher(phrases), PhraseMatcher(self.names, Catch.NAME)]
+        if not any(matchers):
+            return AnswerNets()
+        return AnswerNets(enforced=(lambda: OutputShield(matchers),))
 
     def closed(self, nonce: int) -> CloseReason | None:
         """The reason that the test gave."""

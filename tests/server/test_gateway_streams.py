@@ -50,7 +50,7 @@ def test_a_forbidden_phrase_is_cut_and_the_answer_ends(stack: Any, api: str, str
     assert "Smith" not in response.text
     assert "baker" not in response.text
     label = "content" if api == "chat" else "text"
-    assert stack.count("lethegate_shield_blocks_total", surface=label) == 1
+    assert stack.count("lethegate_shield_blocks_total", surface=label, layer="phrase") == 1
 
 
 @pytest.mark.parametrize(
@@ -264,4 +264,4 @@ def test_a_shield_that_fails_closes_the_stream(stack: Any, monkeypatch: pytest.M
 
     assert _chunks(response)[-1]["choices"][0]["finish_reason"] == "content_filter"
     assert "two" not in response.text
-    assert stack.count("lethegate_shield_blocks_total", surface="other") == 1
+    assert stack.count("lethegate_shield_blocks_total", surface="other", layer="other") == 1

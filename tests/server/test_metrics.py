@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from detectors.detection import Detection, Layer, Strength
 from guard.decision import Decision, Verdict
+from guard.nets import Catch
 from server.metrics import Bypass, ControlMetrics, GatewayMetrics, Stage, WorkerFacts
 
 
@@ -55,12 +56,12 @@ def test_labels_are_closed_sets() -> None:
     """A surface that is not in the set does not become a label."""
     registry = CollectorRegistry()
     metrics = GatewayMetrics(registry)
-    metrics.record_shield_block("content")
-    metrics.record_shield_block("Port Sorrel")
+    metrics.record_shield_block("content", Catch.NAME)
+    metrics.record_shield_block("Port Sorrel", None)
     text = generate_latest(registry).decode()
 
-    assert 'surface="content"} 1.0' in text
-    assert 'surface="other"} 1.0' in text
+    assert '{layer="name",surface="content"} 1.0' in text
+    assert '{layer="other",surface="other"} 1.0' in text
     assert "Port Sorrel" not in text
 
 

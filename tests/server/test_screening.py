@@ -151,7 +151,9 @@ def test_a_decision_keeps_its_policy(screening, activate):
     activate(2)
     wait_for_generation(screening, 2)
 
-    assert any(m.find("Ilse Moreau") for m in screening.phrases(decision))
+    assert [make().reveals("Ilse Moreau") for make in screening.nets(decision).enforced] == [
+        "phrase"
+    ]
 
 
 def test_the_gateway_waits_for_the_workers(screening, activate, settings):

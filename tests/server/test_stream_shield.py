@@ -10,21 +10,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.targets import Phrase
+from guard.nets import Catch
 from guard.phrase_matcher import PhraseMatcher
+from guard.shield import OutputShield
 from server.choice_shield import ShieldPolicy
 from server.sse import DONE, encode_event
-from server.stream_shield import StreamForm, StreamShield
+from server.stream_form import StreamForm
+from server.stream_shield import StreamShield
 from server.whole_shield import shield_completion
 
 _HEAD = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
 _PHRASES = PhraseMatcher([Phrase("ab b"), Phrase("ba", whole_word=False), Phrase("b a")])
-_POLICY = ShieldPolicy([_PHRASES], decode=lambda _: "")
+_POLICY = ShieldPolicy([lambda: OutputShield([_PHRASES])], decode=lambda _: "")
 _ANSWERS = st.lists(
     st.lists(st.text("ab \u200b", max_size=4), min_size=1, max_size=8), min_size=1, max_size=3
 )
 
 
-def _ignore(_surface: str) -> None:
+def _ignore(_surface: str, _caught: Catch | None) -> None:
     """Counts nothing."""
 
 

@@ -1,4 +1,4 @@
-"""The engine's answer to a steered request, on its way through the shield (the ASGI side).
+"""The engine's answer on its way through the shield (the ASGI side).
 
 Wraps the client's `send`. A stream is shielded event by event, anything else when it is whole.
 Whatever fails in here ends the answer; nothing that was not judged gets out.
@@ -16,7 +16,8 @@ from server.choice_shield import ShieldPolicy
 from server.log import fault_fields, get_logger
 from server.refusals import Refusal
 from server.sse import encode_json
-from server.stream_shield import RecordBlock, StreamForm, StreamShield
+from server.stream_form import StreamForm
+from server.stream_shield import RecordBlock, StreamShield
 from server.whole_shield import Reply, shield_completion, shield_error, unavailable
 
 Headers = list[tuple[bytes, bytes]]
@@ -25,7 +26,7 @@ _log = get_logger("shield")
 _STREAM = b"text/event-stream"
 
 
-class SteeredResponse:
+class ShieldedResponse:
     """One response.
 
     `cut_short` is set when the client has it all before the engine is done, and the engine may
@@ -80,7 +81,11 @@ class SteeredResponse:
     async def _take_start(self, message: Message) -> None:
         self._start = message
         headers = {bytes(k).lower(): bytes(v) for k, v in message.get("headers", ())}
-        if message["status"] == 200 and headers.get(b"content-type", b"").startswith(_STREAM):
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            # Nobody was asked to, and what is compressed cannot be judged.
+            await self._reply(unavailable(), [])
+            self.cut_short.set()
+        elif message["status"] == 200 and headers.get(b"content-type", b"").startswith(_STREAM):
             self._stream = StreamShield(self._policy, self._form, self._record_block)
             kept = _without(message["headers"], (b"content-length",))
             await self._send({**message, "headers": [*kept, *self._headers]})
@@ -134,7 +139,7 @@ class SteeredResponse:
             return shield_error(self._policy, status, body, self._record_block)
         except Exception as error:
             _log.error("shield failed", **fault_fields(error))
-            self._record_block("other")
+            self._record_block("other", None)
             return unavailable()
 
     async def _reply(self, reply: Reply, headers: Iterable[tuple[bytes, bytes]]) -> None:
