@@ -82,9 +82,14 @@ class SentenceEncoder:
         return self._dimension
 
     @property
+    def device(self) -> str:
+        """Where it computes: cpu, cuda:0 …"""
+        return str(self._model.device)
+
+    @property
     def on_gpu(self) -> bool:
         """Whether it computes on a GPU."""
-        return str(self._model.device) != "cpu"
+        return self.device != "cpu"
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeddings [len(texts), dimension], each of Euclidean length 1.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from detectors.classifier import ClassifierTables, PromptClassifier
+from detectors.classifier import ClassifierTables, Judgement, PromptClassifier
 from detectors.detection import Detection, Layer, Strength
 from detectors.targets import Action, Enforcement, Phrase, Scope
 from guard.decision import Decision, Verdict
@@ -48,8 +48,10 @@ class Policy:
     while sampling would change probabilities wherever one is begun.
     """
 
-    def __init__(self, active: Active, snapshot: Snapshot, encoder_id: str) -> None:
-        """Read a snapshot.
+    def __init__(
+        self, active: Active, snapshot: Snapshot, encoder_id: str, *, device: str = "cpu"
+    ) -> None:
+        """Read a snapshot; `device` is where conversations are compared with registered rows.
 
         Raises:
             SnapshotCorrupt: it was compiled with another encoder.
@@ -65,7 +67,7 @@ class Policy:
         tables = ClassifierTables.load(
             snapshot.arrays("classifier"), snapshot.document("classifier")
         )
-        self._classifier = PromptClassifier(tables)
+        self.classifier = PromptClassifier(tables, device=device)
         phrases = snapshot.document("phrases")
         self._target_phrases: list[list[list[Any]]] = phrases["targets"]
         self._item_phrases: list[list[list[Any]]] = phrases["items"]
@@ -88,9 +90,15 @@ class Policy:
     def classify(
         self, texts: Sequence[str], embeddings: npt.NDArray[np.float32]
     ) -> list[Detection]:
-        """All detections in a conversation, those of always-on targets among them."""
+        """All detections in one conversation: `PromptClassifier.classify` and always-on targets."""
+        judgement = self.classifier.begin(texts)
+        self.classifier.compare([judgement], [embeddings])
+        return self.detections(judgement)
+
+    def detections(self, judgement: Judgement) -> list[Detection]:
+        """All detections of a judgement by `classifier`, those of always-on targets among them."""
         always = [Detection(r.id, Layer.ALWAYS, Strength.STRONG, 1.0, 1.0) for r in self._always]
-        return always + self._classifier.classify(texts, embeddings)
+        return always + self.classifier.detections(judgement)
 
     def decide(self, detections: Iterable[Detection]) -> Decision:
         """One verdict for a request.

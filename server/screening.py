@@ -1,25 +1,23 @@
 """Screening: the guard of one API process, from conversation texts to a decision.
 
-Requests wait in one bounded queue; a single thread takes whatever has gathered, encodes all of it
-in one batch and decides, so the event loop is never blocked and concurrent requests share the
-encoder's work. With no target registered nothing is encoded at all.
+Requests wait in bounded queues (`server.lanes`). A thread takes whatever has gathered, encodes all
+of it in one batch, compares it with all registered prompts in one product and decides, so the event
+loop is never blocked and concurrent requests share the work. Short conversations are decided
+together; each long one is worked off in parts by another thread, for as long as it is awaited. An
+identical conversation under the same policy is not judged again, and with no target registered
+nothing is encoded at all.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from detectors.encoder import Encoder, load_encoder
+from detectors.encoder import SentenceEncoder, load_encoder
 from detectors.errors import PromptTooLong
 from detectors.windows import prompt_windows
 from guard.decision import Decision
@@ -31,31 +29,30 @@ from guard.policy import Policy
 from guard.shield import OutputShield
 from guard.snapshot import load_snapshot
 from server.errors import GuardUnavailable, InvalidRequest, Overloaded
+from server.known_texts import KnownWindows, Memory, Vector, content_key
+from server.lanes import Lane, Waiting
 from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics, Stage, WorkerFacts
 from server.settings import Settings
 
 QUEUE_LENGTH = 1024
+LONG_QUEUE_LENGTH = 128
 # What is encoded at once. A GPU takes 64 texts in the time of one; on a CPU eight already cost the
 # least per text, and more would only let the first wait for the last.
 GPU_BATCH = 64
 CPU_BATCH = 8
+# A conversation with more is long. Counting windows takes milliseconds up to so many characters.
+SHORT_WINDOWS = 64
+SHORT_CHARACTERS = 32_768
 KNOWN_WINDOWS = 4096
+KNOWN_DECISIONS = 4096
 WORKER_WAIT_SECONDS = 10.0
 RECENT_POLICIES = 8
 
-Vector = npt.NDArray[np.float32]
+# Conversations with their windows.
+Group = Sequence[tuple[Waiting, list[str]]]
 
 log = get_logger("screening")
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """One request in the queue."""
-
-    texts: Sequence[str]
-    loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[Decision]
 
 
 class Screening:
@@ -64,21 +61,22 @@ class Screening:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ledger = LedgerReader(settings.state_dir / "facts")
-        self._queue: queue.Queue[_Waiting] = queue.Queue(QUEUE_LENGTH)
+        self._short = Lane("screening", QUEUE_LENGTH, self._decide_short)
+        self._long = Lane("screening-long", LONG_QUEUE_LENGTH, self._decide_long)
         self._policy: Policy | None = None
         # By digest, newest last: a request that was decided just before a change finds its own.
         self._recent: OrderedDict[str, Policy] = OrderedDict()
-        self._encoder: Encoder | None = None
+        self._encoder: SentenceEncoder | None = None
+        self._windows: KnownWindows
+        self._decisions: Memory[Decision] = Memory(KNOWN_DECISIONS)
         self._batch = CPU_BATCH
-        # Window hash -> embedding, least recently used first; only the screening thread touches it.
-        self._known: OrderedDict[bytes, Vector] = OrderedDict()
         self._follower: Follower | None = None
         self._metrics: GatewayMetrics | None = None
 
     def start(self, metrics: GatewayMetrics) -> None:
         """Load the encoder and follow the active policy, on a thread of their own."""
         self._metrics = metrics
-        threading.Thread(target=self._run, name="screening", daemon=True).start()
+        threading.Thread(target=self._run, name="screening-start", daemon=True).start()
 
     def current(self) -> Policy | None:
         """The policy in force; None before the first is loaded."""
@@ -105,13 +103,16 @@ class Screening:
             raise GuardUnavailable()
         if policy.is_empty:
             return policy.decide(())
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(texts, loop, loop.create_future())
-        try:
-            self._queue.put_nowait(waiting)
-        except queue.Full:
-            raise Overloaded() from None
-        return await waiting.answer
+        short = sum(map(len, texts)) <= SHORT_CHARACTERS
+        key = content_key(texts, policy.digest, str(policy.generation)) if short else b""
+        if short and (known := self._decisions.get(key)) is not None:
+            return known
+        waiting = Waiting.of(texts)
+        (self._short if short else self._long).put(waiting)
+        decision = await waiting.decision
+        if short and decision.generation == policy.generation:
+            self._decisions.put(key, decision)
+        return decision
 
     def nets(self, decision: Decision) -> AnswerNets:
         """What an answer is checked by, of the policy that its request was decided under.
@@ -151,14 +152,15 @@ class Screening:
         except Exception as error:
             log.error("screening cannot start", **fault_fields(error))
             return
-        while True:
-            self._decide(self._gather())
+        self._short.start(self._batch)
+        self._long.start(1)
 
     def _load(self) -> None:
         device = self._settings.encoder_device
         encoder = load_encoder(self._settings.encoder, device=None if device == "auto" else device)
         encoder.encode(["warm up"])
         self._batch = GPU_BATCH if encoder.on_gpu else CPU_BATCH
+        self._windows = KnownWindows(encoder, KNOWN_WINDOWS)
         self._encoder = encoder
         self._follower = Follower(self._settings.state_dir, "gateway", self._adopt)
         self._follower.start()
@@ -167,7 +169,7 @@ class Screening:
         """Make a policy the current one, once every live worker has it too."""
         assert self._encoder is not None
         snapshot = load_snapshot(self._settings.snapshots, active.digest)
-        policy = Policy(active, snapshot, self._encoder.id)
+        policy = Policy(active, snapshot, self._encoder.id, device=self._encoder.device)
         self._await_workers(active)
         self._recent[active.digest] = policy
         self._recent.move_to_end(active.digest)
@@ -189,83 +191,77 @@ class Screening:
         # A worker that answers later loads the snapshot when the first request names it.
         log.warning("workers are behind the active policy", generation=active.generation)
 
-    def _gather(self) -> list[_Waiting]:
-        """Wait for one request, then take what else is there."""
-        batch = [self._queue.get()]
-        while len(batch) < self._batch:
-            try:
-                batch.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
-        return batch
-
-    def _decide(self, batch: Sequence[_Waiting]) -> None:
-        """Decide the short conversations together, then each long one for as long as it is awaited.
-
-        So a long conversation delays nobody in its batch, and one that was given up costs no more.
-        """
-        together: list[tuple[_Waiting, list[str]]] = []
-        alone: list[tuple[_Waiting, list[str]]] = []
+    def _decide_short(self, batch: Sequence[Waiting]) -> None:
+        """Decide the short ones together; one that turns out to be long goes to the other lane."""
+        together: list[tuple[Waiting, list[str]]] = []
         for waiting in batch:
+            windows = _windows(waiting)
+            if windows is None:
+                continue
+            if len(windows) <= SHORT_WINDOWS:
+                together.append((waiting, windows))
+                continue
             try:
-                windows = prompt_windows(waiting.texts)
-            except PromptTooLong:
-                _answer(waiting, InvalidRequest("The conversation is too long to be screened."))
-            else:
-                short = len(windows) <= GPU_BATCH
-                (together if short else alone).append((waiting, windows))
-        for group in (together, *([one] for one in alone)):
-            try:
-                self._decide_group(group)
-            except Exception as error:
-                log.error("screening failed", **fault_fields(error))
-                for waiting, _ in group:
-                    _answer(waiting, GuardUnavailable())
+                self._long.put(waiting)
+            except Overloaded as error:
+                waiting.answer(error)
+        if together:
+            self._guarded(together, self._decide_together)
 
-    def _decide_group(self, group: Sequence[tuple[_Waiting, list[str]]]) -> None:
+    def _decide_long(self, batch: Sequence[Waiting]) -> None:
+        for waiting in batch:
+            windows = None if waiting.given_up else _windows(waiting)
+            if windows is not None:
+                self._guarded([(waiting, windows)], self._decide_in_parts)
+
+    def _guarded(self, group: Group, decide: Callable[[Group], None]) -> None:
+        try:
+            decide(group)
+        except Exception as error:
+            log.error("screening failed", **fault_fields(error))
+            for waiting, _ in group:
+                waiting.answer(GuardUnavailable())
+
+    def _decide_together(self, group: Group) -> None:
+        """Encode what is new in any of the conversations, then compare all of them at once."""
         policy = self._policy
         assert policy is not None
         wanted = list(dict.fromkeys(window for _, windows in group for window in windows))
-        vectors: dict[str, Vector] = {}
+        parts = [np.zeros((0, self._dimension()), np.float32)]
         for first in range(0, len(wanted), self._batch):
-            if all(waiting.answer.done() for waiting, _ in group):
+            if all(waiting.given_up for waiting, _ in group):
                 return
-            part = wanted[first : first + self._batch]
-            vectors.update(zip(part, self._encode(part), strict=True))
-        for waiting, windows in group:
-            _answer(waiting, self._classify(policy, waiting.texts, [vectors[w] for w in windows]))
-
-    def _encode(self, windows: Sequence[str]) -> list[Vector]:
-        """The embeddings of some windows; those of earlier turns and repeated prompts are known."""
-        assert self._encoder is not None
+            parts.append(self._encode(wanted[first : first + self._batch]))
+        vectors = np.concatenate(parts)
+        places = {window: place for place, window in enumerate(wanted)}
         begun = time.perf_counter()
-        keys = [
-            hashlib.blake2b(w.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-            for w in windows
-        ]
-        missing = [i for i, key in enumerate(keys) if key not in self._known]
-        if missing:
-            fresh = self._encoder.encode([windows[i] for i in missing])
-            self._known.update((keys[i], row) for i, row in zip(missing, fresh, strict=True))
-        vectors = [self._known[key] for key in keys]
-        for key in keys:
-            self._known.move_to_end(key)
-        while len(self._known) > KNOWN_WINDOWS:
-            self._known.popitem(last=False)
+        judgements = [policy.classifier.begin(waiting.texts) for waiting, _ in group]
+        own = [vectors[[places[window] for window in windows]] for _, windows in group]
+        policy.classifier.compare(judgements, own)
+        for (waiting, _), judgement in zip(group, judgements, strict=True):
+            waiting.answer(policy.decide(policy.detections(judgement)))
+        self._observe(Stage.CLASSIFY, begun)
+
+    def _decide_in_parts(self, group: Group) -> None:
+        """Encode and compare one conversation part by part, and no further once it is given up."""
+        policy = self._policy
+        assert policy is not None
+        [(waiting, windows)] = group
+        judgement = policy.classifier.begin(waiting.texts)
+        for first in range(0, len(windows), self._batch):
+            if waiting.given_up:
+                return
+            vectors = self._encode(windows[first : first + self._batch])
+            begun = time.perf_counter()
+            policy.classifier.compare([judgement], [vectors])
+            self._observe(Stage.CLASSIFY, begun)
+        waiting.answer(policy.decide(policy.detections(judgement)))
+
+    def _encode(self, windows: Sequence[str]) -> Vector:
+        begun = time.perf_counter()
+        vectors = self._windows.encode(windows)
         self._observe(Stage.ENCODE, begun)
         return vectors
-
-    def _classify(
-        self, policy: Policy, texts: Sequence[str], vectors: Sequence[Vector]
-    ) -> Decision | Exception:
-        begun = time.perf_counter()
-        try:
-            matrix = np.stack(vectors) if vectors else np.zeros((0, self._dimension()), np.float32)
-            return policy.decide(policy.classify(texts, matrix))
-        except Exception as error:
-            return error
-        finally:
-            self._observe(Stage.CLASSIFY, begun)
 
     def _dimension(self) -> int:
         assert self._encoder is not None
@@ -284,13 +280,13 @@ _REASONS = {
 }
 
 
-def _answer(waiting: _Waiting, outcome: Decision | Exception) -> None:
-    def settle() -> None:
-        if waiting.answer.done():
-            return
-        if isinstance(outcome, Exception):
-            waiting.answer.set_exception(outcome)
-        else:
-            waiting.answer.set_result(outcome)
-
-    waiting.loop.call_soon_threadsafe(settle)
+def _windows(waiting: Waiting) -> list[str] | None:
+    """The windows of a conversation; one that cannot be cut is answered, and None."""
+    try:
+        return prompt_windows(waiting.texts)
+    except PromptTooLong:
+        waiting.answer(InvalidRequest("The conversation is too long to be screened."))
+    except Exception as error:
+        log.error("screening failed", **fault_fields(error))
+        waiting.answer(GuardUnavailable())
+    return None

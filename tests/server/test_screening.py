@@ -17,6 +17,7 @@ from guard.ledger import CloseReason, LedgerWriter
 from guard.vocabulary import Vocabulary
 from server import screening as module
 from server.errors import GuardUnavailable, InvalidRequest, Overloaded
+from server.known_texts import Memory, content_key
 from server.metrics import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
@@ -30,7 +31,7 @@ class HashEncoder:
 
     id = "hash-encoder"
     dimension = 64
-    on_gpu = False
+    device, on_gpu = "cpu", False
 
     def __init__(self):
         self.batches, self.fail = [], False
@@ -143,6 +144,63 @@ def test_known_windows_are_not_encoded_again(screening, activate, encoder):
     assert encoder.batches == [["first turn"], ["second turn", "first turn second turn"]]
 
 
+def test_an_identical_conversation_is_judged_once_per_policy(screening, activate, encoder):
+    """Its decision is remembered, and forgotten with the policy that it was made under."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    first = screen(screening, PROMPT, "and why?")
+    encoder.gate.clear()
+
+    assert screen(screening, PROMPT, "and why?") is first
+
+    encoder.gate.set()
+    activate(2)
+    wait_for_generation(screening, 2)
+
+    assert screen(screening, PROMPT, "and why?").verdict is Verdict.ALLOW
+
+
+def test_texts_are_told_apart_by_their_borders():
+    """The same characters in other messages are another conversation."""
+    assert content_key(["ab", "c"]) != content_key(["a", "bc"]) != content_key(["abc"])
+    assert content_key(["\ud800"]) != content_key(["\udfff"])
+
+
+def test_decisions_together_are_those_alone(screening, activate, encoder):
+    """What gathers while the encoder is busy is compared in one product, each for itself."""
+    activate(1, target(), target("other"))
+    wait_for_generation(screening, 1)
+    asked = [[PROMPT], ["How do I cook rice?"], [], ["Hi.", PROMPT], ["\u200b"]]
+    alone = [screen(screening, *texts, "Please.").verdict for texts in asked]
+    encoder.gate.clear()
+
+    async def together():
+        first = asyncio.ensure_future(screening.screen(["something new"]))
+        await asyncio.sleep(0.1)
+        waiting = [asyncio.ensure_future(screening.screen([*t, "Please!"])) for t in asked]
+        await asyncio.sleep(0.1)
+        encoder.gate.set()
+        await first
+        return [decision.verdict for decision in await asyncio.gather(*waiting)]
+
+    assert asyncio.run(together()) == alone == [verdict(steered) for steered in (1, 0, 0, 1, 0)]
+
+
+def verdict(steered):
+    return Verdict.STEER if steered else Verdict.ALLOW
+
+
+def test_memories_are_bounded():
+    """The least recently used value goes first."""
+    memory = Memory(2)
+    for key in (b"a", b"b"):
+        memory.put(key, key)
+    memory.get(b"a")
+    memory.put(b"c", b"c")
+
+    assert [memory.get(key) for key in (b"a", b"b", b"c")] == [b"a", None, b"c"]
+
+
 def test_a_decision_keeps_its_policy(screening, activate):
     """A request decided just before a change still finds its phrases."""
     activate(1, target())
@@ -248,6 +306,39 @@ def test_a_long_conversation_delays_nobody_and_can_be_given_up(screening, activa
     assert asyncio.run(give_up()) is Verdict.STEER
     assert all(len(texts) <= module.CPU_BATCH for texts in encoder.batches)
     assert len(encoder.batches) <= 3
+
+
+def test_nobody_waits_for_a_long_conversation(screening, activate, encoder, monkeypatch):
+    """While one is being encoded, short ones are decided; too many long ones are overload."""
+    activate(1, target())
+    wait_for_generation(screening, 1)
+    encode, held = encoder.encode, threading.Event()
+
+    def slow_for_long(texts):
+        if any(text.startswith("word") for text in texts):
+            held.wait(10)
+        return encode(texts)
+
+    monkeypatch.setattr(encoder, "encode", slow_for_long)
+
+    async def flood():
+        long = " ".join(f"word{i}" for i in range(6_000))
+        count = module.LONG_QUEUE_LENGTH + 5
+        slow = [asyncio.ensure_future(screening.screen([long, str(i)])) for i in range(count)]
+        await asyncio.sleep(0.2)
+        quick = (await asyncio.wait_for(screening.screen([PROMPT]), 5)).verdict
+        unfinished = sum(not future.done() for future in slow)
+        for future in slow[1:]:
+            future.cancel()
+        held.set()
+        return quick, unfinished, await asyncio.gather(*slow, return_exceptions=True)
+
+    quick, unfinished, outcomes = asyncio.run(flood())
+
+    assert quick is Verdict.STEER
+    assert module.LONG_QUEUE_LENGTH <= unfinished <= module.LONG_QUEUE_LENGTH + 1
+    assert outcomes[0].verdict is Verdict.ALLOW
+    assert any(isinstance(outcome, Overloaded) for outcome in outcomes)
 
 
 def test_a_conversation_of_too_many_windows_is_refused(screening, activate):

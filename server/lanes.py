@@ -1,0 +1,91 @@
+"""Lanes: bounded queues of conversations to judge, each with a thread of its own.
+
+A lane's thread takes what has gathered and never waits for more: a request that finds it idle is
+judged at once, and what arrives meanwhile is the next batch. Short and long conversations have
+lanes of their own, so that nobody waits for a long one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from guard.decision import Decision
+from server.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One request in a queue: all texts of its conversation, and where the decision goes."""
+
+    texts: Sequence[str]
+    loop: asyncio.AbstractEventLoop
+    decision: asyncio.Future[Decision]
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Waiting:
+        """A request of the running event loop."""
+        loop = asyncio.get_running_loop()
+        return cls(texts, loop, loop.create_future())
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for the decision any more."""
+        return self.decision.done()
+
+    def answer(self, outcome: Decision | Exception) -> None:
+        """Give the decision, or say why there is none; from any thread."""
+
+        def settle() -> None:
+            if self.decision.done():
+                return
+            if isinstance(outcome, Exception):
+                self.decision.set_exception(outcome)
+            else:
+                self.decision.set_result(outcome)
+
+        self.loop.call_soon_threadsafe(settle)
+
+
+class Lane:
+    """A bounded queue and the thread that works it off."""
+
+    def __init__(self, name: str, length: int, work: Callable[[Sequence[Waiting]], None]) -> None:
+        """`work` gets at most `batch` requests at a time; it answers them and raises nothing."""
+        self._name = name
+        self._work = work
+        self._queue: queue.Queue[Waiting] = queue.Queue(length)
+        self._batch = 1
+
+    def start(self, batch: int) -> None:
+        """Start the thread."""
+        self._batch = batch
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def put(self, waiting: Waiting) -> None:
+        """Queue a request.
+
+        Raises:
+            Overloaded: too many wait.
+        """
+        try:
+            self._queue.put_nowait(waiting)
+        except queue.Full:
+            raise Overloaded() from None
+
+    def _run(self) -> None:
+        while True:
+            self._work(self._gather())
+
+    def _gather(self) -> list[Waiting]:
+        """Wait for one request, then take what else is there."""
+        batch = [self._queue.get()]
+        while len(batch) < self._batch:
+            try:
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
