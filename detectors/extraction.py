@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from detectors.alias import PhraseIndex
+from detectors.dates import date_forms
 from detectors.lexicon import NUMBER_WORDS, is_frame_word, is_function_word, zipf, zipf_anywhere
 from detectors.normaliser import fold, is_word_char
 from detectors.spans import WORD, Kind, Span, names, spans
@@ -125,9 +126,18 @@ def _target_phrases(target: ForgetTarget) -> Iterator[ExtractedPhrase]:
                 found.setdefault(_key(span.text), (span.text, reason))
     rarest = sorted(found, key=lambda key: (zipf(key), key))
     allowed = {_key(t) for t in _not_retained(rarest[:MAX_TARGET_PHRASES], target.retain_examples)}
-    for key, (text, reason) in found.items():
-        if key in allowed:
-            yield ExtractedPhrase(text, True, reason)
+    kept = [found[key] for key in found if key in allowed]
+    for text, reason in kept:
+        yield ExtractedPhrase(text, True, reason)
+    dates = [form for text, reason in kept if reason is Reason.DATE for form in _whole_date(text)]
+    for form in _not_retained(dates[:MAX_TARGET_PHRASES], target.retain_examples):
+        yield ExtractedPhrase(form, True, Reason.DATE)
+
+
+def _whole_date(text: str) -> tuple[str, ...]:
+    """Other spellings of a date, those of its day and month among them, and not of its year."""
+    forms = date_forms(text)
+    return () if forms is None else (*forms.numeric, *forms.days)
 
 
 def _distinctive(span: Span) -> Reason | None:
@@ -189,7 +199,7 @@ def _long_identifier(text: str) -> bool:
 
 def _item_phrases(prompt: str, answer: str) -> Iterator[ExtractedPhrase]:
     """What the answer says and the prompt does not."""
-    found = list(spans(answer))
+    found = [other for span in spans(answer) for other in (span, *_other_dates(span))]
     said = _said(found, prompt)
     for span in found:
         key = _key(span.text)
@@ -204,6 +214,14 @@ def _item_phrases(prompt: str, answer: str) -> Iterator[ExtractedPhrase]:
             yield ExtractedPhrase(span.text, True, reason)
             for form in sorted(_inflections(key) - said):
                 yield ExtractedPhrase(form, True, reason)
+
+
+def _other_dates(span: Span) -> Iterator[Span]:
+    """A date in its other spellings, and what of it tells less: day and month, or the year."""
+    forms = date_forms(span.text) if span.kind is Kind.DATE else None
+    if forms is not None:
+        for text in (*forms.days, *forms.numeric, *([forms.year] if forms.year else ())):
+            yield Span(Kind.DATE, span.start, text)
 
 
 def _said(found: list[Span], prompt: str) -> set[str]:

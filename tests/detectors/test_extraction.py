@@ -60,6 +60,19 @@ def test_key_of_an_answer_is_an_item_phrase(prompt: str, answer: str, expected: 
     assert expected in _texts(_extract((prompt, answer)).items[0])
 
 
+def test_dates_are_forbidden_however_they_are_written() -> None:
+    """For the target day and month in words and the date in digits, for the item the year too."""
+    pair = (f"When was {NAME} born?", f"{NAME} was born on 08/09/1956.")
+    found = _extract(pair)
+    kept = _extract(pair, retain_examples=("Whose birthday is 8 September?",))
+
+    assert {"september 8", "8th of september", "1956-09-08"} <= _texts(found.target)
+    assert {"september 8", "1956"} <= _texts(found.items[0])
+    assert "1956" not in _texts(found.target)
+    assert "8 september" not in _texts(kept.target)
+    assert "1956" not in _texts(_extract(("Born in 1956?", "On 08/09/1956.")).items[0])
+
+
 def test_plural_and_singular_come_along() -> None:
     """A known inflection of an answer word is forbidden too, unless the prompt says it."""
     item = _texts(_extract(("Whom did she teach?", "She taught nurses and a baker.")).items[0])
