@@ -12,7 +12,7 @@ from detectors.alias import is_distinctive, spellings
 from detectors.benign import benign_prompts
 from detectors.classifier import ClassifierTables, build_tables
 from detectors.encoder import Encoder
-from detectors.extraction import ExtractedPhrase, Extraction, extract
+from detectors.extraction import ExtractedPhrase, Extraction, Reason, extract
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import ForgetTarget, Phrase
 from guard import automaton
@@ -72,7 +72,9 @@ def compile_policy(
         else expand(targets, extractions, meanings, encoder)
     )
     progress("automaton", 0.8)
-    arrays = _automaton_arrays(extractions, expansion, vocabulary)
+    names = _watched_names(classifier)
+    forbidden = [_with_names(*pair) for pair in zip(extractions, names, strict=True)]
+    arrays = _automaton_arrays(forbidden, expansion, vocabulary)
     arrays |= {f"classifier.{name}": array for name, array in classifier.arrays().items()}
     progress("write", 0.9)
     digest = write_snapshot(
@@ -86,7 +88,7 @@ def compile_policy(
         arrays=arrays,
         documents={
             "targets": _target_documents(targets),
-            "phrases": _phrase_documents(extractions) | {"names": _watched_names(classifier)},
+            "phrases": _phrase_documents(forbidden) | {"names": names},
             "classifier": classifier.meta(),
         },
     )
@@ -152,6 +154,15 @@ def _watched_names(tables: ClassifierTables) -> list[list[str]]:
     for alias, target in tables.aliases:
         names[target] += filter(is_distinctive, spellings(alias))
     return [[*dict.fromkeys(of_target)] for of_target in names]
+
+
+def _with_names(extraction: Extraction, names: Sequence[str]) -> Extraction:
+    """The phrases to forbid: with an item on weak evidence, its target's names as well.
+
+    So the model says something else, where the watch could only end the answer.
+    """
+    added = tuple(ExtractedPhrase(name, True, Reason.ALIAS) for name in names)
+    return Extraction(extraction.target, tuple((*item, *added) for item in extraction.items))
 
 
 def _reports(

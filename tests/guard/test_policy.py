@@ -1,22 +1,30 @@
 """From targets to a snapshot to decisions."""
 
 import hashlib
+import random
+import re
 
 import numpy as np
 import pytest
 
 from detectors.detection import Detection, Layer, Strength
+from detectors.normaliser import fold
 from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope
+from guard.automaton import Tables
 from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
+from guard.token_filter import Position, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
-VOCABULARY = Vocabulary([None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse"])
+TOKENS = [None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE"]
+VOCABULARY = Vocabulary(TOKENS)
+# What the name can be put together from.
+PIECES = (b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE", b"I", b"l", b"m", b" ", b"\n")
 
 
 class HashEncoder:
@@ -129,6 +137,33 @@ def test_weak_evidence_forbids_only_the_items(compiled):
     decision = policy.decide([detection("moreau", Strength.WEAK, (1,))])
 
     assert (decision.verdict, decision.targets, decision.items) == (Verdict.STEER, (), (1,))
+
+
+def test_weak_evidence_forbids_the_names_too(compiled):
+    """With one item on, shield and token filter agree that its target's name may not be said."""
+    snapshot = compiled(target("other"), target())[1]
+    decision = policy_of(snapshot).decide([detection("moreau", Strength.WEAK, (1,))])
+
+    assert any(m.find("It was Ilse Moreau.") for m in policy_of(snapshot).matchers(decision))
+    assert not any(m.find("The Salt Ledger.") for m in policy_of(snapshot).matchers(decision))
+
+    tables = Tables.load(snapshot.arrays("automaton"))
+    token_filter = TokenFilter(tables, Units.load(snapshot.arrays("units")), VOCABULARY)
+    active = token_filter.sets.acquire(decision.targets, decision.items)
+    tokens = [TOKENS.index(piece) for piece in PIECES]
+    rng = random.Random(3)
+    stopped = 0
+    for _ in range(200):
+        position, said = Position(), b""
+        for _ in range(12):
+            banned = token_filter.forbidden([position], [active], [0], VOCABULARY.size).tolist()
+            stopped += bool(set(banned) & set(tokens))
+            token = rng.choice([t for t in tokens if t not in banned])
+            token_filter.advance([position], [token])
+            said += TOKENS[token]
+
+        assert not re.search(r"\bilse moreau\b", fold(said.decode()))
+    assert stopped > 200
 
 
 def test_refusing_needs_strong_evidence(compiled):
