@@ -42,10 +42,11 @@ class TargetRule:
 class Policy:
     """One loaded policy snapshot. Immutable; shared by all requests that are pinned to it.
 
-    `watch` finds the names of enforced targets in an answer: evidence that needs no detection in
-    the prompt. It is for the text of answers only. A watched request reaches the engine as it came,
-    so its tokens are the engine's own up to the end of the name that is found; forbidding the names
-    while sampling would change probabilities wherever one is begun.
+    `watch` finds the names of enforced targets in an answer, `observed_watch` those of observed
+    ones: evidence that needs no detection in the prompt. They are for the text of answers only. A
+    watched request reaches the engine as it came, so its tokens are the engine's own up to the end
+    of the name that is found; forbidding the names while sampling would change probabilities
+    wherever one is begun.
     """
 
     def __init__(
@@ -72,14 +73,10 @@ class Policy:
         self._target_phrases: list[list[list[Any]]] = phrases["targets"]
         self._item_phrases: list[list[list[Any]]] = phrases["items"]
         self._matcher = lru_cache(MATCHERS_KEPT)(self._build_matcher)
-        self.watch: PhraseMatcher = PhraseMatcher(
-            (
-                Phrase(name)
-                for rule in rules
-                if rule.enforcement is Enforcement.ENFORCE
-                for name in phrases["names"][rule.unit]
-            ),
-            Catch.NAME,
+        names: list[list[str]] = phrases["names"]
+        self.watch, self.observed_watch = (
+            _watch(names[rule.unit] for rule in rules if rule.enforcement is enforcement)
+            for enforcement in (Enforcement.ENFORCE, Enforcement.OBSERVE)
         )
 
     @property
@@ -142,6 +139,10 @@ class Policy:
     def _build_matcher(self, is_target: bool, unit: int) -> PhraseMatcher:
         phrases = (self._target_phrases if is_target else self._item_phrases)[unit]
         return PhraseMatcher(Phrase(text, whole_word) for text, whole_word in phrases)
+
+
+def _watch(names: Iterable[Iterable[str]]) -> PhraseMatcher:
+    return PhraseMatcher((Phrase(name) for group in names for name in group), Catch.NAME)
 
 
 def _rules(documents: Sequence[Mapping[str, Any]]) -> list[TargetRule]:

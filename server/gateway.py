@@ -34,6 +34,7 @@ from server.errors import (
 from server.guarding import Engine, Guard
 from server.log import fault_fields, get_logger
 from server.metrics import Bypass, GatewayMetrics, Stage
+from server.observed_response import ObservedResponse
 from server.readiness import readiness
 from server.refusals import Refusal
 from server.request_body import header, parse_object, read_body, replay, require_json
@@ -160,12 +161,17 @@ class Gateway:
         nets = self._guard.nets(decision)
         if decision.verdict is Verdict.STEER:
             request = steer(call.kind, call.body, decision)
-        elif nets.enforced:
-            request = untouched(call.kind, call.raw, call.body)
         else:
-            await self._app(scope, replay(call.raw, receive), _adding(send, headers))
-            return
-        await self._shield(call, request, nets, scope, receive, send, headers)
+            request = untouched(call.kind, call.raw, call.body)
+        if nets.observed:
+            send = self._observed(send, request, nets)
+        shielded = bool(nets.enforced) or request.nonce is not None
+        if nets.observed or shielded:
+            scope = _readable_scope(scope, request.body)
+        if shielded:
+            await self._shield(call, request, nets, scope, receive, send, headers)
+        else:
+            await self._app(scope, replay(request.body, receive), _adding(send, headers))
 
     async def _screen(self, call: _Call) -> Decision:
         """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
@@ -239,9 +245,14 @@ class Gateway:
             record_block=self._metrics.record_shield_block,
         )
         body = replay(request.body, _until(receive, response.cut_short))
-        inner = self._app(_readable_scope(scope, request.body), body, response.send)
+        inner = self._app(scope, body, response.send)
         await _run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
+
+    def _observed(self, send: Send, request: OutgoingRequest, nets: AnswerNets) -> Send:
+        policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False)
+        record = self._metrics.record_observed_block
+        return ObservedResponse(send, policy, request.form, record).send
 
     def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]

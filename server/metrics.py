@@ -102,6 +102,12 @@ class GatewayMetrics:
             ["surface", "layer"],
             registry=registry,
         )
+        self._observed_blocks = Counter(
+            "lethegate_observed_blocks_total",
+            "Outputs that the shield would have cut for targets in observe mode.",
+            ["surface", "layer"],
+            registry=registry,
+        )
         self._bypasses = Counter(
             "lethegate_guard_bypasses_total",
             "Requests served unguarded because the guard failed and fail_open is set.",
@@ -132,8 +138,11 @@ class GatewayMetrics:
 
     def record_shield_block(self, surface: str, caught: Catch | None) -> None:
         """Count an output that the shield cut; nothing is `caught` where the shield failed."""
-        known = surface if surface in SURFACES else OTHER
-        self._shield_blocks.labels(known, OTHER if caught is None else caught.value).inc()
+        _count_block(self._shield_blocks, surface, caught)
+
+    def record_observed_block(self, surface: str, caught: Catch | None) -> None:
+        """Count an output that would have been cut."""
+        _count_block(self._observed_blocks, surface, caught)
 
     def record_bypass(self, reason: Bypass) -> None:
         """Count a request that was served unguarded."""
@@ -257,6 +266,11 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         "Policy snapshots that a worker could not load.",
         value=facts.snapshot_load_failures,
     )
+
+
+def _count_block(counter: Counter, surface: str, caught: Catch | None) -> None:
+    known = surface if surface in SURFACES else OTHER
+    counter.labels(known, OTHER if caught is None else caught.value).inc()
 
 
 def _count(counter: Counter, detections: Iterable[Detection]) -> None:

@@ -24,7 +24,8 @@ from guard.decision import Decision
 from guard.errors import SnapshotError
 from guard.follower import Active, Follower, followers
 from guard.ledger import CloseReason, Counter, LedgerReader
-from guard.nets import AnswerNets
+from guard.nets import AnswerNets, MakeNet
+from guard.phrase_matcher import PhraseMatcher
 from guard.policy import Policy
 from guard.shield import OutputShield
 from guard.snapshot import load_snapshot
@@ -123,13 +124,15 @@ class Screening:
         policy = self._recent.get(decision.digest)
         if policy is None:
             raise GuardUnavailable()
-        matchers = policy.matchers(decision)
-        if self._settings.watch_answers and policy.watch:
-            matchers.append(policy.watch)
-        if not matchers:
-            return AnswerNets()
+        enforced, observed = policy.matchers(decision), list[PhraseMatcher]()
+        if self._settings.watch_answers:
+            enforced.append(policy.watch)
+            observed.append(policy.observed_watch)
+        return AnswerNets(self._phrase_nets(enforced), self._phrase_nets(observed))
+
+    def _phrase_nets(self, matchers: Sequence[PhraseMatcher]) -> tuple[MakeNet, ...]:
         limit = self._settings.holdback_chars
-        return AnswerNets(enforced=(lambda: OutputShield(matchers, limit),))
+        return (lambda: OutputShield(matchers, limit),) if any(matchers) else ()
 
     def closed(self, nonce: int) -> CloseReason | None:
         """Why the worker closed this request's slot."""

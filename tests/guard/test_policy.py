@@ -185,13 +185,15 @@ def test_observed_targets_change_nothing(compiled):
 
 
 def test_names_of_enforced_targets_are_watched(compiled):
-    """Whoever reads all answers can look for names; observed targets are not looked for."""
-    watched = policy_of(compiled(target())[1]).watch
-    observed = policy_of(compiled(target(enforcement=Enforcement.OBSERVE))[1]).watch
+    """Every answer is searched for names; those of observed targets are kept apart."""
+    enforced = policy_of(compiled(target())[1])
+    observed = policy_of(compiled(target(enforcement=Enforcement.OBSERVE))[1])
 
-    assert watched.find("It was ILSE  MOREAU, of course.")
-    assert watched.find("It was a florist.") is None
-    assert not observed
+    assert enforced.watch.find("It was ILSE  MOREAU, of course.")
+    assert enforced.watch.find("It was a florist.") is None
+    assert observed.observed_watch.find("Ilse Moreau")
+    assert not observed.watch
+    assert not enforced.observed_watch
 
 
 def test_always_on_targets_steer_every_request(compiled):

@@ -264,6 +264,7 @@ class RuleGuard:
     )
     forbidden: list[Phrase] = field(default_factory=lambda: [Phrase("John Smith")])
     names: list[Phrase] = field(default_factory=list)
+    observed_names: list[Phrase] = field(default_factory=list)
     nets_error: Exception | None = None
     error: Exception | None = None
     seconds: float = 0.0
@@ -298,9 +299,11 @@ class RuleGuard:
             raise self.nets_error
         phrases = self.forbidden if decision.verdict is Verdict.STEER else []
         matchers = [PhraseMatcher(phrases), PhraseMatcher(self.names, Catch.NAME)]
-        if not any(matchers):
-            return AnswerNets()
-        return AnswerNets(enforced=(lambda: OutputShield(matchers),))
+        observed = [PhraseMatcher(self.observed_names, Catch.NAME)]
+        return AnswerNets(
+            (lambda: OutputShield(matchers),) if any(matchers) else (),
+            (lambda: OutputShield(observed),) if any(observed) else (),
+        )
 
     def closed(self, nonce: int) -> CloseReason | None:
         """The reason that the test gave."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from detectors.targets import Example, ForgetTarget
+from detectors.targets import Enforcement, Example, ForgetTarget
 from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.follower import ActivePointer, Follower, followers
@@ -212,6 +212,30 @@ def test_a_decision_keeps_its_policy(screening, activate):
     assert [make().reveals("Ilse Moreau") for make in screening.nets(decision).enforced] == [
         "phrase"
     ]
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_names_are_watched_in_every_answer(tmp_path, encoder, activate, on):
+    """Enforced names end an answer, observed ones are counted; one setting turns both off."""
+    screening = Screening(Settings(state_dir=tmp_path, watch_answers=on))
+    screening.start(GatewayMetrics(CollectorRegistry(), screening.worker_facts))
+    example = (Example(PROMPT, "She wrote it."),)
+    activate(
+        1,
+        ForgetTarget("salt", aliases=("Ilse Moreau",), examples=example),
+        ForgetTarget(
+            "sand", aliases=("Orla Fenwick",), examples=example, enforcement=Enforcement.OBSERVE
+        ),
+    )
+    wait_for_generation(screening, 1)
+    nets = screening.nets(screen(screening, "How do I cook rice?"))
+
+    def caught(makes, text):
+        return [make().reveals(text) for make in makes]
+
+    assert caught(nets.enforced, "By Ilse Moreau and Orla Fenwick.") == (["name"] if on else [])
+    assert caught(nets.enforced, "By Orla Fenwick.") == ([None] if on else [])
+    assert caught(nets.observed, "By Orla Fenwick.") == (["name"] if on else [])
 
 
 def test_the_gateway_waits_for_the_workers(screening, activate, settings):

@@ -198,3 +198,26 @@ def test_the_engines_errors_pass(watching: Any) -> None:
     watching.vllm.error = (400, {"error": {"message": "not Ilse Moreau", "code": 400}})
 
     assert "Moreau" not in watching.chat(ASK).text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ask", [ASK, "about John"])
+def test_observed_names_are_counted_and_change_nothing(stack: Any, stream: bool, ask: str) -> None:
+    """Once per answer, steered for another target or not."""
+    stack.vllm.says = [["Ilse", " Moreau", " and Ilse Moreau", "."], ["Ilse Moreau"]]
+    plain = stack.chat(ask, stream=stream, logprobs=True, n=2)
+    stack.guard.observed_names = [Phrase("Ilse Moreau")]
+    observed = stack.chat(ask, stream=stream, logprobs=True, n=2)
+    labels = {"surface": "content", "layer": "name"}
+
+    assert sorted(observed.text.split("\n\n")) == sorted(plain.text.split("\n\n"))
+    assert stack.count("lethegate_observed_blocks_total", **labels) == 1
+    assert stack.count("lethegate_shield_blocks_total", **labels) == 0
+
+
+def test_what_cannot_be_observed_passes(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault while reading along is not the client's."""
+    stack.guard.observed_names = [Phrase("Ilse Moreau")]
+    monkeypatch.setattr("server.observed_response.shield_completion", None)
+
+    assert _said(stack.chat(ASK)) == ("Hello there.", "stop")

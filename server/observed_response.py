@@ -1,0 +1,62 @@
+"""An answer that passes as it is and is read along: what targets in observe mode would have ended.
+
+Wraps the client's `send`. Whatever fails in here is logged and ends the reading, not the answer.
+"""
+
+from __future__ import annotations
+
+from starlette.types import Message, Send
+
+from guard.nets import Catch
+from server.choice_shield import ShieldPolicy
+from server.log import fault_fields, get_logger
+from server.stream_form import StreamForm
+from server.stream_shield import RecordBlock, StreamShield
+from server.whole_shield import shield_completion
+
+_log = get_logger("shield")
+_STREAM = b"text/event-stream"
+
+
+class ObservedResponse:
+    """One response. It is counted once, with the first that its nets catch."""
+
+    def __init__(
+        self, send: Send, policy: ShieldPolicy, form: StreamForm, record: RecordBlock
+    ) -> None:
+        self._send = send
+        self._policy = policy
+        self._record = record
+        self._stream = StreamShield(policy, form, self._record_once)
+        self._is_stream = False
+        self._body = bytearray()
+        self._reading = True
+
+    async def send(self, message: Message) -> None:
+        """What the inner app calls with its response."""
+        if self._reading:
+            try:
+                self._read(message)
+            except Exception as error:
+                self._reading = False
+                _log.error("an answer could not be observed", **fault_fields(error))
+        await self._send(message)
+
+    def _read(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = {bytes(k).lower(): bytes(v) for k, v in message.get("headers", ())}
+            self._reading = message["status"] == 200
+            self._is_stream = headers.get(b"content-type", b"").startswith(_STREAM)
+            return
+        data, more = bytes(message.get("body", b"")), message.get("more_body", False)
+        if self._is_stream:
+            self._stream.feed(data)
+            return
+        self._body += data
+        if not more:
+            shield_completion(self._policy, bytes(self._body), self._record_once)
+
+    def _record_once(self, surface: str, caught: Catch | None) -> None:
+        if self._reading:
+            self._reading = False
+            self._record(surface, caught)
