@@ -1,4 +1,4 @@
-"""Compile forget targets into a policy snapshot: phrases, token automaton, classifier, forms."""
+"""Compile forget targets into a policy snapshot: phrases, token automaton, classifier, veto."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from detectors.classifier import ClassifierTables, build_tables
 from detectors.encoder import Encoder
 from detectors.extraction import ExtractedPhrase, Extraction, Reason, extract
 from detectors.normaliser import NORMALISER_VERSION
-from detectors.targets import ForgetTarget, Phrase
+from detectors.targets import Enforcement, ForgetTarget, Phrase
 from guard import automaton
+from guard.loading import WorkerPart
 from guard.semantic import Expansion, expand, expansions_by_target, patterns_of_forms
 from guard.semantic_meanings import Meanings
 from guard.snapshot import write_snapshot
+from guard.tokenisations import Tokenisations
 from guard.units import Units
+from guard.veto import CompiledVeto, compile_veto
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 4
+COMPILER_VERSION = 5
 
 Progress = Callable[[str, float], None]
 
@@ -32,8 +35,9 @@ class CompiledPolicy:
     """A snapshot's digest, and per target id a report for its operator.
 
     A report holds `phrases` (text, reason, whole_word), `item_phrases` (the same per example),
-    `calibration` and, with the semantic filter, `semantic` (delta, vetoed forms with reasons). It
-    is forget text: only administrators may see it.
+    `calibration`, for targets with documents `veto` (see `guard.veto.compile_veto`) and, with the
+    semantic filter, `semantic` (delta, vetoed forms with reasons). It is forget text: only
+    administrators may see it.
     """
 
     digest: str
@@ -49,6 +53,7 @@ def compile_policy(
     alpha: float,
     progress: Progress,
     meanings: Meanings | None = None,
+    tokenisations: Tokenisations | None = None,
 ) -> CompiledPolicy:
     """Compile all targets of a policy and write its snapshot.
 
@@ -56,6 +61,7 @@ def compile_policy(
         alpha: false-positive rate on benign prompts the detectors are calibrated for.
         progress: called with a stage and the fraction done in 0..1.
         meanings: of the vocabulary's words, for the semantic filter; None leaves it out.
+        tokenisations: of the served model's tokenizer, for the veto; None leaves it out.
 
     Raises:
         CompileError: the targets cannot be compiled.
@@ -74,7 +80,10 @@ def compile_policy(
     progress("automaton", 0.8)
     names = _watched_names(classifier)
     forbidden = [_with_names(*pair) for pair in zip(extractions, names, strict=True)]
-    arrays = _automaton_arrays(forbidden, expansion, vocabulary)
+    tables, units = _automaton(forbidden, expansion, vocabulary)
+    progress("documents", 0.85)
+    veto = _veto(targets, tokenisations, vocabulary, lambda shown: progress(shown, 0.85))
+    arrays = WorkerPart(tables, units, veto.table).arrays()
     arrays |= {f"classifier.{name}": array for name, array in classifier.arrays().items()}
     progress("write", 0.9)
     digest = write_snapshot(
@@ -94,16 +103,18 @@ def compile_policy(
     )
     progress("done", 1.0)
     reports = _reports(targets, extractions, classifier)
+    for target_id in reports.keys() & veto.reports.keys():
+        reports[target_id]["veto"] = veto.reports[target_id]
     if meanings is not None:
         for target_id, report in expansions_by_target(expansion, targets).items():
             reports[target_id]["semantic"] = report
     return CompiledPolicy(digest, reports)
 
 
-def _automaton_arrays(
+def _automaton(
     extractions: Sequence[Extraction], expansion: Expansion, vocabulary: Vocabulary
-) -> dict[str, Any]:
-    """Arrays of the automaton over all phrases, and of the units that switch them on."""
+) -> tuple[automaton.Tables, Units]:
+    """The automaton over all phrases, and the units that switch them on."""
     groups = [e.target for e in extractions] + [item for e in extractions for item in e.items]
     found = iter(automaton.patterns_of([_phrase(p) for group in groups for p in group]))
     others = iter(patterns_of_forms([form for forms in expansion.forms for form in forms]))
@@ -116,10 +127,21 @@ def _automaton_arrays(
     numbers = [[ids[pattern] for pattern in group] for group in members]
     targets, items = numbers[: len(extractions)], numbers[len(extractions) :]
     units = Units.build(targets, items, expansion.penalties)
-    tables = automaton.build_tables(distinct, vocabulary)
-    return {f"automaton.{name}": array for name, array in tables.arrays().items()} | {
-        f"units.{name}": array for name, array in units.arrays().items()
-    }
+    return automaton.build_tables(distinct, vocabulary), units
+
+
+def _veto(
+    targets: Sequence[ForgetTarget],
+    tokenisations: Tokenisations | None,
+    vocabulary: Vocabulary,
+    progress: Callable[[str], None],
+) -> CompiledVeto:
+    """The table over the documents of the targets that are enforced, and its reports."""
+    if tokenisations is None:
+        return compile_veto([], Tokenisations(lambda texts: [], 2), vocabulary)
+    enforced = (t for t in targets if t.enforcement is Enforcement.ENFORCE)
+    texts = ((target.id, document.text) for target in enforced for document in target.documents)
+    return compile_veto(texts, tokenisations, vocabulary, progress)
 
 
 def _target_documents(targets: Sequence[ForgetTarget]) -> list[dict[str, Any]]:

@@ -19,11 +19,11 @@ import torch
 from guard.device_policy import DevicePolicy, to_device
 from guard.device_slots import NEVER, NOT_STEERED, UNSEEN, RowField, SlotField, Step
 from guard.device_vocabulary import DeviceVocabulary
-from guard.ledger import CloseReason
+from guard.ledger import CloseReason, Counter
 from guard.stream import CharClass
 
 _NO_POLICY = 0
-NUM_COUNTERS = 3
+NUM_COUNTERS = int(Counter.VETOED_TOKENS) + 1
 
 
 class DeviceFilter:

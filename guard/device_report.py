@@ -52,7 +52,7 @@ class DeviceReport:
     def read(self) -> None:
         """Write into the ledger what has changed since the last time."""
         found = self._host.numpy().copy()
-        for counter in (Counter.FORBIDDEN_TOKENS, Counter.INTERCEPTED_STEPS, Counter.STEERED_STEPS):
+        for counter in list(Counter)[:NUM_COUNTERS]:
             self._ledger.add(counter, int(found[counter] - self._known[counter]))
         facts, known = found[NUM_COUNTERS:], self._known[NUM_COUNTERS:]
         for slot in np.flatnonzero(facts != known).tolist():

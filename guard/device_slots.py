@@ -52,7 +52,7 @@ class Step:
         prompt_len, total_len: [slots] int32, its prompt's and its whole length.
         rows: [rows, len(RowField)] int64.
         slots: [slots, len(SlotField)] int64.
-        report: [3 + slots] int64: counters as in `Counter`, then per slot nonce * 8 + close reason.
+        report: [4 + slots] int64: counters as in `Counter`, then per slot nonce * 8 + close reason.
     """
 
     logits: torch.Tensor

@@ -21,19 +21,20 @@ import torch
 
 from detectors.targets import Phrase
 from guard.active_sets import ActiveSet, ActiveSets
-from guard.automaton import Tables, build_tables, index_phrases
+from guard.automaton import build_tables, index_phrases
 from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
 from guard.device_report import DeviceReport
 from guard.device_vocabulary import DeviceVocabulary
-from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
+from guard.errors import GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
+from guard.loading import WorkerPart, load_part
 from guard.params import GuardParams
 from guard.semantic_penalties import Penalties
-from guard.snapshot import load_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 KEPT_POLICIES = 8
 
@@ -74,6 +75,7 @@ class DeviceSteering:
             raise GuardError("the model has no end-of-text token, so a slot could not be closed")
         self._snapshots = snapshots
         self._vocabulary = vocabulary
+        self._end_ids = tuple(end_ids)
         self._ledger = ledger
         self._device = device
         on_device = DeviceVocabulary.build(vocabulary).to(device)
@@ -83,7 +85,7 @@ class DeviceSteering:
         self._slots: dict[int, _Slot] = {}
         self._steered: npt.NDArray[np.bool_] = np.zeros(num_slots, np.bool_)
         self._policies: OrderedDict[str, DevicePolicy] = OrderedDict()
-        self._loaded: OrderedDict[str, tuple[Tables, Units]] = OrderedDict()
+        self._loaded: OrderedDict[str, WorkerPart] = OrderedDict()
         self._ids = count(1)
 
     def preload(self, active: Active) -> None:
@@ -172,38 +174,31 @@ class DeviceSteering:
     def _policy(self, digest: str) -> DevicePolicy:
         policy = self._policies.get(digest)
         if policy is None:
-            tables, units = self._load(digest)
+            part = self._load(digest)
             policy = self._policies[digest] = _on_device(
-                next(self._ids), tables, units, self._vocabulary, self._device
+                next(self._ids), part, self._vocabulary, self._device
             )
             while len(self._policies) > KEPT_POLICIES:
                 # Slots that are pinned to an old policy hold it themselves.
                 self._policies.popitem(last=False)
         return policy
 
-    def _load(self, digest: str) -> tuple[Tables, Units]:
+    def _load(self, digest: str) -> WorkerPart:
         found = self._loaded.get(digest)
         if found is None:
-            snapshot = load_snapshot(self._snapshots, digest)
-            if snapshot.meta["vocabulary"] != self._vocabulary.fingerprint:
-                raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
-            try:
-                tables = Tables.load(snapshot.arrays("automaton"))
-                units = Units.load(snapshot.arrays("units"))
-            except KeyError:
-                message = f"snapshot {digest[:12]} was made by another version"
-                raise SnapshotCorrupt(message) from None
-            found = self._loaded[digest] = tables, units
+            found = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
+            self._loaded[digest] = found
             while len(self._loaded) > KEPT_POLICIES:
                 self._loaded.popitem(last=False)
         return found
 
 
 def _on_device(
-    id_: int, tables: Tables, units: Units, vocabulary: Vocabulary, device: torch.device
+    id_: int, part: WorkerPart, vocabulary: Vocabulary, device: torch.device
 ) -> DevicePolicy:
-    sets = DeviceSets(ActiveSets(tables, units, vocabulary), device)
-    return DevicePolicy(id_, int(tables.longest[0]), DeviceTables.upload(tables, device), sets)
+    sets = DeviceSets(ActiveSets(part.tables, part.units, vocabulary), device)
+    tables = DeviceTables.upload(part.tables, device)
+    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets)
 
 
 def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
@@ -211,7 +206,8 @@ def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
     patterns, ids = index_phrases([Phrase("a")])
     tables = build_tables(patterns, vocabulary)
     units = Units.build([ids], [], Penalties.build([{0: 1.0}]))
-    policy = _on_device(0, tables, units, vocabulary, device)
+    part = WorkerPart(tables, units, compile_successors([[0, 1, 2]], 3, vocabulary.size))
+    policy = _on_device(0, part, vocabulary, device)
     policy.sets.acquire((0,), ())
     policy.sets.upload()
     return policy

@@ -23,7 +23,8 @@ class Counter(IntEnum):
     FORBIDDEN_TOKENS = 0  # logits set to minus infinity
     INTERCEPTED_STEPS = 1  # steps in which a begun phrase was one token from completion
     STEERED_STEPS = 2  # rows x steps
-    SNAPSHOT_FAILURES = 3
+    VETOED_TOKENS = 3  # logits set to minus infinity because they would have completed an n-gram
+    SNAPSHOT_FAILURES = 4
 
 
 class CloseReason(IntEnum):

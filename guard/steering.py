@@ -23,23 +23,33 @@ import torch
 from detectors.targets import Phrase
 from guard import step_kernels
 from guard.active_sets import ActiveSet
-from guard.automaton import Tables, build_tables, index_phrases
-from guard.errors import GuardError, SnapshotCorrupt, SnapshotError
+from guard.automaton import build_tables, index_phrases
+from guard.errors import GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
+from guard.loading import load_part
 from guard.params import GuardParams
 from guard.positions import Positions
 from guard.semantic_penalties import Penalties
 from guard.semantic_step import penalise
-from guard.snapshot import load_snapshot
 from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
 from guard.units import Units
+from guard.veto import Veto
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 KEPT_POLICIES = 8
 PRELOAD_SWITCH_SECONDS = 0.0002
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Policy:
+    """What a policy snapshot forbids: phrases, and what would complete a registered n-gram."""
+
+    token_filter: TokenFilter
+    veto: Veto
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +66,7 @@ class Slot:
     output: Sequence[int]
     seen: int
     constrained: bool
-    token_filter: TokenFilter | None = None
+    policy: _Policy | None = None
     active: ActiveSet | None = None
     number: int = -1
     closed: CloseReason | None = None
@@ -69,7 +79,7 @@ class _Group:
     `outputs` are the slots' live lists and `expected` their lengths if each gets one more token.
     """
 
-    token_filter: TokenFilter
+    policy: _Policy
     slots: list[Slot]
     rows: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.int64]
@@ -108,12 +118,12 @@ class Steering:
             raise GuardError("the model has no end-of-text token, so a slot could not be closed")
         self._snapshots = snapshots
         self._vocabulary = vocabulary
-        self._end_id = end_ids[0]
+        self._end_ids = tuple(end_ids)
         self._ledger = ledger
         self._positions = Positions()
         self._batch = _Batch([], [], [], [])
         self._stale = False
-        self._policies: OrderedDict[str, TokenFilter] = OrderedDict()
+        self._policies: OrderedDict[str, _Policy] = OrderedDict()
         # One load at a time: a step that needs what the follower is loading waits for that.
         self._loading = threading.Lock()
         warm_up()
@@ -143,11 +153,12 @@ class Steering:
         """Take in a request, new or resumed; `output` holds what it has generated before."""
         slot = Slot(params.nonce, output, len(output), constrained)
         try:
-            token_filter = self._policy(params.digest)
-            position = token_filter.seed(prompt, output)
-            slot.active = token_filter.sets.acquire(params.targets, params.items)
+            policy = self._policy(params.digest)
+            position = policy.token_filter.seed(prompt, output)
+            slot.active = policy.token_filter.sets.acquire(params.targets, params.items)
             slot.number = self._positions.take(position, slot.active.index)
-            slot.token_filter = token_filter
+            policy.veto.seed(slot.number, prompt, output)
+            slot.policy = policy
         except SnapshotError as error:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)
@@ -161,8 +172,8 @@ class Steering:
 
     def release(self, slot: Slot) -> None:
         """The request has left the batch."""
-        if slot.token_filter is not None and slot.active is not None:
-            slot.token_filter.sets.release(slot.active)
+        if slot.policy is not None and slot.active is not None:
+            slot.policy.token_filter.sets.release(slot.active)
             self._positions.free(slot.number)
             slot.active, slot.number = None, -1
 
@@ -194,7 +205,7 @@ class Steering:
             self._arrange(step)
         for row in self._batch.closed:
             logits[row] = float("-inf")
-            logits[row, self._end_id] = 0.0
+            logits[row, self._end_ids[0]] = 0.0
 
     def _arrange(self, step: list[tuple[int, Slot]]) -> None:
         for group in self._batch.groups:
@@ -204,17 +215,22 @@ class Steering:
         self._stale = False
 
     def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: _Group) -> None:
-        tokens = np.array(self._newest(group), np.int64)
-        found = group.token_filter.step(
-            self._positions, group.numbers, tokens, group.rows, logits.shape[1], plain
+        newest = np.array(self._newest(group), np.int64)
+        token_filter, veto, width = group.policy.token_filter, group.policy.veto, logits.shape[1]
+        found = token_filter.step(
+            self._positions, group.numbers, newest.copy(), group.rows, width, plain
         )
-        sets = group.token_filter.sets
-        penalise(sets, self._positions, group.numbers, group.rows, logits, plain)
+        indices = found.indices
+        penalise(token_filter.sets, self._positions, group.numbers, group.rows, logits, plain)
+        if not veto.is_empty:
+            count, vetoed = veto.step(group.numbers, newest, group.rows, width, plain)
+            self._ledger.add(Counter.VETOED_TOKENS, count)
+            indices = np.concatenate([indices, vetoed]) if len(vetoed) else indices
         self._ledger.add(Counter.STEERED_STEPS, len(group.slots))
         self._ledger.add(Counter.FORBIDDEN_TOKENS, found.count)
         self._ledger.add(Counter.INTERCEPTED_STEPS, found.begun)
-        if len(found.indices):
-            index = torch.from_numpy(found.indices).to(logits.device, non_blocking=True)
+        if len(indices):
+            index = torch.from_numpy(indices).to(logits.device, non_blocking=True)
             logits.view(-1).index_fill_(0, index, float("-inf"))
 
     def _newest(self, group: _Group) -> list[int]:
@@ -239,10 +255,11 @@ class Steering:
             return NO_TOKEN
         tokens = list(slot.output[-new:])
         if new > 1 and min(tokens) >= 0:
-            assert slot.token_filter is not None
+            assert slot.policy is not None
             position = self._positions.get(slot.number)
             for token in tokens[:-1]:
-                slot.token_filter.advance([position], [token])
+                slot.policy.token_filter.advance([position], [token])
+                slot.policy.veto.advance(slot.number, token)
             self._positions.put(slot.number, position)
         return self._judged(slot, min(tokens) if min(tokens) < 0 else tokens[-1])
 
@@ -269,7 +286,7 @@ class Steering:
         for i in np.flatnonzero(empty).tolist():
             self.close(constrained[i][1], CloseReason.NOTHING_LEFT)
 
-    def _policy(self, digest: str) -> TokenFilter:
+    def _policy(self, digest: str) -> _Policy:
         policy = self._policies.get(digest)
         if policy is not None:
             return policy
@@ -283,17 +300,14 @@ class Steering:
                     self._policies.popitem(last=False)
         return policy
 
-    def _load(self, digest: str) -> TokenFilter:
-        snapshot = load_snapshot(self._snapshots, digest)
-        if snapshot.meta["vocabulary"] != self._vocabulary.fingerprint:
-            raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
-        try:
-            tables = Tables.load(snapshot.arrays("automaton"))
-            units = Units.load(snapshot.arrays("units"))
-        except KeyError:
-            raise SnapshotCorrupt(f"snapshot {digest[:12]} was made by another version") from None
-        policy = TokenFilter(tables, units, self._vocabulary)
-        policy.prepare()
+    def _load(self, digest: str) -> _Policy:
+        part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
+        policy = _Policy(
+            TokenFilter(part.tables, part.units, self._vocabulary),
+            Veto(part.successors, self._vocabulary),
+        )
+        policy.token_filter.prepare()
+        policy.veto.prepare()
         return policy
 
 
@@ -302,14 +316,18 @@ def warm_up() -> None:
     vocabulary = Vocabulary([b"a", b"\xc3", b"\xa4"])
     tables = build_tables(*index_phrases([Phrase("a")])[:1], vocabulary)
     units = Units.build([[0]], [], Penalties.build([{0: 1.0}]))
-    policy = TokenFilter(tables, units, vocabulary)
-    policy.prepare()
-    active = policy.sets.acquire((0,), ())
+    token_filter = TokenFilter(tables, units, vocabulary)
+    token_filter.prepare()
+    # Tokens have two types, by the size of the vocabulary.
+    vetoes = [Veto(compile_successors([[0, 1, 2]], 3, size), vocabulary) for size in (3, 1 << 17)]
+    active = token_filter.sets.acquire((0,), ())
     positions = Positions()
-    slots = np.array([positions.take(policy.seed([0], [1]), active.index)], np.int64)
+    slots = np.array([positions.take(token_filter.seed([0], [1]), active.index)], np.int64)
     for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
-        policy.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
-        penalise(policy.sets, positions, slots, np.array([0]), torch.zeros(1, 3), logits)
+        token_filter.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
+        penalise(token_filter.sets, positions, slots, np.array([0]), torch.zeros(1, 3), logits)
+        for veto in vetoes:
+            veto.step(slots, np.array([0]), np.array([0]), 3, logits)
         step_kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
 
 
@@ -317,7 +335,7 @@ def _arranged(step: list[tuple[int, Slot]]) -> _Batch:
     groups: dict[int, list[tuple[int, Slot]]] = {}
     for row, slot in step:
         if slot.closed is None:
-            groups.setdefault(id(slot.token_filter), []).append((row, slot))
+            groups.setdefault(id(slot.policy), []).append((row, slot))
     return _Batch(
         step,
         [_group(members) for members in groups.values()],
@@ -327,10 +345,10 @@ def _arranged(step: list[tuple[int, Slot]]) -> _Batch:
 
 
 def _group(members: Sequence[tuple[int, Slot]]) -> _Group:
-    token_filter = members[0][1].token_filter
-    assert token_filter is not None
+    policy = members[0][1].policy
+    assert policy is not None
     return _Group(
-        token_filter,
+        policy,
         [slot for _, slot in members],
         np.array([row for row, _ in members], np.int64),
         np.array([slot.number for _, slot in members], np.int64),

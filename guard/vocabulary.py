@@ -62,6 +62,7 @@ class Vocabulary:
         bodies: the bodies of all tokens that are met with no pending bytes.
         has_pending: [V] bool, whether the token ends inside a character.
         continues: [V] bool, whether the token begins inside a character.
+        transparent: [V] bool, whether the token is special.
         weight: [V] int64, bytes that the token adds to any stream at least.
         order: [k] int32, ids of the tokens with a body, sorted by body bytes.
         ordered: the same bodies in that order.
@@ -75,6 +76,7 @@ class Vocabulary:
         self.has_pending = np.fromiter(map(bool, self._pending), np.bool_, self.size)
         begins = (0x80 <= (raw or b"-")[0] < 0xC0 for raw in self._raw)
         self.continues = np.fromiter(begins, np.bool_, self.size)
+        self.transparent = np.fromiter((raw is None for raw in self._raw), np.bool_, self.size)
         self.weight = _weight(self.bodies)
         self.order, self.ordered = _sorted(self.bodies)
         self._continue = lru_cache(maxsize=4096)(self._continuations_after)

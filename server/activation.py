@@ -50,6 +50,7 @@ class GuardCompiler:
         from detectors.extraction import extract
         from guard.compiler import COMPILER_VERSION
         from guard.snapshot import FORMAT, discard_drafts
+        from guard.tokenisations import Tokenisations, tokenizer_of
         from guard.vocabulary import Vocabulary
 
         discard_drafts(settings.snapshots)
@@ -59,6 +60,8 @@ class GuardCompiler:
         self._cache = EmbeddingCache(encoder, settings.cache / "embeddings.db")
         extract(_WARM_UP)
         self._vocabulary = Vocabulary.load(tokenizer, trust=trust_remote_code)
+        encode = tokenizer_of(tokenizer, trust=trust_remote_code)
+        self._tokenisations = Tokenisations(encode, settings.minimum_match_tokens)
         self._snapshots = settings.snapshots
         self._alpha = settings.alpha
         self._words_cache = settings.cache if settings.semantic_filter else None
@@ -73,6 +76,7 @@ class GuardCompiler:
             f"encoder-{encoder.id}",
             f"alpha-{settings.alpha}",
             f"semantic-{settings.semantic_filter}",
+            f"minimum-match-{settings.minimum_match_tokens}",
         )
         self.fingerprint = " ".join(parts)
 
@@ -96,6 +100,7 @@ class GuardCompiler:
             alpha=self._alpha,
             progress=progress,
             meanings=meanings,
+            tokenisations=self._tokenisations,
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)

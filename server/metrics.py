@@ -63,6 +63,7 @@ class WorkerFacts:
     blocked_tokens: int = 0
     intercepted_steps: int = 0
     steered_steps: int = 0
+    vetoed_tokens: int = 0
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     snapshot_load_failures: int = 0
 
@@ -248,6 +249,11 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         "lethegate_steered_steps_total",
         "Decode steps of steered requests.",
         value=facts.steered_steps,
+    )
+    yield CounterMetricFamily(
+        "lethegate_vetoed_tokens_total",
+        "Vocabulary entries masked because they would have continued a registered document.",
+        value=facts.vetoed_tokens,
     )
     closed = CounterMetricFamily(
         "lethegate_closed_slots_total",

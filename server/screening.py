@@ -145,6 +145,7 @@ class Screening:
             blocked_tokens=ledger.total(Counter.FORBIDDEN_TOKENS),
             intercepted_steps=ledger.total(Counter.INTERCEPTED_STEPS),
             steered_steps=ledger.total(Counter.STEERED_STEPS),
+            vetoed_tokens=ledger.total(Counter.VETOED_TOKENS),
             closed_slots={_REASONS[r]: ledger.closed_total(r) for r in CloseReason},
             snapshot_load_failures=ledger.total(Counter.SNAPSHOT_FAILURES),
         )

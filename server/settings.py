@@ -91,6 +91,12 @@ class Settings(BaseModel):
         default=True,
         description="End any answer in which a registered name is about to be said.",
     )
+    minimum_match_tokens: int = Field(
+        default=16,
+        ge=4,
+        le=256,
+        description="Tokens of a registered document that a steered answer may not give in a row.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,

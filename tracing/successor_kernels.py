@@ -1,6 +1,8 @@
 """The veto's inner loops, compiled by numba without the GIL.
 
-Arrays are those of `tracing.successors.SuccessorTable`.
+Arrays are those of `tracing.successors.SuccessorTable`. The hash of a run is a sum of one scrambled
+number per token and place, finished with the run's length: runs of several lengths that end at the
+same token take one pass, and a GPU adds up its lanes in any order.
 """
 
 from __future__ import annotations
@@ -11,15 +13,35 @@ import numpy as np
 
 from tracing.sorting import Array, jit
 
+# Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014 (SplitMix64).
+TOKEN_FACTOR = 0x9E3779B97F4A7C15
+PLACE_FACTOR = 0xD6E8FEB86659FD93
+SCRAMBLE = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+LAST_SHIFT = 31
+
+_TOKEN = np.uint64(TOKEN_FACTOR)
+_PLACE = np.uint64(PLACE_FACTOR)
+_FIRST_SHIFT, _FIRST = np.uint64(SCRAMBLE[0][0]), np.uint64(SCRAMBLE[0][1])
+_SECOND_SHIFT, _SECOND = np.uint64(SCRAMBLE[1][0]), np.uint64(SCRAMBLE[1][1])
+_LAST_SHIFT = np.uint64(LAST_SHIFT)
+
 
 @jit
-def _run_hash(tokens: Array, start: int, length: int, salt: Any) -> Any:
-    mixed = salt ^ (np.uint64(length) * np.uint64(0x9E3779B97F4A7C15))
-    for k in range(start, start + length):
-        mixed = (mixed ^ (np.uint64(tokens[k]) + np.uint64(1))) * np.uint64(0xD6E8FEB86659FD93)
-        mixed ^= mixed >> np.uint64(32)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ (mixed >> np.uint64(31))
+def _scrambled(number: Any) -> Any:
+    number = (number ^ (number >> _FIRST_SHIFT)) * _FIRST
+    number = (number ^ (number >> _SECOND_SHIFT)) * _SECOND
+    return number ^ (number >> _LAST_SHIFT)
+
+
+@jit
+def _added(token: int, place: int, salt: Any) -> Any:
+    """What a token adds to the hash of a run, `place` tokens before its last."""
+    return _scrambled(salt + np.uint64(token) * _TOKEN + np.uint64(place) * _PLACE)
+
+
+@jit
+def _finished(total: Any, length: int) -> Any:
+    return _scrambled(total + np.uint64(length) * _PLACE)
 
 
 @jit
@@ -27,7 +49,10 @@ def hash_runs(tokens: Array, length: int, salt: Any) -> Any:
     """Keyed hash of every run of `length` tokens that another token follows; [n - length]."""
     hashes = np.empty(tokens.shape[0] - length, np.uint64)
     for i in range(hashes.shape[0]):
-        hashes[i] = _run_hash(tokens, i, length, salt)
+        total = np.uint64(0)
+        for place in range(length):
+            total += _added(tokens[i + length - 1 - place], place, salt)
+        hashes[i] = _finished(total, length)
     return hashes
 
 
@@ -55,9 +80,10 @@ def _dense_row(dense_keys: Array, row: int) -> Any:
 
 @jit
 def _put(logits: Array, out: Array, row: int, token: int, width: int, count: int) -> Any:
+    if token >= width:
+        return count
     if logits.shape[0]:
-        if token < logits.shape[1]:
-            logits[row, token] = -np.inf
+        logits[row, token] = -np.inf
     elif count < out.shape[0]:
         out[count] = row * width + token
     return count + 1
@@ -73,43 +99,52 @@ def veto_rows(
     dense: Array,
     lengths: Array,
     salt: Any,
-    width: int,
+    windows: Array,
+    filled: Array,
+    slots: Array,
     rows: Array,
-    sizes: Array,
+    width: int,
     logits: Array,
     out: Array,
 ) -> Any:
     """Forbid, per row, what follows any of its last runs in the registered documents.
 
-    `rows` [B, W], newest token at the right, `sizes` [B] filled. Writes minus infinity into
-    `logits` [B, V] float32; where that has no rows, row * width + token into `out` as far as it
-    goes. Gives how many there are, and how many rows have any.
+    `windows` [capacity, W], newest token at the right, `filled` [capacity] how many are there;
+    `slots` [B] which of them count, `rows` [B] their rows of `width` tokens. Writes minus infinity
+    into `logits` [rows, width] float32; where that has no rows, row * width + token into `out` as
+    far as it goes. Gives how many there are, and how many rows have any.
     """
     bits = 0
     while (1 << bits) + 1 < buckets.shape[0]:
         bits += 1
     shift = np.uint64(64 - bits)
-    last = rows.shape[1]
-    at = np.full((rows.shape[0], lengths.shape[0]), -1, np.int64)
+    last = windows.shape[1] - 1
+    longest = lengths[0] if lengths.shape[0] else 0
+    found = np.full((slots.shape[0], lengths.shape[0]), -1, np.int64)
     # All look-ups before any write: the memory accesses of different rows overlap.
-    for i in range(rows.shape[0]):
-        for k in range(lengths.shape[0]):
-            if sizes[i] >= lengths[k]:
-                key = _run_hash(rows[i], last - lengths[k], lengths[k], salt)
-                at[i, k] = _find(keys, buckets, shift, key)
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        total, next_length = np.uint64(0), lengths.shape[0] - 1
+        for place in range(min(filled[slot], longest)):
+            total += _added(windows[slot, last - place], place, salt)
+            if place + 1 == lengths[next_length]:
+                key = _finished(total, place + 1)
+                found[i, next_length] = _find(keys, buckets, shift, key)
+                next_length -= 1
     count, vetoed = 0, 0
-    for i in range(rows.shape[0]):
-        before = count
+    for i in range(slots.shape[0]):
+        before, row = count, rows[i]
         for k in range(lengths.shape[0]):
-            found = at[i, k]
-            if found < 0:
+            at = found[i, k]
+            if at < 0:
                 continue
-            for s in range(np.int64(starts[found]), np.int64(starts[found + 1])):
-                count = _put(logits, out, i, np.int64(tokens[s]), width, count)
-            if starts[found] == starts[found + 1]:
-                mask = dense[_dense_row(dense_keys, found)]
-                for token in range(width):
+            for s in range(np.int64(starts[at]), np.int64(starts[at + 1])):
+                count = _put(logits, out, row, np.int64(tokens[s]), width, count)
+            place = _dense_row(dense_keys, at)
+            if place < dense_keys.shape[0] and dense_keys[place] == at:
+                mask = dense[place]
+                for token in range(8 * dense.shape[1]):
                     if (mask[token >> 3] >> (token & 7)) & 1:
-                        count = _put(logits, out, i, token, width, count)
+                        count = _put(logits, out, row, token, width, count)
         vetoed += count > before
     return count, vetoed

@@ -10,19 +10,19 @@ can read on from there.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tracing.container import Array, open_container, write_container
+from tracing.sorting import Array
 from tracing.successor_kernels import hash_runs, veto_rows
 
 _KEYS_PER_BUCKET = 4
 _DENSE_ABOVE = 64
+_NAMES = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,65 +46,80 @@ class SuccessorTable:
     @property
     def bytes(self) -> int:
         """Bytes of all arrays."""
-        return sum(array.nbytes for array in self.arrays().values())
+        return sum(getattr(self, name).nbytes for name in _NAMES)
 
     def arrays(self) -> dict[str, Array]:
-        """The arrays by name, as a worker needs them on its device."""
-        names = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths")
-        return {name: getattr(self, name) for name in names}
-
-    def write(self, path: Path) -> None:
-        """Store the table in a new file with checksums, which only its owner may read."""
-        write_container(path, {"salt": self.salt, "num_tokens": self.num_tokens}, self.arrays())
+        """Everything by name, for storage."""
+        found = {name: getattr(self, name) for name in _NAMES}
+        found["salt"] = np.array([self.salt], np.uint64)
+        return found | {"num_tokens": np.array([self.num_tokens], np.int64)}
 
     @classmethod
-    def open(cls, path: Path) -> SuccessorTable:
-        """Map a stored table after comparing it with its checksums.
+    def load(cls, arrays: Mapping[str, Array]) -> SuccessorTable:
+        """The inverse of `arrays`.
 
         Raises:
-            IndexMissing: there is no such file.
-            IndexCorrupt: it is damaged.
+            KeyError: an array is missing.
         """
-        container = open_container(path)
-        container.verify()
-        arrays = dict(container.arrays)
-        num_tokens = int(container.meta["num_tokens"])
-        arrays["dense"] = arrays["dense"].reshape(-1, (num_tokens + 7) // 8)
-        return cls(**arrays, salt=int(container.meta["salt"]), num_tokens=num_tokens)
+        found = {name: arrays[name] for name in _NAMES}
+        return cls(**found, salt=int(arrays["salt"][0]), num_tokens=int(arrays["num_tokens"][0]))
 
-    def forbid(self, rows: Array, sizes: Array, logits: Array) -> int:
+    def forbid(self, windows: Array, filled: Array, logits: Array) -> int:
         """Write minus infinity over every token that completes a registered n-gram.
 
         Args:
-            rows: [B, W] int64, each row's last tokens, newest at the right; W >= n - 1.
-            sizes: [B] int64, how many of them are filled.
+            windows: [B, W] int64, each row's last tokens, newest at the right; W >= n - 1.
+            filled: [B] int64, how many of them are there.
             logits: [B, V] float32, changed in place.
 
         Returns:
             How many tokens were forbidden, over all rows.
         """
-        return int(veto_rows(*self._tables(), rows, sizes, logits, np.empty(0, np.int64))[0])
+        rows = np.arange(windows.shape[0])
+        none = np.empty(0, np.int64)
+        where = (windows, filled, rows, rows, logits.shape[1])
+        return int(veto_rows(*self.plain(), *where, logits, none)[0])
 
-    def vetoes(self, rows: Array, sizes: Array) -> list[list[int]]:
+    def vetoes(self, windows: Array, filled: Array) -> list[list[int]]:
         """The forbidden tokens of each row, sorted; arguments as for `forbid`."""
+        rows = np.arange(windows.shape[0])
         none = np.empty((0, self.num_tokens), np.float32)
-        out = np.empty(rows.shape[0] * len(self.lengths) * _DENSE_ABOVE, np.int64)
-        count = veto_rows(*self._tables(), rows, sizes, none, out)[0]
+        out = np.empty(len(rows) * len(self.lengths) * _DENSE_ABOVE, np.int64)
+        where = (windows, filled, rows, rows, self.num_tokens)
+        count = veto_rows(*self.plain(), *where, none, out)[0]
         if count > len(out):
             out = np.empty(count, np.int64)
-            veto_rows(*self._tables(), rows, sizes, none, out)
-        found: list[set[int]] = [set() for _ in range(rows.shape[0])]
+            veto_rows(*self.plain(), *where, none, out)
+        found: list[set[int]] = [set() for _ in range(len(rows))]
         for at in out[:count].tolist():
             found[at // self.num_tokens].add(at % self.num_tokens)
         return [sorted(tokens) for tokens in found]
 
-    def _tables(self) -> tuple[Any, ...]:
-        head = (self.keys, self.starts, self.tokens, self.buckets, self.dense_keys, self.dense)
-        return (*head, self.lengths, np.uint64(self.salt), self.num_tokens)
+    def plain(self) -> tuple[Any, ...]:
+        """What `veto_rows` takes first: compiled loops take mapped arrays slowly."""
+        arrays = [np.asarray(getattr(self, name)).view() for name in _NAMES]
+        for array in arrays:
+            array.flags.writeable = False
+        return (*arrays, np.uint64(self.salt))
+
+    def without(self, tokens: Sequence[int]) -> SuccessorTable:
+        """The table, if need be a copy, that never vetoes these tokens."""
+        gone = np.isin(self.tokens, np.asarray(tokens, np.int64))
+        dense = self.dense
+        for token in tokens:
+            held = token < self.num_tokens and (dense[:, token >> 3] >> (token & 7) & 1).any()
+            if held:
+                dense = dense.copy() if dense is self.dense else dense
+                dense[:, token >> 3] &= ~np.uint8(1 << (token & 7))
+        if dense is self.dense and not gone.any():
+            return self
+        before = np.concatenate([[0], np.cumsum(gone)])
+        starts = (self.starts - before[self.starts]).astype(self.starts.dtype)
+        return replace(self, tokens=self.tokens[~gone], starts=starts, dense=dense)
 
 
 def compile_successors(
-    documents: Iterable[Array],
+    documents: Iterable[Array | Sequence[int]],
     n: int,
     num_tokens: int,
     *,
@@ -153,7 +168,7 @@ def compile_successors(
 
 
 def _pairs(
-    documents: Iterable[Array], n: int, shortest: int, salt: np.uint64
+    documents: Iterable[Array | Sequence[int]], n: int, shortest: int, salt: np.uint64
 ) -> tuple[tuple[Array, Array], list[int]]:
     """Hash of every run, and the token behind it; and which lengths of run there are."""
     hashes, tokens = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]

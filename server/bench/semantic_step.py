@@ -14,6 +14,7 @@ import torch
 from detectors.normaliser import fold
 from detectors.targets import Phrase
 from guard.automaton import Pattern, build_tables, patterns_of
+from guard.loading import WorkerPart
 from guard.semantic_forms import cut, romanisations
 from guard.semantic_penalties import Penalties
 from guard.snapshot import write_snapshot
@@ -23,6 +24,7 @@ from server.bench.figures import spread
 from server.bench.spellings import invented_phrases
 from server.bench.step_cost import Compiled, SteeredBatch, step_costs, tempting_texts
 from server.bench.vocabularies import tekken
+from tracing.successors import compile_successors
 
 PHRASES = 1_000
 PENALISED = 512
@@ -74,8 +76,7 @@ def _compile(
     distinct = sorted(set(patterns))
     tables = build_tables(distinct, vocabulary)
     units = Units.build([list(range(len(distinct)))], [], Penalties.build([penalties or {}]))
-    arrays = {f"automaton.{name}": array for name, array in tables.arrays().items()}
-    arrays |= {f"units.{name}": array for name, array in units.arrays().items()}
+    arrays = WorkerPart(tables, units, compile_successors([], 2, vocabulary.size)).arrays()
     meta = {"vocabulary": vocabulary.fingerprint}
     digest = write_snapshot(root, meta=meta, arrays=arrays, documents={})
     return Compiled(digest, 0.0, 0.0, len(tables.label), tables)

@@ -15,6 +15,7 @@ import torch
 from detectors.targets import Phrase
 from guard.automaton import Tables, build_tables, index_phrases
 from guard.ledger import Counter, LedgerReader, LedgerWriter
+from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.snapshot import write_snapshot
 from guard.steering import Slot, Steering
@@ -22,6 +23,7 @@ from guard.units import Units
 from guard.vocabulary import Vocabulary
 from server.bench.spellings import common_words
 from server.bench.vocabularies import RealVocabulary
+from tracing.successors import compile_successors
 
 ALL, SUBSET = 0, 1
 _SHARE = 100
@@ -48,9 +50,8 @@ def compile_phrases(phrases: Sequence[str], vocabulary: Vocabulary, root: Path) 
     begin = time.process_time()
     patterns, ids = index_phrases([Phrase(text) for text in phrases])
     tables = build_tables(patterns, vocabulary)
-    arrays = {f"automaton.{name}": array for name, array in tables.arrays().items()}
     units = Units.build([ids, ids[::_SHARE]], [])
-    arrays |= {f"units.{name}": array for name, array in units.arrays().items()}
+    arrays = WorkerPart(tables, units, compile_successors([], 2, vocabulary.size)).arrays()
     meta = {"vocabulary": vocabulary.fingerprint}
     digest = write_snapshot(root, meta=meta, arrays=arrays, documents={})
     seconds = time.process_time() - begin

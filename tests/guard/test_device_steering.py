@@ -10,10 +10,12 @@ from guard.device_steering import DeviceSteering
 from guard.errors import GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 PIECES = (None, b"a", b"b", b" ", b"ab", b" a", b"c")
 VOCABULARY = Vocabulary(PIECES)
@@ -22,11 +24,11 @@ ALL_BUT_END = {1, 2, 3, 4, 5, 6}
 SLOTS = 4
 
 
-def write_policy(root, phrases, vocabulary=VOCABULARY):
+def write_policy(root, phrases, vocabulary=VOCABULARY, documents=()):
     patterns, ids = index_phrases(phrases)
     tables = build_tables(patterns, vocabulary)
-    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
-    arrays |= {f"units.{k}": v for k, v in Units.build([ids], []).arrays().items()}
+    successors = compile_successors(documents, 3, vocabulary.size)
+    arrays = WorkerPart(tables, Units.build([ids], []), successors).arrays()
     return write_snapshot(
         root, meta={"vocabulary": vocabulary.fingerprint}, arrays=arrays, documents={}
     )

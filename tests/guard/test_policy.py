@@ -15,11 +15,14 @@ from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
+from guard.loading import load_part
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
 from guard.token_filter import Position, TokenFilter
+from guard.tokenisations import Tokenisations
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.document import Document
 
 TOKENS = [None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE"]
 VOCABULARY = Vocabulary(TOKENS)
@@ -222,3 +225,31 @@ def test_worker_and_gateway_read_the_same_units(compiled):
     assert len(units.start) - 1 == 1 + len(phrases["items"])
     for item, texts in enumerate(phrases["items"]):
         assert bool(len(units.phrases((), (item,)))) == bool(texts)
+
+
+def test_documents_of_enforced_targets_are_vetoed(tmp_path):
+    """They are in the snapshot's table and reported to their operator; those observed are not."""
+    text = "The harbour was dark, and nobody rowed across the water that night."
+    documents = (Document(text), Document("Nobody."))
+    targets = (
+        target("one", documents=documents),
+        target("two", documents=documents, enforcement=Enforcement.OBSERVE),
+    )
+    tokenisations = Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 16)
+    policy = compile_policy(
+        targets,
+        encoder=ENCODER,
+        vocabulary=VOCABULARY,
+        snapshots=tmp_path,
+        alpha=0.01,
+        progress=lambda stage, done: None,
+        tokenisations=tokenisations,
+    )
+    part = load_part(tmp_path, policy.digest, VOCABULARY, [0])
+    run = np.array([[b + 1 for b in text.encode()[20:35]]])
+
+    assert {"minimum_match": 16, "documents": 2, "tokens": len(text) + 7, "too_short": 1} == (
+        policy.reports["one"]["veto"]
+    )
+    assert "veto" not in policy.reports["two"]
+    assert [[text.encode()[35] + 1]] == part.successors.vetoes(run, np.array([15]))

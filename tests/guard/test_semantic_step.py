@@ -15,6 +15,7 @@ from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
 from guard.device_vocabulary import DeviceVocabulary
 from guard.ledger import LedgerWriter
+from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.positions import Positions
 from guard.semantic_penalties import MAX_TOKENS, Penalties
@@ -24,6 +25,7 @@ from guard.steering import Steering
 from guard.token_filter import NO_LOGITS, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 PIECES = (
     None,
@@ -182,8 +184,8 @@ def test_idle_sets_make_room_with_their_amounts():
 
 def write_policy(root, penalties, left_out=()):
     tables, ids = make_tables()
-    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
-    arrays |= {f"units.{k}": v for k, v in make_units(ids, penalties).arrays().items()}
+    successors = compile_successors([], 2, SIZE)
+    arrays = WorkerPart(tables, make_units(ids, penalties), successors).arrays()
     arrays = {name: array for name, array in arrays.items() if name not in left_out}
     meta = {"vocabulary": VOCABULARY.fingerprint}
     return write_snapshot(root, meta=meta, arrays=arrays, documents={})

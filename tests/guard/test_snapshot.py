@@ -65,6 +65,16 @@ def test_missing_files_are_refused(tmp_path):
         load_snapshot(tmp_path, "0" * 64)
 
 
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    """A snapshot of an earlier version says so; it is compiled again, never half read."""
+    with monkeypatch.context() as patch:
+        patch.setattr("guard.snapshot.FORMAT", 1)
+        digest = write(tmp_path)
+
+    with pytest.raises(SnapshotCorrupt, match="another format version"):
+        load_snapshot(tmp_path, digest)
+
+
 def test_a_damaged_directory_is_written_anew(tmp_path):
     """Writing content whose directory is damaged repairs it."""
     digest = write(tmp_path)

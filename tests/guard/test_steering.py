@@ -7,22 +7,24 @@ from detectors.targets import Phrase
 from guard.automaton import build_tables, index_phrases
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 PIECES = (None, b"a", b"b", b" ", b"ab", b" a", b"c")
 VOCABULARY = Vocabulary(PIECES)
 END = 0
 
 
-def write_policy(root, phrases, vocabulary=VOCABULARY):
+def write_policy(root, phrases, vocabulary=VOCABULARY, documents=()):
     patterns, ids = index_phrases(phrases)
     tables = build_tables(patterns, vocabulary)
-    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
-    arrays |= {f"units.{k}": v for k, v in Units.build([ids], []).arrays().items()}
+    successors = compile_successors(documents, 3, vocabulary.size)
+    arrays = WorkerPart(tables, Units.build([ids], []), successors).arrays()
     return write_snapshot(
         root, meta={"vocabulary": vocabulary.fingerprint}, arrays=arrays, documents={}
     )
@@ -149,3 +151,67 @@ def test_resumed_requests_go_on_where_they_were(tmp_path, steering):
     slots = {0: steering.open_slot(GuardParams(digest, 1, (0,)), [1], [3], constrained=False)}
 
     assert {2} == forbidden(steering, slots, rows=1)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_registered_runs_are_never_completed(tmp_path, steering, reader, dtype):
+    """Whatever units are on; in the logits' own memory and where only indices can be sent."""
+    documents = [[1, 3, 2, 6], [3, 2, 4]]
+    digest = write_policy(tmp_path / "snapshots", [Phrase("c")], documents=documents)
+    first, second = [1, 3], [2]
+    slots = {
+        0: steering.open_slot(GuardParams(digest, 1, (0,)), [], first, constrained=False),
+        2: steering.open_slot(GuardParams(digest, 2), [END, 3], second, constrained=False),
+    }
+
+    def step():
+        logits = torch.zeros(3, VOCABULARY.size, dtype=dtype)
+        steering.apply(logits, slots.items())
+        return [set(row.isneginf().nonzero().flatten().tolist()) for row in logits]
+
+    assert [{2, 6}, set(), {4, 6}] == step()
+
+    first.append(2)
+    second.extend([3, 1, 3])
+
+    assert [{4, 6}, set(), {2}] == step()
+
+    moved = {2: slots[0], 0: slots[2]}
+    slots.clear()
+    slots.update(moved)
+
+    assert [{2}, set(), {4, 6}] == step()
+    assert 3 + 3 + 3 == reader.total(Counter.VETOED_TOKENS)
+
+
+def test_resumed_requests_are_vetoed_where_they_were(tmp_path, steering):
+    """The run is read from the history; one may begin in an answer that was begun for the model."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("zz")], documents=[[1, 2, 6]])
+    slots = {
+        0: steering.open_slot(GuardParams(digest, 1), [5, 1], [2], constrained=False),
+        1: steering.open_slot(GuardParams(digest, 2), [1, END, 2], [], constrained=False),
+        2: steering.open_slot(GuardParams(digest, 3), [5, 1, 2], [], constrained=False),
+    }
+
+    assert {0: {6}, 1: set(), 2: {6}} == forbidden(steering, slots)
+
+
+def test_an_end_of_text_is_never_vetoed(tmp_path, ledger):
+    """Not even one that documents hold as an ordinary token."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("zz")], documents=[[1, 2, 6], [1, 2, 3]])
+    steering = Steering(tmp_path / "snapshots", VOCABULARY, [END, 6], ledger)
+    slots = {0: steering.open_slot(GuardParams(digest, 1), [], [1, 2], constrained=False)}
+
+    assert {3} == forbidden(steering, slots, rows=1)[0]
+
+
+def test_a_row_with_nothing_left_but_vetoed_tokens_is_closed(tmp_path, steering, reader):
+    """Where a grammar allows only what would complete a run, the text ends."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("zz")], documents=[[1, 2, 6]])
+    slot = steering.open_slot(GuardParams(digest, 4), [], [1, 2], constrained=True)
+    logits = torch.full((1, VOCABULARY.size), float("-inf"))
+    logits[0, 6] = 1.0
+    steering.apply(logits, [(0, slot)])
+
+    assert [0.0] == logits[0][~logits[0].isneginf()].tolist()
+    assert CloseReason.NOTHING_LEFT is reader.closed(4)

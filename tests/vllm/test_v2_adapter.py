@@ -22,10 +22,12 @@ from detectors.targets import Phrase
 from guard.automaton import build_tables, index_phrases
 from guard.follower import ActivePointer, followers
 from guard.ledger import CloseReason, LedgerReader
+from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 pytestmark = pytest.mark.vllm
 PROCESSOR = "guard.vllm_plugin.v2:GuardLogitsProcessor"
@@ -72,8 +74,8 @@ def digest(tmp_path):
     phrases = [Phrase("a b"), Phrase("éb", whole_word=False)]
     patterns, ids = index_phrases(phrases)
     tables = build_tables(patterns, VOCABULARY)
-    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
-    arrays |= {f"units.{k}": v for k, v in Units.build([ids], []).arrays().items()}
+    successors = compile_successors([], 2, VOCABULARY.size)
+    arrays = WorkerPart(tables, Units.build([ids], []), successors).arrays()
     meta = {"vocabulary": VOCABULARY.fingerprint}
     return write_snapshot(tmp_path / "snapshots", meta=meta, arrays=arrays, documents={})
 

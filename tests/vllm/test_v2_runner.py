@@ -120,17 +120,19 @@ def write_policy(model, root, answers):
     """Forbid all longer words of the plain answers but those of the one that is not steered."""
     from detectors.targets import Phrase
     from guard.automaton import build_tables, index_phrases
+    from guard.loading import WorkerPart
     from guard.snapshot import write_snapshot
     from guard.units import Units
     from guard.vocabulary import Vocabulary
+    from tracing.successors import compile_successors
 
     words = {w.strip(".,?!\"'") for answer in answers for w in answer.split()[1:]}
     phrases = sorted(w for w in words if len(w) > 2 and w.isalpha())
     vocabulary = Vocabulary.load(model)
     patterns, ids = index_phrases([Phrase(p) for p in phrases])
     tables = build_tables(patterns, vocabulary)
-    arrays = {f"automaton.{k}": v for k, v in tables.arrays().items()}
-    arrays |= {f"units.{k}": v for k, v in Units.build([ids], []).arrays().items()}
+    successors = compile_successors([], 2, vocabulary.size)
+    arrays = WorkerPart(tables, Units.build([ids], []), successors).arrays()
     meta = {"vocabulary": vocabulary.fingerprint}
     return phrases, write_snapshot(root / "snapshots", meta=meta, arrays=arrays, documents={})
 
