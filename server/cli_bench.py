@@ -158,6 +158,19 @@ def semantic(
 
 
 @bench_app.command()
+def watch(
+    json_file: JsonFile,
+    answers: Annotated[int, typer.Option(help="Answers per arm.", min=3)] = 100,
+    chunks: Annotated[int, typer.Option(help="Chunks of an answer.", min=2)] = 256,
+) -> None:
+    """What it costs the gateway to watch answers for registered names, per streamed chunk."""
+    with _one_line_errors():
+        from server.bench.watch import WatchPlan, bench_watch
+
+        _run(json_file, lambda progress: bench_watch(WatchPlan(answers, chunks), progress))
+
+
+@bench_app.command()
 def provenance(
     json_file: JsonFile,
     gigabyte: Annotated[

@@ -1,0 +1,175 @@
+"""`lethegate bench watch`: what it costs to watch the answers of requests that nothing steers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from rich.progress import Progress
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from detectors.benign import benign_prompts
+from detectors.targets import Phrase
+from guard.decision import Decision, Verdict
+from guard.ledger import CloseReason
+from guard.nets import AnswerNets, Catch
+from guard.phrase_matcher import PhraseMatcher
+from guard.shield import OutputShield
+from server.auth import KeyRing
+from server.bench.figures import spread
+from server.bench.spellings import invented_phrases
+from server.gateway import Gateway
+from server.guarding import Engine
+from server.metrics import GatewayMetrics
+from server.settings import Settings
+from server.sse import DONE, encode_event, encode_json
+
+METHOD = (
+    "The gateway, with a guard that allows everything, before an app that streams the chunks of "
+    "chat answers as vLLM writes them, a word or half a word each, one message per chunk; no "
+    "network and no engine. CPU time of one process, median over answers, with names to watch for "
+    "and without (passed), by turns. logprobs: each chunk has 20 alternatives. Texts are the "
+    "shipped benign prompts; names are two invented words each."
+)
+NAMES = (20, 10_000)
+_ALTERNATIVES = 20
+_BODY = encode_json({"model": "bench", "messages": [], "stream": True})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlan:
+    """What to measure."""
+
+    answers: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    generation: int = 1
+    enforces: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowing:
+    """A guard that allows everything and watches for given names."""
+
+    answer_nets: AnswerNets
+
+    def current(self) -> _View:
+        return _View()
+
+    def unready(self) -> Sequence[str]:
+        return ()
+
+    async def screen(self, texts: Sequence[str]) -> Decision:
+        return Decision(Verdict.ALLOW, 1, "0" * 64)
+
+    def nets(self, decision: Decision) -> AnswerNets:
+        return self.answer_nets
+
+    def closed(self, nonce: int) -> CloseReason | None:
+        return None
+
+
+def bench_watch(plan: WatchPlan, progress: Progress) -> dict[str, Any]:
+    """Microseconds of CPU per streamed chunk, passed on and watched; flat figures."""
+    watches = {f"watched_{count}_names": _watching(count) for count in NAMES}
+    nets = {"passed": AnswerNets(), **watches}
+    task = progress.add_task("streaming", total=2 * plan.answers)
+    figures: dict[str, Any] = {}
+    for prefix, alternatives in (("", 0), ("logprobs_", _ALTERNATIVES)):
+        events = _events(plan.chunks, alternatives)
+        arms = {name: _gateway(_app(events), one) for name, one in nets.items()}
+        costs: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(plan.answers):
+            for name, gateway in arms.items():
+                costs[name].append(1e6 * asyncio.run(_answer(gateway)) / plan.chunks)
+            progress.advance(task)
+        for name, values in costs.items():
+            figures |= spread(f"{prefix}{name}_us_per_chunk", values)
+            if name != "passed":
+                added = median(values) - median(costs["passed"])
+                figures[f"{prefix}{name}_added_us_per_chunk"] = round(added, 4)
+    return {**figures, "answers": plan.answers, "chunks": plan.chunks, "method": METHOD}
+
+
+def _watching(count: int) -> AnswerNets:
+    words = invented_phrases(2 * count)
+    names = (Phrase(f"{a} {b}") for a, b in zip(words[::2], words[1::2], strict=True))
+    matchers = [PhraseMatcher(names, Catch.NAME)]
+    return AnswerNets(enforced=(lambda: OutputShield(matchers),))
+
+
+def _gateway(app: ASGIApp, nets: AnswerNets) -> Gateway:
+    return Gateway(
+        app,
+        settings=Settings(state_dir=Path("/nonexistent")),
+        guard=_Allowing(nets),
+        metrics=GatewayMetrics(CollectorRegistry()),
+        keys=KeyRing({}),
+        engine=Engine("bench", lambda _: ""),
+    )
+
+
+async def _answer(gateway: Gateway) -> float:
+    """CPU seconds of one answer."""
+    sent: list[bytes] = []
+    requests: list[Message] = [{"type": "http.request", "body": _BODY, "more_body": False}]
+
+    async def receive() -> Message:
+        return requests.pop() if requests else await asyncio.Event().wait() or {}
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
+    begin = time.process_time()
+    await gateway(scope, receive, send)
+    seconds = time.process_time() - begin
+    assert sent[-1].endswith(DONE) or sent[-2].endswith(DONE)
+    return seconds
+
+
+def _app(events: Sequence[bytes]) -> ASGIApp:
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    return stream
+
+
+def _events(count: int, alternatives: int) -> list[bytes]:
+    tokens: list[str] = []
+    for word in " ".join(benign_prompts()).split():
+        tokens += [f" {word[:5]}", word[5:]] if len(word) > 5 else [f" {word}"]
+    others = tokens[count : count + alternatives]
+    events = [_event(token, others, None) for token in tokens[: count - 1]]
+    return [*events, _event(".", others, "stop"), DONE]
+
+
+def _event(token: str, others: Sequence[str], reason: str | None) -> bytes:
+    def one(text: str) -> dict[str, Any]:
+        return {"token": text, "logprob": -1.25, "bytes": list(text.encode())}
+
+    logprobs = {"content": [{**one(token), "top_logprobs": [*map(one, others)]}]}
+    choice = {
+        "index": 0,
+        "delta": {"content": token},
+        "logprobs": logprobs if others else None,
+        "finish_reason": reason,
+        "token_ids": None,
+    }
+    head = {"id": "chatcmpl-" + "0" * 32, "object": "chat.completion.chunk"}
+    return encode_event({**head, "created": 1_700_000_000, "model": "bench", "choices": [choice]})
