@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 NORMALISER_VERSION = f"1-unicode{unicodedata.unidata_version}"
 
@@ -141,11 +142,14 @@ def fold(text: str) -> str:
     return _SPACES.sub(" ", folded) if "  " in folded else folded
 
 
-def fold_with_origins(text: str) -> tuple[str, list[int]]:
+def fold_with_origins(text: str) -> tuple[str, Sequence[int]]:
     """The folded form, and for each of its characters the index in `text` it came from.
 
     A run of white space takes the index of its first character.
     """
+    if text.isascii() and text.isprintable() and "  " not in text:
+        # One character for one: most text that is streamed.
+        return text.translate(_TABLE), range(len(text))
     folded: list[str] = []
     origins: list[int] = []
     for index, char in enumerate(text):

@@ -52,7 +52,8 @@ class PhraseMatcher:
             folded = fold(phrase.text).strip()
             if folded:
                 (self._whole if phrase.whole_word else self._anywhere)[folded] = None
-        self.longest = max(map(len, (*self._whole, *self._anywhere)), default=0)
+        lengths = [*map(len, self._whole), *map(len, self._anywhere)]
+        self.shortest, self.longest = min(lengths, default=0), max(lengths, default=0)
         self._whole_automaton = _automaton(self._whole)
         self._anywhere_automaton = _automaton(self._anywhere)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from detectors.normaliser import at_border, fold, fold_with_origins
@@ -43,6 +43,7 @@ class OutputShield:
         self, matchers: PhraseMatchers, holdback_chars: int = DEFAULT_HOLDBACK_CHARS
     ) -> None:
         self._matchers = [matcher for matcher in matchers if matcher]
+        self._shortest = min((matcher.shortest for matcher in self._matchers), default=0)
         self._limit = holdback_chars
         # The last released unit that is visible when folded: what the first word border needs.
         self._context = ""
@@ -69,7 +70,11 @@ class OutputShield:
 
     def reveals(self, ending: str) -> Catch | None:
         """What the text so far would hold if it went on with `ending`."""
-        found = self._find(self._context + self._window + ending)
+        text = self._context + self._window + ending
+        if len(text) < self._shortest and text.isascii():
+            # Folding makes no ASCII text longer.
+            return None
+        found = self._find(text)
         return None if found is None else found.catch
 
     def _advance(self, *, final: bool) -> Released:
@@ -163,7 +168,7 @@ class _Reading:
 
     __slots__ = ("first", "folded", "origins")
 
-    def __init__(self, folded: str, origins: list[int], skipped: int) -> None:
+    def __init__(self, folded: str, origins: Sequence[int], skipped: int) -> None:
         self.folded = folded
         self.origins = origins
         self.first = bisect_left(origins, skipped)
@@ -229,6 +234,8 @@ def _escape_around(text: str, cut: int) -> int:
 
 def _visible_unit_before(text: str, cut: int) -> int:
     """Where the last unit of `text[:cut]` begins that folding does not drop; 0 if there is none."""
+    if cut and text[cut - 1].isascii() and text[cut - 1].isprintable() and "\\" not in text[:cut]:
+        return cut - 1
     if "\\" not in text[:cut]:
         return next((i for i in range(cut - 1, -1, -1) if fold(text[i])), 0)
     units = list(_units(text[:cut]))

@@ -82,7 +82,7 @@ class ChoiceShield:
 
         A finish reason means that nothing follows.
         """
-        spans = [self._feed(path, text) for path, text in self._texts(choice)]
+        spans = [self.feed_text(path, text) for path, text in self._texts(choice)]
         if choice.get("finish_reason") is not None:
             self._finish(choice.get("stop_reason"))
         return spans
@@ -106,7 +106,10 @@ class ChoiceShield:
     def hide_alternatives(self, choice: dict[str, Any]) -> bool:
         """Drop forbidden tokens from `top_logprobs`, in place; whether there were any."""
         banned = BANNED_LOGPROB if self.policy.steered else -math.inf
-        return drop_alternatives(choice, lambda token, p: p <= banned or self.policy.reveals(token))
+        nets = self.policy.chain()
+        return drop_alternatives(
+            choice, lambda token, p: p <= banned or nets.reveals(token) is not None
+        )
 
     def _texts(self, choice: Mapping[str, Any]) -> list[tuple[Path, str]]:
         found = written_texts(choice)
@@ -124,7 +127,8 @@ class ChoiceShield:
             self._surfaces[path] = _Surface(self.policy.chain())
         return self._surfaces[path]
 
-    def _feed(self, path: Path, text: str) -> Span:
+    def feed_text(self, path: Path, text: str) -> Span:
+        """Take more of one surface that goes on; returns which span of it that is."""
         surface = self._surface(path)
         span = Span(path, surface.fed, surface.fed + len(text))
         surface.fed = span.end

@@ -19,6 +19,11 @@ class EventSplitter:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The events that are now complete, each with the blank line that ends it."""
+        alone = data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2
+        if alone and not self._rest and b"\r" not in data:
+            # As vLLM sends them, one by one.
+            yield data
+            return
         self._rest += data
         while (blank := _BLANK_LINE.search(self._rest)) is not None:
             event, self._rest = self._rest[: blank.end()], self._rest[blank.end() :]

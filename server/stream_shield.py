@@ -17,6 +17,7 @@ from typing import Any
 from guard.nets import Catch
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
 from server.errors import error_body
+from server.plain_chunks import PlainChunk, PlainChunks
 from server.refusals import FINISH_REASON
 from server.sse import DONE, EventSplitter, encode_event, event_data
 from server.stream_form import StreamForm
@@ -31,8 +32,10 @@ RecordBlock = Callable[[str, Catch | None], None]
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
+    """An event that waits; `chunk` is None where it was not parsed yet."""
+
     raw: bytes
-    chunk: dict[str, Any]
+    chunk: dict[str, Any] | None
     spans: list[Span]
 
 
@@ -47,6 +50,7 @@ class StreamShield:
         self._form = form
         self._record_block = record_block
         self._splitter = EventSplitter()
+        self._plain = PlainChunks()
         self._choices: dict[int, ChoiceShield] = {}
         self._pending: dict[int, deque[_Pending]] = {}
         self._closed: set[int] = set()
@@ -81,6 +85,20 @@ class StreamShield:
         return b"".join(self._end_filtered())
 
     def _take(self, event: bytes) -> Iterator[bytes]:
+        plain = self._plain.read(event)
+        if plain is not None:
+            return self._take_plain(event, plain)
+        return self._take_other(event)
+
+    def _take_plain(self, event: bytes, plain: PlainChunk) -> Iterator[bytes]:
+        if plain.index not in self._closed:
+            span = self._choices[plain.index].feed_text(plain.path, plain.text)
+            self._pending[plain.index].append(_Pending(event, None, [span]))
+            yield from self._release(plain.index)
+            if self._is_over():
+                yield from self._end()
+
+    def _take_other(self, event: bytes) -> Iterator[bytes]:
         data = event_data(event)
         if data is None:
             yield event
@@ -147,12 +165,20 @@ class StreamShield:
             choice |= {"finish_reason": FINISH_REASON, "stop_reason": None}
             changed = True
         pending.append(_Pending(encode_event(chunk) if changed else raw, chunk, spans))
+        if _says_only(choice, spans) and "usage" not in chunk and not changed:
+            [(path, text)] = written_texts(choice)
+            self._plain.learn(raw, PlainChunk(index, path, text))
+        yield from self._release(index)
+        if shield.blocked_at is None and choice.get("finish_reason") is not None:
+            self._closed.add(index)
+
+    def _release(self, index: int) -> Iterator[bytes]:
+        """The events that are clear; all that is clear if the choice is blocked."""
+        shield, pending = self._choices[index], self._pending[index]
         while pending and all(map(shield.is_clear, pending[0].spans)):
             yield pending.popleft().raw
         if shield.blocked_at is not None:
             yield from self._end_choice(index)
-        elif choice.get("finish_reason") is not None:
-            self._closed.add(index)
 
     def _end_choice(self, index: int) -> Iterator[bytes]:
         """Show what is clear of the held events, then the reason for the end."""
@@ -160,11 +186,12 @@ class StreamShield:
         if shield.blocked_at is not None:
             self._record_block(metric_label(shield.blocked_at), shield.caught)
         for event in self._pending.pop(index, ()):
-            choice = event.chunk["choices"][0]
+            chunk = event.chunk or json.loads(event_data(event.raw) or b"")
+            choice = chunk["choices"][0]
             kept = shield.kept(event.spans, dict(written_texts(choice)))
             if any(kept.values()):
                 cut = {**with_texts(choice, kept), "finish_reason": None, "stop_reason": None}
-                yield encode_event({**event.chunk, "choices": [cut]})
+                yield encode_event({**chunk, "choices": [cut]})
         yield self._last_chunk(index)
         self._closed.add(index)
 
@@ -212,3 +239,9 @@ class StreamShield:
             }
             yield encode_event({**self._template, "choices": [], "usage": usage})
         yield DONE
+
+
+def _says_only(choice: dict[str, Any], spans: list[Span]) -> bool:
+    """Whether a delta holds one text, and nothing else that the shield would have to look at."""
+    other = (choice.get(key) for key in ("logprobs", "token_ids", "finish_reason"))
+    return len(spans) == 1 and not any(other)

@@ -35,7 +35,7 @@ class Folding:
 
     version: str
     fold: Callable[[str], str]
-    fold_with_origins: Callable[[str], tuple[str, list[int]]]
+    fold_with_origins: Callable[[str], tuple[str, Sequence[int]]]
     is_word_char: Callable[[str], bool]
 
 

@@ -124,7 +124,9 @@ async def _answer(gateway: Gateway) -> float:
     requests: list[Message] = [{"type": "http.request", "body": _BODY, "more_body": False}]
 
     async def receive() -> Message:
-        return requests.pop() if requests else await asyncio.Event().wait() or {}
+        if not requests:
+            await asyncio.Event().wait()
+        return requests.pop()
 
     async def send(message: Message) -> None:
         sent.append(message.get("body", b""))
