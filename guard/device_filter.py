@@ -3,7 +3,7 @@
 The same automaton as `guard.token_filter`, with each slot's position in tensors. The device takes
 in the tokens that it sampled itself, so the host need not know them. A step is one kernel that
 follows the text and one that forbids for each policy in the batch (one more where a policy has
-penalties by meaning), and one that ends closed rows.
+penalties by meaning, or a table of registered n-grams), and one that ends closed rows.
 
 On the CPU the kernels are `guard.device_reference`, on a GPU `guard.device_kernels`.
 """
@@ -112,6 +112,8 @@ class DeviceFilter:
             if policy.sets.has_penalties:
                 self._kernels.penalise(step, policy)
             self._kernels.forbid(step, policy, self._vocabulary)
+            if policy.veto is not None:
+                self._kernels.veto(step, policy, policy.veto, self._vocabulary)
         self._kernels.settle(step, self._end_id)
 
     def shut(self, logits: torch.Tensor, slot_of: torch.Tensor) -> None:

@@ -55,8 +55,9 @@ from guard.triton_constants import (
 from guard.triton_lanes import finish, is_on
 from guard.triton_penalties import penalise
 from guard.triton_text import begin, is_finishing, take
+from guard.triton_veto import veto
 
-__all__ = ["follow", "forbid", "penalise", "settle"]
+__all__ = ["follow", "forbid", "penalise", "settle", "veto"]
 
 
 def _kernel(*numbers: str, unaligned: tuple[str, ...]) -> Callable[[Callable[..., Any]], Any]:

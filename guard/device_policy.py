@@ -15,6 +15,7 @@ import torch
 
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
+from tracing.successors import SuccessorTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +107,57 @@ class DeviceSets:
         self._host_bounds = self._sets.bounds.copy()
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceVeto:
+    """The arrays of `tracing.successors.SuccessorTable`, none of which is unsigned here.
+
+    `successors` are its tokens; `salt` is a tensor of one number, so that kernels need not be
+    compiled for it; `shift` brings a hash to its bucket.
+    """
+
+    keys: torch.Tensor
+    starts: torch.Tensor
+    successors: torch.Tensor
+    buckets: torch.Tensor
+    dense_keys: torch.Tensor
+    dense: torch.Tensor
+    lengths: torch.Tensor
+    salt: torch.Tensor
+    shift: int
+
+    @classmethod
+    def upload(cls, table: SuccessorTable, device: torch.device) -> DeviceVeto:
+        """Copy to the device, in the order of the current stream."""
+
+        def numbers(array: npt.NDArray[Any]) -> torch.Tensor:
+            return to_device(array.astype(np.int32), device)
+
+        return cls(
+            to_device(table.keys.view(np.int64), device),
+            numbers(table.starts),
+            numbers(table.tokens),
+            numbers(table.buckets),
+            numbers(table.dense_keys),
+            to_device(table.dense, device),
+            numbers(table.lengths),
+            to_device(np.array([table.salt], np.uint64).view(np.int64), device),
+            64 - (len(table.buckets) - 1).bit_length() + 1,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class DevicePolicy:
     """A policy on the device.
 
-    `id` is what slots name it by; `longest` the bytes of its longest pattern.
+    `id` is what slots name it by; `longest` the bytes of its longest pattern; `veto` is None where
+    no document is registered.
     """
 
     id: int
     longest: int
     tables: DeviceTables
     sets: DeviceSets
+    veto: DeviceVeto | None = None
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """The device kernels on CPU tensors, one row after the other: what `guard.device_kernels` must do.
 
-The same three functions with the same arguments. It is what runs where the logits are on the CPU,
+The same functions with the same arguments. It is what runs where the logits are on the CPU,
 and the plain form that the GPU kernels are tested against.
 """
 
@@ -13,13 +13,14 @@ import numpy as np
 from guard.device_penalties import penalise
 from guard.device_policy import DevicePolicy
 from guard.device_slots import NEVER, NOT_STEERED, RowField, SlotField, Step
+from guard.device_veto import veto
 from guard.device_vocabulary import TRANSPARENT, DeviceVocabulary
 from guard.kernels import Array, jit, walk
 from guard.kernels import step as transition
 from guard.ledger import CloseReason, Counter
 from guard.stream import WORD_END, WORD_START, CharClass
 
-__all__ = ["follow", "forbid", "penalise", "settle"]
+__all__ = ["follow", "forbid", "penalise", "settle", "veto"]
 
 _POLICY = int(SlotField.POLICY)
 _SET = int(SlotField.SET)

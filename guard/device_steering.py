@@ -23,7 +23,7 @@ from detectors.targets import Phrase
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import build_tables, index_phrases
 from guard.device_filter import DeviceFilter
-from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
+from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_report import DeviceReport
 from guard.device_vocabulary import DeviceVocabulary
 from guard.errors import GuardError, SnapshotError
@@ -198,7 +198,9 @@ def _on_device(
 ) -> DevicePolicy:
     sets = DeviceSets(ActiveSets(part.tables, part.units, vocabulary), device)
     tables = DeviceTables.upload(part.tables, device)
-    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets)
+    found = part.successors
+    veto = DeviceVeto.upload(found, device) if len(found.keys) else None
+    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets, veto)
 
 
 def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guard.errors import CompileError
 from guard.kernels import Array, short_jit
 from guard.positions import with_room
 from guard.tokenisations import Tokenisations
@@ -54,6 +55,9 @@ def compile_veto(
     The reports hold `minimum_match` (n), `documents`, `tokens`, and how many documents are
     `too_short` to be vetoed. The hashes' key depends on the content, so that the same texts give
     the same table.
+
+    Raises:
+        CompileError: there are 2**31 n-grams or more.
     """
     n, special = tokenisations.n, np.flatnonzero(vocabulary.transparent)
     shortest = min(n, SHORTEST)
@@ -75,6 +79,8 @@ def compile_veto(
     tokenisations.forget_unused()
     salt = int.from_bytes(digest.digest()[:8], "little")
     table = compile_successors(sequences, n, vocabulary.size, shortest=shortest, salt=salt)
+    if max(len(table.tokens), len(table.keys)) >= 2**31:
+        raise CompileError("the documents have more n-grams than one policy can hold")
     return CompiledVeto(table, reports)
 
 

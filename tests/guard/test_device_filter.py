@@ -472,10 +472,11 @@ def test_sets_come_and_go(monkeypatch):
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_the_gpu_kernels_do_the_same():
-    """All tests of this file that run a kernel, and one more, in Triton's interpreter."""
+    """All tests of this file that run a kernel, and those of others, in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += [__file__, str(Path(__file__).with_name("test_device_kernels.py"))]
+    others = ("test_device_kernels.py", "test_device_veto.py")
+    command += [__file__, *(str(Path(__file__).with_name(name)) for name in others)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -12,12 +12,14 @@ from detectors.targets import Phrase
 from guard.active_sets import ActiveSets
 from guard.automaton import build_tables, index_phrases
 from guard.device_filter import DeviceFilter
-from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
+from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_slots import RowField, Step
 from guard.device_vocabulary import DeviceVocabulary
+from guard.ledger import Counter
 from guard.semantic_penalties import Penalties
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -35,6 +37,9 @@ NUMBERS = {
     "width",
     "bits_stride",
     "end_id",
+    "num_dense",
+    "dense_stride",
+    "shift",
 }
 TYPES = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32", torch.uint8: "*u8"}
 
@@ -49,8 +54,8 @@ def make_vocabulary(rng, size):
     return Vocabulary([None, *pieces[: size - 1]])
 
 
-def make_policy(rng, vocabulary, count, device):
-    """Phrases that the vocabulary can spell in many ways."""
+def make_policy(rng, vocabulary, count, device, documents):
+    """Phrases that the vocabulary can spell in many ways, and documents of tokens."""
     phrases = []
     while len(phrases) < count:
         raw = b"".join(vocabulary.raw(rng.randrange(257, vocabulary.size)) for _ in range(2))
@@ -62,9 +67,9 @@ def make_policy(rng, vocabulary, count, device):
     amounts = {rng.randrange(vocabulary.size): rng.uniform(0.5, 4) for _ in range(300)}
     units = Units.build([ids], [], Penalties.build([amounts]))
     sets = ActiveSets(tables, units, vocabulary)
-    return DevicePolicy(
-        1, int(tables.longest[0]), DeviceTables.upload(tables, device), DeviceSets(sets, device)
-    )
+    veto = DeviceVeto.upload(compile_successors(documents, 8, vocabulary.size), device)
+    on_device = DeviceTables.upload(tables, device), DeviceSets(sets, device)
+    return DevicePolicy(1, int(tables.longest[0]), *on_device, veto)
 
 
 class Load:
@@ -73,14 +78,17 @@ class Load:
     def __init__(self, vocabulary, seed, rows, device, phrases=200, length=24):
         rng = random.Random(seed)
         self.device, self.rows = device, rows
-        self.policy = make_policy(rng, vocabulary, phrases, device)
+        tokens = [[rng.randrange(vocabulary.size) for _ in range(length)] for _ in range(rows)]
+        # Some of the texts are registered, some only begin like one that is.
+        documents = [*tokens[::2], *([*t[: length - 4], 5] for t in tokens[::3])]
+        documents += [[*tokens[0][: length - 7], t] for t in range(0, vocabulary.size, 3)]
+        self.policy = make_policy(rng, vocabulary, phrases, device, documents)
         self.filter = DeviceFilter(DeviceVocabulary.build(vocabulary).to(device), rows, 0)
         active = self.policy.sets.acquire((0,), ()).index
         self.policy.sets.upload()
         for slot in range(rows):
             self.filter.open_slot(slot, self.policy, active, slot + 1)
         self.filter.flush()
-        tokens = [[rng.randrange(vocabulary.size) for _ in range(length)] for _ in range(rows)]
         self.tokens = torch.tensor(tokens, dtype=torch.int32, device=device)
         self.total_len = torch.full((rows,), length - 8, dtype=torch.int32, device=device)
         self.prompt_len = torch.ones_like(self.total_len)
@@ -108,16 +116,17 @@ def test_they_compile_for_a_gpu():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from guard import device_kernels, triton_penalties
+    from guard import device_kernels, triton_penalties, triton_veto
 
     load = Load(make_vocabulary(random.Random(0), 400), 0, 2, torch.device("cpu"), phrases=3)
     rows = torch.zeros(2, len(RowField), dtype=torch.int64)
     batch = (load.slot_of, load.local, load.local, load.tokens, load.prompt_len, load.total_len)
     step = Step(load.logits, *batch, rows, load.filter.slots, load.filter.report)
-    parts = (step, load.policy.tables, load.policy.sets, load.filter._vocabulary)
+    policy = load.policy
+    parts = (step, policy.tables, policy.sets, policy.veto, load.filter._vocabulary)
     renamed = {"pending_of": "pending", "head_of": "head", "tail_of": "tail"}
     kernels = {getattr(device_kernels, n): w for n, w in (("_follow", 1), ("_settle", 8))}
-    kernels |= {device_kernels._forbid: 4, triton_penalties._penalise: 4}
+    kernels |= {device_kernels._forbid: 4, triton_penalties._penalise: 4, triton_veto._veto: 1}
     for kernel, warps in kernels.items():
         signature = {}
         for argument in kernel.arg_names:
@@ -154,6 +163,7 @@ def assert_they_agree(reference, other, steps):
         assert torch.equal(expected, found)
         assert torch.equal(reference.filter.slots, other.filter.slots.cpu())
         assert torch.equal(reference.filter.report, other.filter.report.cpu())
+    assert reference.filter.report[Counter.VETOED_TOKENS] > steps
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="run in the interpreter by test_device_filter")

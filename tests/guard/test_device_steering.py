@@ -187,3 +187,14 @@ def test_a_model_must_be_able_to_end(tmp_path):
     ledger = LedgerWriter(tmp_path)
     with pytest.raises(GuardError, match="end-of-text"):
         DeviceSteering(tmp_path, VOCABULARY, [], ledger, num_slots=1, device=torch.device("cpu"))
+
+
+def test_registered_runs_are_never_completed(worker):
+    """From the snapshot, in an answer and from the prompt on, counted; never an end of text."""
+    documents = [[5, 3, 2, 6], [5, 3, END], [4, 6]]
+    digest = write_policy(worker.root, [Phrase("zz")], documents=documents)
+    for slot, tokens in enumerate(([5, 3], [5, END, 3], [2, 3, 2], [4])):
+        worker.open(slot, digest, slot + 1, targets=(), tokens=tokens)
+
+    assert [{2}, {2}, {6}, {6}] == worker.step(0, 1, 2, 3)
+    assert 4 == worker.reader.total(Counter.VETOED_TOKENS)

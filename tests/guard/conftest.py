@@ -1,0 +1,27 @@
+"""What several tests of the guard compare with."""
+
+import pytest
+
+
+def _spoken(is_transparent, prompt, output):
+    """The prompt from its last special token on, and all of the output, without special ones."""
+    barriers = [i for i, token in enumerate(prompt) if is_transparent(token)]
+    begun = prompt[barriers[-1] + 1 :] if barriers else prompt
+    return [token for token in [*begun, *output] if not is_transparent(token)]
+
+
+@pytest.fixture(scope="session")
+def plain_veto():
+    """Every token that ends a registered n-gram, or a whole shorter document, behind a text."""
+
+    def vetoed(documents, n, is_transparent, prompt, output):
+        text, found = _spoken(is_transparent, prompt, output), set()
+        for document in documents:
+            size = min(n, len(document))
+            for start in range(len(document) - size + 1 if size > 1 else 0):
+                *run, token = document[start : start + size]
+                if len(text) >= len(run) and text[len(text) - len(run) :] == run:
+                    found.add(token)
+        return found
+
+    return vetoed
