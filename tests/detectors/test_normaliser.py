@@ -70,7 +70,7 @@ def test_origins_point_into_the_text(text):
 
     assert folded == fold(text)
     assert len(folded) == len(origins)
-    assert origins == sorted(origins)
+    assert list(origins) == sorted(origins)
     assert all(0 <= i < len(text) for i in origins)
 
 
