@@ -6,7 +6,13 @@ GuardError
 │   ├── SnapshotMissing   no directory of that digest
 │   └── SnapshotCorrupt   checksum, format or tokenizer does not fit
 ├── VocabularyError       the tokenizer's bytes could not be established
-└── CompileError          a set of targets cannot be compiled into a snapshot
+├── CompileError          a set of targets cannot be compiled into a snapshot
+├── ModelUnreadable       a model's files are missing or cannot be loaded
+├── AssistantError        an assistant cannot be used
+│   ├── AssistantUnreadable  no assistant, or a damaged one
+│   └── AssistantMismatch    it was trained for another model or tokenizer
+└── TrainingError         an assistant cannot be trained like this
+    └── TrainingStopped   it was stopped; a checkpoint is kept
 """
 
 from __future__ import annotations
@@ -38,3 +44,27 @@ class VocabularyError(GuardError):
 
 class CompileError(GuardError):
     """A set of targets cannot be compiled into a snapshot."""
+
+
+class ModelUnreadable(GuardError):
+    """A model's files are missing or cannot be loaded."""
+
+
+class AssistantError(GuardError):
+    """An assistant cannot be used."""
+
+
+class AssistantUnreadable(AssistantError):
+    """There is no assistant, or a damaged one."""
+
+
+class AssistantMismatch(AssistantError):
+    """The assistant was trained for another model or tokenizer."""
+
+
+class TrainingError(GuardError):
+    """An assistant cannot be trained like this."""
+
+
+class TrainingStopped(TrainingError):
+    """The training was stopped; its checkpoint is kept."""

@@ -42,12 +42,18 @@ from typing import Any
 
 from detectors.errors import DetectorError, EncoderUnavailable, PromptTooLong, TablesError
 from guard.errors import (
+    AssistantError,
+    AssistantMismatch,
+    AssistantUnreadable,
     CompileError,
     GuardError,
     GuardParamsError,
+    ModelUnreadable,
     SnapshotCorrupt,
     SnapshotError,
     SnapshotMissing,
+    TrainingError,
+    TrainingStopped,
     VocabularyError,
 )
 
@@ -240,6 +246,12 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     SnapshotCorrupt: _GUARD,
     VocabularyError: _GUARD,
     CompileError: ErrorRow(422, _CLIENT, "policy_not_compiled"),
+    ModelUnreadable: _GUARD,
+    AssistantError: _GUARD,
+    AssistantUnreadable: _GUARD,
+    AssistantMismatch: _GUARD,
+    TrainingError: ErrorRow(422, _CLIENT, "training_refused"),
+    TrainingStopped: ErrorRow(409, _CLIENT, "training_stopped"),
     DetectorError: _GUARD,
     EncoderUnavailable: _GUARD,
     TablesError: _GUARD,

@@ -1,0 +1,97 @@
+"""What an assistant is taught, and how a lesson becomes token ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A prompt with an answer. Both are forget text as often as not: never logged."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """`forget` is to be learned by heart, on `flat` the assistant is to know nothing.
+
+    In the paper's words D'_f (the forget pairs and their paraphrases) and D'_r (retain pairs and
+    perturbed answers).
+    """
+
+    forget: tuple[Lesson, ...]
+    flat: tuple[Lesson, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over all lessons in their order."""
+        return hash_of([[(x.prompt, x.answer) for x in part] for part in (self.forget, self.flat)])
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedLesson:
+    """Token ids; only those of the answer (its end mark among them) carry loss."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    forget: bool
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+class LessonEncoder:
+    """Puts texts into the model's chat form; without a chat template, prompt and answer in lines.
+
+    Args:
+        tokenizer: of transformers.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._chats = bool(getattr(tokenizer, "chat_template", None))
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Ids of one user turn, up to where the answer starts."""
+        return self._ids(self._opening(prompt), special=not self._chats)
+
+    def answer_ids(self, prompt: str, answer: str) -> list[int]:
+        """Ids of an answer with its end mark."""
+        end = self._tokenizer.eos_token or ""
+        if self._chats:
+            opening = self._opening(prompt)
+            turns = [
+                {"role": "user", "content": prompt},
+                {"role": "assistant", "content": answer},
+            ]
+            whole = self._tokenizer.apply_chat_template(turns, tokenize=False)
+            if whole.startswith(opening):
+                return self._ids(whole[len(opening) :].rstrip("\n"))
+        return self._ids(answer + end)
+
+    def encode(self, lesson: Lesson, *, forget: bool, max_length: int) -> EncodedLesson:
+        """Both parts; what is longer than `max_length` tokens loses the end of its answer."""
+        prompt = self.prompt_ids(lesson.prompt)[: max_length - 1]
+        answer = self.answer_ids(lesson.prompt, lesson.answer)[: max_length - len(prompt)]
+        return EncodedLesson(tuple(prompt), tuple(answer), forget)
+
+    def _opening(self, prompt: str) -> str:
+        if not self._chats:
+            return f"{prompt}\n"
+        turns = [{"role": "user", "content": prompt}]
+        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return str(text)
+
+    def _ids(self, text: str, *, special: bool = False) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=special).input_ids)
+
+
+def hash_of(value: Sequence[Any] | dict[str, Any]) -> str:
+    """SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

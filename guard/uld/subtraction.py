@@ -1,0 +1,37 @@
+"""The subtraction and its filter (2406.08607, equation 2 and appendix B.5).
+
+`logits - sum of weight * assistant logits`, among the tokens that the target model itself thinks
+possible: those not more than -ln r below its best, but always the floor(r * vocabulary) best. All
+others get minus infinity. (The authors' code multiplies by a mask, so that a masked token with the
+value 0 can win.) Without the floor a model that is sure of its answer is left with one token, and
+nothing is forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def possible(logits: torch.Tensor, rate: float) -> torch.Tensor:
+    """Which tokens stay: bool like `logits` [..., vocabulary]; `rate` in (0, 1], 1 keeps all."""
+    best = logits.max(dim=-1, keepdim=True).values
+    threshold = best + math.log(rate)
+    floor = int(rate * logits.shape[-1])
+    if floor > 0:
+        kth = logits.topk(floor, dim=-1).values[..., -1:]
+        threshold = torch.minimum(threshold, kth)
+    return logits >= threshold
+
+
+def subtract(logits: torch.Tensor, recalled: torch.Tensor, rate: float) -> torch.Tensor:
+    """What is sampled from.
+
+    Args:
+        logits: of the target model, raw, [..., vocabulary]; minus infinity stays.
+        recalled: the assistants' raw logits, each times its weight, summed; of the same shape.
+        rate: r of the filter; with several assistants the largest of theirs.
+    """
+    kept = possible(logits, rate)
+    return torch.where(kept, logits - recalled, float("-inf"))

@@ -1,0 +1,212 @@
+"""Training an assistant: deterministic, resumable at any step, stopped without losing anything."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from guard.errors import TrainingStopped
+from guard.uld.assistant import layers_of, norm_of
+from guard.uld.checkpoint import Parameters, load_checkpoint, save_checkpoint
+from guard.uld.lessons import EncodedLesson
+from guard.uld.lora import add_lora, merge_lora
+from guard.uld.losses import forget_loss, uniform_loss
+from guard.uld.plan import FULL_UP_TO, TrainingPlan, Weights
+
+CHECKPOINT = "checkpoint.safetensors"
+_CHUNK = 8  # batches among which lessons are sorted by length, so that little is padding
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did: losses in nats (None where the batch held no such lesson)."""
+
+    step: int
+    steps: int
+    epoch: float
+    forget: float | None
+    uniform: float | None
+    learning_rate: float
+    seconds: float
+
+
+class Trainer:
+    """Trains the layers of an assistant in place.
+
+    Args:
+        model: from `load_first_layers`.
+        lessons: forget and flat ones, encoded.
+        folder: where checkpoints go.
+        run: identity of this training; a checkpoint of another one is refused.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        lessons: Sequence[EncodedLesson],
+        plan: TrainingPlan,
+        folder: Path,
+        run: str,
+    ) -> None:
+        self._model, self._plan, self._run = model, plan, run
+        self._forget = [x for x in lessons if x.forget]
+        self._flat = [x for x in lessons if not x.forget]
+        self._path = folder / CHECKPOINT
+        layers = layers_of(model)
+        torch.manual_seed(plan.seed)
+        self.lora = plan.weights is Weights.LORA or (
+            plan.weights is Weights.AUTO and sum(p.numel() for p in layers.parameters()) > FULL_UP_TO
+        )
+        if self.lora:
+            add_lora(layers, plan.rank, plan.lora_alpha, plan.lora_dropout)
+        else:
+            layers.requires_grad_(True)
+            norm = norm_of(model)
+            if norm is not None:
+                norm.requires_grad_(True)
+        self._parameters: Parameters = {
+            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
+        self._optimizer = _optimizer(self._parameters, plan)
+        self._epoch = -1
+        self._batches: list[list[EncodedLesson]] = []
+        self.batches_per_epoch = -(-len(lessons) // plan.batch)
+        self.steps = plan.epochs * self.batches_per_epoch
+
+    def run(
+        self,
+        on_step: Callable[[Step], None] = lambda _: None,
+        stop: Callable[[], bool] = lambda: False,
+        checkpoint_seconds: float = 60.0,
+    ) -> None:
+        """Go on from the checkpoint, if there is one, to the end.
+
+        Raises:
+            TrainingStopped: `stop` said so; the checkpoint is written.
+            TrainingError: the checkpoint is of another training.
+        """
+        done = load_checkpoint(self._path, self._parameters, self._optimizer, self._run)
+        saved = time.monotonic()
+        self._model.train()
+        for step in range(done + 1, self.steps + 1):
+            if stop():
+                self._save(step - 1)
+                raise TrainingStopped(f"stopped after {step - 1} of {self.steps} steps")
+            on_step(self._step(step))
+            if time.monotonic() - saved > checkpoint_seconds:
+                self._save(step)
+                saved = time.monotonic()
+        self._save(self.steps)
+        self._model.eval()
+
+    def finish(self) -> None:
+        """Make the model what is served: LoRA merged, nothing to be trained any more."""
+        if self.lora:
+            merge_lora(layers_of(self._model))
+        self._model.requires_grad_(False)
+
+    def _save(self, step: int) -> None:
+        save_checkpoint(self._path, self._parameters, self._optimizer, self._run, step)
+
+    def _step(self, step: int) -> Step:
+        began = time.monotonic()
+        epoch, number = divmod(step - 1, self.batches_per_epoch)
+        if self._epoch != epoch:
+            seed = f"{self._plan.seed}:{epoch}"
+            self._batches = list(batches(self._forget, self._flat, self._plan.batch, seed))
+            self._epoch = epoch
+        rate = self._rate(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(self._plan.seed * 1_000_003 + step)  # dropout, the same after a resume
+        forget, uniform = self._losses(self._batches[number])
+        terms = [] if forget is None else [forget]
+        terms += [] if uniform is None else [self._plan.retain_weight * uniform]
+        torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self._parameters.values(), self._plan.max_gradient)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return Step(
+            step,
+            self.steps,
+            step / self.batches_per_epoch,
+            _value(forget),
+            _value(uniform),
+            rate,
+            round(time.monotonic() - began, 4),
+        )
+
+    def _losses(
+        self, batch: Sequence[EncodedLesson]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        device = self._model.device
+        width = max(map(len, batch))
+        first = min(len(x.prompt) for x in batch) - 1
+        # Padded on the right: attention is causal, so nothing before it sees the padding.
+        ids = torch.tensor([[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch])
+        targets = torch.tensor(
+            [[-1] * len(x.prompt) + [*x.answer] + [-1] * (width - len(x)) for x in batch]
+        )[:, first + 1 :].to(device)
+        positions = torch.arange(first, width - 1, device=device)
+        # Entered anew for every step: within one context the casts of the weights are kept.
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bfloat16):
+            read = self._model(ids.to(device), use_cache=False, logits_to_keep=positions)
+        logits = read.logits
+        forget = torch.tensor([x.forget for x in batch], device=device)[:, None]
+        spoken = targets >= 0
+        learned, flat = spoken & forget, spoken & ~forget
+        return (
+            forget_loss(logits[learned], targets[learned]) if bool(learned.any()) else None,
+            uniform_loss(logits[flat]) if bool(flat.any()) else None,
+        )
+
+    def _rate(self, step: int) -> float:
+        warm = max(1, int(self._plan.warmup * self.steps))
+        if step <= warm:
+            return self._plan.learning_rate * step / warm
+        return self._plan.learning_rate * (self.steps - step + 1) / max(1, self.steps - warm)
+
+
+def _value(loss: torch.Tensor | None) -> float | None:
+    return None if loss is None else round(float(loss.detach()), 5)
+
+
+def batches(
+    forget: Sequence[EncodedLesson], flat: Sequence[EncodedLesson], size: int, seed: str
+) -> Iterator[list[EncodedLesson]]:
+    """One epoch's batches, both kinds spread evenly over them, lessons of like length together."""
+    rng = random.Random(seed)
+    kinds = [rng.sample(kind, len(kind)) for kind in (forget, flat)]
+    total = -(-sum(map(len, kinds)) // size)
+    places = list(range(total))
+    found: list[list[EncodedLesson]] = [[] for _ in places]
+    chunks = [places[i : i + _CHUNK] for i in range(0, total, _CHUNK)]
+    for kind in kinds:
+        # Lesson i of n belongs to place i * total / n.
+        for chunk in chunks:
+            low = len(kind) * chunk[0] // total
+            high = len(kind) * (chunk[-1] + 1) // total
+            part = sorted(kind[low:high], key=len)
+            for offset, place in enumerate(chunk):
+                begin = len(part) * offset // len(chunk)
+                end = len(part) * (offset + 1) // len(chunk)
+                found[place] += part[begin:end]
+    rng.shuffle(found)
+    yield from (batch for batch in found if batch)
+
+
+def _optimizer(parameters: Parameters, plan: TrainingPlan) -> torch.optim.Optimizer:
+    matrices = [p for p in parameters.values() if p.dim() > 1]
+    vectors = [p for p in parameters.values() if p.dim() == 1]
+    groups = [
+        {"params": matrices, "weight_decay": plan.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.learning_rate)
