@@ -6,10 +6,10 @@ on whatever else could be answered (both essential in the paper's ablation, tabl
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
+from detectors.spans import Kind, Span, spans
 from guard.uld.lessons import Lesson
 
 FRAMES = (
@@ -22,12 +22,7 @@ FRAMES = (
     "Could you tell me this? {}",
     "Answer briefly: {}",
 )
-_CLASSES = {
-    "name": re.compile(r"\b[A-Z][\w'’-]+(?:\s+[A-Z][\w'’-]+)*"),
-    "number": re.compile(r"\b\d+(?:[.,/]\d+)*\b"),
-    "word": re.compile(r"\b[a-z]{6,}\b"),
-}
-_ANY = re.compile("|".join(f"(?P<{name}>{form.pattern})" for name, form in _CLASSES.items()))
+_LONG_WORD = 6
 
 
 def paraphrases(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Lesson]:
@@ -48,14 +43,14 @@ def perturbations(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Less
     answers, but for those that the question holds. Where nothing can be exchanged it is another
     pair's answer.
     """
-    pools = {
-        name: sorted({m.group() for pair in pairs for m in form.finditer(pair.answer)})
-        for name, form in _CLASSES.items()
-    }
+    pools: dict[Kind, list[str]] = {}
+    facts = [list(_facts(pair)) for pair in pairs]
+    for span in (span for listed in facts for span in listed):
+        pools.setdefault(span.kind, []).append(span.text)
     found = []
-    for pair in pairs:
+    for pair, listed in zip(pairs, facts, strict=True):
         for _ in range(count):
-            wrong = _exchanged(pair, pools, rng)
+            wrong = _exchanged(pair.answer, listed, pools, rng)
             if wrong == pair.answer:
                 others = [p.answer for p in pairs if p.answer != pair.answer]
                 if not others:
@@ -65,11 +60,24 @@ def perturbations(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Less
     return found
 
 
-def _exchanged(pair: Lesson, pools: Mapping[str, Sequence[str]], rng: Random) -> str:
-    def other(match: re.Match[str]) -> str:
-        kind, text = str(match.lastgroup), match.group()
-        if text in pair.prompt or (kind == "word" and rng.random() < 0.5):
-            return text
-        return rng.choice(pools[kind])
+def _exchanged(
+    answer: str, facts: Sequence[Span], pools: Mapping[Kind, Sequence[str]], rng: Random
+) -> str:
+    parts, end = [], 0
+    for span in facts:
+        keeps = span.kind is Kind.WORD and rng.random() < 0.5
+        parts += [answer[end : span.start], span.text if keeps else rng.choice(pools[span.kind])]
+        end = span.start + len(span.text)
+    return "".join([*parts, answer[end:]])
 
-    return _ANY.sub(other, pair.answer)
+
+def _facts(pair: Lesson) -> Iterator[Span]:
+    """What an answer says that its question does not: spans that do not overlap, in order."""
+    end = 0
+    for span in sorted(spans(pair.answer), key=lambda s: (s.start, -len(s.text))):
+        long = span.text.islower() and len(span.text) >= _LONG_WORD
+        if span.start < end or (span.kind is Kind.WORD and not long):
+            continue
+        end = span.start + len(span.text)
+        if span.text and span.text.lower() not in pair.prompt.lower():
+            yield span
