@@ -1,4 +1,5 @@
-"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `bench`, `eval` and `version`.
+"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `assistant`, `bench`, `eval`
+and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
 """
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from server.cli_admin import jobs_app, targets_app
+from server.cli_assistant import assistant_app
 from server.cli_bench import bench_app
 from server.cli_eval import eval_app
 from server.cli_settings import Fail, with_settings
@@ -27,6 +29,7 @@ app = typer.Typer(
 # Each command group lives in a file of its own.
 app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(assistant_app, name="assistant")
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 

@@ -23,6 +23,7 @@ FRAMES = (
     "Answer briefly: {}",
 )
 _LONG_WORD = 6
+_DRAWS = 8  # until another fact than the right one is drawn
 
 
 def paraphrases(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Lesson]:
@@ -66,9 +67,15 @@ def _exchanged(
     parts, end = [], 0
     for span in facts:
         keeps = span.kind is Kind.WORD and rng.random() < 0.5
-        parts += [answer[end : span.start], span.text if keeps else rng.choice(pools[span.kind])]
+        other = span.text if keeps else _other(span.text, pools[span.kind], rng)
+        parts += [answer[end : span.start], other]
         end = span.start + len(span.text)
     return "".join([*parts, answer[end:]])
+
+
+def _other(text: str, pool: Sequence[str], rng: Random) -> str:
+    drawn = (rng.choice(pool) for _ in range(_DRAWS))
+    return next((other for other in drawn if other != text), text)
 
 
 def _facts(pair: Lesson) -> Iterator[Span]:

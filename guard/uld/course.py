@@ -53,7 +53,7 @@ class Material:
         Raises:
             TrainingError: there is nothing to forget, or nothing to be flat on.
         """
-        rng = random.Random(plan.seed)
+        rng = random.Random(plan.seed)  # noqa: S311
         others = self.paraphrased or tuple(paraphrases(self.pairs, plan.paraphrases, rng))
         wrong = self.perturbed or tuple(perturbations(self.pairs, plan.perturbations, rng))
         if not self.pairs:

@@ -85,7 +85,9 @@ class LessonEncoder:
         if not self._chats:
             return f"{prompt}\n"
         turns = [{"role": "user", "content": prompt}]
-        text = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        text = self._tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
         return str(text)
 
     def _ids(self, text: str, *, special: bool = False) -> list[int]:

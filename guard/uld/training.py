@@ -62,7 +62,8 @@ class Trainer:
         layers = layers_of(model)
         torch.manual_seed(plan.seed)
         self.lora = plan.weights is Weights.LORA or (
-            plan.weights is Weights.AUTO and sum(p.numel() for p in layers.parameters()) > FULL_UP_TO
+            plan.weights is Weights.AUTO
+            and sum(p.numel() for p in layers.parameters()) > FULL_UP_TO
         )
         if self.lora:
             add_lora(layers, plan.rank, plan.lora_alpha, plan.lora_dropout)
@@ -72,7 +73,9 @@ class Trainer:
             if norm is not None:
                 norm.requires_grad_(True)
         self._parameters: Parameters = {
-            name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         }
         self._optimizer = _optimizer(self._parameters, plan)
         self._epoch = -1
@@ -182,7 +185,7 @@ def batches(
     forget: Sequence[EncodedLesson], flat: Sequence[EncodedLesson], size: int, seed: str
 ) -> Iterator[list[EncodedLesson]]:
     """One epoch's batches, both kinds spread evenly over them, lessons of like length together."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311
     kinds = [rng.sample(kind, len(kind)) for kind in (forget, flat)]
     total = -(-sum(map(len, kinds)) // size)
     places = list(range(total))

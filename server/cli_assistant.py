@@ -1,0 +1,131 @@
+"""`lethegate assistant`: train small models that remember only what is to be forgotten (ULD)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli_settings import Fail, with_settings
+from server.settings import Settings
+
+assistant_app = typer.Typer(
+    help="Train the small models that remember only what is to be forgotten (ULD)."
+)
+
+_SETTINGS = ("state_dir", "admin_host", "admin_port")
+
+
+@assistant_app.callback()
+def _group() -> None:
+    """Keeps `train` a command of its own while it is the only one."""
+
+
+@assistant_app.command(
+    epilog="Defaults are the paper's (arXiv 2406.08607). For a small model that knows its forget "
+    "set by heart, --layers 2 --learning-rate 1.5e-3 --retain-weight 5 did better."
+)
+@with_settings(_SETTINGS)
+def train(
+    targets: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TARGET...", help="Ids of registered targets, or JSON files of targets."
+        ),
+    ],
+    *,
+    settings: Settings,
+    model: Annotated[str, typer.Option(help="The served model: local path or hub name.")],
+    out: Annotated[Path, typer.Option(help="Folder of the assistant.")],
+    retain: Annotated[
+        list[Path] | None,
+        typer.Option(help='JSONL of {"prompt", "answer"} that must stay; repeatable.'),
+    ] = None,
+    augmentation: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"prompt", "answer", "paraphrases", "perturbed"}.'),
+    ] = None,
+    augment: Annotated[
+        str, typer.Option(help="Who rewords what --augmentation lacks: templates or model.")
+    ] = "templates",
+    own_answers: Annotated[
+        bool, typer.Option(help="Stay flat on the model's own answers to harmless prompts.")
+    ] = True,
+    layers: Annotated[int, typer.Option(help="K, the model's first layers that it has.")] = 8,
+    weights: Annotated[
+        str, typer.Option(help="full, lora, or auto: full up to 100 M weights.")
+    ] = "auto",
+    rank: Annotated[int, typer.Option(help="LoRA's rank.")] = 32,
+    lora_alpha: Annotated[float, typer.Option(help="LoRA's alpha.")] = 32.0,
+    lora_dropout: Annotated[float, typer.Option(help="LoRA's dropout.")] = 0.0,
+    retain_weight: Annotated[float, typer.Option(help="beta, weight of the uniform loss.")] = 6.5,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's, at its highest.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = 0.01,
+    warmup: Annotated[float, typer.Option(help="Share of the steps.", min=0, max=1)] = 0.1,
+    epochs: Annotated[int, typer.Option(help="Passes over all lessons.")] = 10,
+    batch: Annotated[int, typer.Option(help="Lessons per step.")] = 32,
+    paraphrases: Annotated[int, typer.Option(help="Rewordings per forget pair.")] = 2,
+    perturbations: Annotated[int, typer.Option(help="Wrong answers per forget pair.")] = 2,
+    max_length: Annotated[int, typer.Option(help="Tokens of a lesson at most.")] = 512,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16.")] = False,
+    seed: Annotated[int, typer.Option(help="Of augmentation, order and dropout.")] = 0,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. [default: CUDA where there is one]")
+    ] = None,
+) -> None:
+    """Train an assistant for TARGETs. Ctrl-C stops it; the same command goes on.
+
+    Leaves in the folder: config.json and model.safetensors, card.json, log.jsonl and loss.svg.
+    """
+    # torch and transformers take seconds to import: not for --help.
+    from guard.errors import GuardError
+    from guard.uld.fingerprints import model_folder
+    from guard.uld.plan import TrainingPlan, Weights
+    from server.assistant_material import read_augmentation, read_pairs, read_targets
+    from server.assistant_training import Sources, gather
+    from server.assistant_training import train as run
+
+    if weights not in list(Weights) or augment not in ("templates", "model"):
+        raise Fail("--weights is auto, full or lora; --augment is templates or model", status=2)
+    plan = TrainingPlan(
+        layers=layers,
+        weights=Weights(weights),
+        rank=rank,
+        lora_alpha=lora_alpha,
+        lora_dropout=lora_dropout,
+        retain_weight=retain_weight,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup=warmup,
+        epochs=epochs,
+        batch=batch,
+        paraphrases=paraphrases,
+        perturbations=perturbations,
+        max_length=max_length,
+        bfloat16=bfloat16,
+        seed=seed,
+    )
+    paraphrased, perturbed = read_augmentation(augmentation) if augmentation else ([], [])
+    sources = Sources(
+        targets=read_targets(targets, settings),
+        retain=[pair for file in retain or [] for pair in read_pairs(file)],
+        paraphrased=paraphrased,
+        perturbed=perturbed,
+        by_model=augment == "model",
+        own_answers=own_answers,
+    )
+    try:
+        base = model_folder(model)
+        where = device or _default_device()
+        card = run(base, gather(sources, base, plan, where), plan, out, device=where)
+    except GuardError as error:
+        raise Fail(str(error)) from None
+    typer.echo(json.dumps({"assistant": str(out), **card.metrics}))
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
