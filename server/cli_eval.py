@@ -20,11 +20,6 @@ DATA_ENV = "LETHEGATE_TEST_DATA"
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 
-@eval_app.callback()
-def _group() -> None:
-    """Keeps `classifier` a command of its own while it is the only one."""
-
-
 @eval_app.command()
 def classifier(
     json_file: Annotated[Path, typer.Option("--json", help="Where to write the figures.")],
@@ -67,6 +62,86 @@ def classifier(
     _print(figures)
 
 
+@eval_app.command()
+def uld(
+    json_file: Annotated[Path, typer.Option("--json", help="Where to write the figures.")],
+    model: Annotated[Path, typer.Option(help="Model that knows TOFU, a folder.")],
+    oracle: Annotated[
+        Path, typer.Option(help="The same model trained without the forget rows, a folder.")
+    ],
+    assistant: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of its assistant; trained there first (minutes; resumable) if it is empty."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with tofu/ and rwku/. [default: as for classifier]")
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Rows: test, or development to choose settings on.")
+    ] = "test",
+    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 2.0,
+    gated_weight: Annotated[
+        float, typer.Option(help="alpha where only found rows are.", min=0)
+    ] = 2.0,
+    rate: Annotated[
+        float, typer.Option("--filter", help="r of the filter.", min=1e-6, max=1)
+    ] = 0.01,
+    layers: Annotated[int, typer.Option(help="Training: K.")] = 2,
+    epochs: Annotated[int, typer.Option(help="Training: passes.", min=1)] = 20,
+    learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
+    retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
+) -> None:
+    """Forgetting and retention on TOFU: plain, with ULD, with GUARD's filter, with both."""
+    from detectors.errors import DetectorError
+    from guard.errors import GuardError
+    from guard.uld.plan import TrainingPlan
+    from server.bench.errors import InputMissing
+    from server.bench.report import check_writable, load_average, write_report
+    from server.eval.uld import UldPlan, eval_uld
+    from server.eval.uld_data import Half
+    from server.eval.uld_training import train_if_missing
+
+    training = TrainingPlan(
+        layers=layers,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        retain_weight=retain_weight,
+        batch=16,
+        bfloat16=True,
+    )
+    try:
+        check_writable(json_file)
+        if split not in list(Half):
+            raise InputMissing(f"--split is one of {', '.join(Half)}")
+        load_before, folder = load_average(), data or default_data()
+        train_if_missing(assistant, model, folder, training)
+        plan = UldPlan(
+            data=folder,
+            base=model,
+            oracle=oracle,
+            assistant=assistant,
+            half=Half(split),
+            weight=weight,
+            gated_weight=gated_weight,
+            rate=rate,
+            encoder=encoder,
+        )
+        with _progress() as progress:
+            figures = eval_uld(plan, progress)
+        write_report(json_file, figures, load_before)
+    except (ServerError, DetectorError, GuardError) as error:
+        typer.echo(f"lethegate: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, InputMissing) else 1) from None
+    table = Table("figure", "value", box=None)
+    for key, value in figures.items():
+        if isinstance(value, float) and not key.endswith(("_low", "_high")):
+            table.add_row(key, f"{value:.4g}")
+    Console().print(table)
+
+
 def default_data() -> Path:
     """Where the evaluation's files are looked for when no folder is given."""
     stated = os.environ.get(DATA_ENV)
@@ -83,9 +158,13 @@ def _evaluate(
     if split not in list(Split):
         raise InputMissing(f"--split is one of {', '.join(Split)}")
     plan = ClassifierPlan(data, encoder, device, alpha, Split(split), cache)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as progress:
+    with _progress() as progress:
         return eval_classifier(plan, progress)
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True))
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -47,7 +47,7 @@ class DataFolder:
         """
         return [
             Question(str(text), str(_field(row, "answer", name)), str(row.get("author_id", "")))
-            for row in self._rows(TOFU, name)
+            for row in self.rows(TOFU, name)
             for text in _listed(_field(row, question, name))
         ]
 
@@ -64,7 +64,7 @@ class DataFolder:
                 str(_field(row, "subject", name)),
                 _kind(str(_field(row, "type", name))),
             )
-            for row in self._rows(RWKU, name)
+            for row in self.rows(RWKU, name)
         ]
 
     def introductions(self) -> list[tuple[str, str]]:
@@ -75,10 +75,15 @@ class DataFolder:
         """
         return [
             (str(_field(row, "target", "intro")), str(_field(row, "intro", "intro")))
-            for row in self._rows(RWKU, "intro")
+            for row in self.rows(RWKU, "intro")
         ]
 
-    def _rows(self, part: str, name: str) -> list[dict[str, Any]]:
+    def rows(self, part: str, name: str) -> list[dict[str, Any]]:
+        """The rows of `PART/NAME.jsonl` as they stand.
+
+        Raises:
+            InputMissing: the file is not there or is not JSON Lines.
+        """
         path = self._folder / part / f"{name}.jsonl"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()

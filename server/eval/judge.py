@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from detectors.classifier import prompt_windows
 from detectors.detection import Layer, Strength
@@ -70,7 +69,7 @@ class Judge:
         judged: list[Judged] = []
         for first in range(0, len(conversations), _AT_ONCE):
             part = conversations[first : first + _AT_ONCE]
-            for offset, decision in enumerate(self._decide(part)):
+            for offset, decision in enumerate(decide(self._policy, self._encoder, part)):
                 target = None if wanted is None else wanted[first + offset]
                 judged.append(_judged(decision, target))
         return judged
@@ -83,19 +82,18 @@ class Judge:
         """Whether an answer holds a phrase that is watched in every answer."""
         return self._policy.watch.find(answer) is not None
 
-    def _decide(self, conversations: Sequence[Conversation]) -> Iterable[Decision]:
-        windows = [prompt_windows(texts) for texts in conversations]
-        wanted = list(dict.fromkeys(window for listed in windows for window in listed))
-        rows = dict(zip(wanted, self._encoder.encode(wanted), strict=True))
-        for texts, listed in zip(conversations, windows, strict=True):
-            yield self._policy.decide(self._policy.classify(texts, self._matrix(rows, listed)))
 
-    def _matrix(
-        self, rows: dict[str, npt.NDArray[np.float32]], windows: Sequence[str]
-    ) -> npt.NDArray[np.float32]:
-        if not windows:
-            return np.zeros((0, self._encoder.dimension), np.float32)
-        return np.stack([rows[window] for window in windows])
+def decide(
+    policy: Policy, encoder: Encoder, conversations: Sequence[Conversation]
+) -> Iterable[Decision]:
+    """What a policy decides on each conversation."""
+    windows = [prompt_windows(texts) for texts in conversations]
+    wanted = list(dict.fromkeys(window for listed in windows for window in listed))
+    rows = dict(zip(wanted, encoder.encode(wanted), strict=True))
+    for texts, listed in zip(conversations, windows, strict=True):
+        found = [rows[window] for window in listed]
+        matrix = np.stack(found) if found else np.zeros((0, encoder.dimension), np.float32)
+        yield policy.decide(policy.classify(texts, matrix))
 
 
 def _judged(decision: Decision, target: str | None) -> Judged:
