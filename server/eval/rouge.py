@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -49,4 +50,4 @@ class Bigrams:
 
 
 def _pairs(listed: Sequence[str]) -> list[tuple[str, str]]:
-    return list(zip(listed, listed[1:], strict=False))
+    return list(pairwise(listed))

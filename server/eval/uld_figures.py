@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, harmonic_mean
 
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]
@@ -81,5 +81,5 @@ def model_utility(parts: Sequence[float]) -> float:
     return round(harmonic_mean(parts), 4) if all(parts) else 0.0
 
 
-def _mean(values: object) -> float:
-    return round(fmean(values), 4)  # type: ignore[arg-type]
+def _mean(values: Iterable[float]) -> float:
+    return round(fmean(values), 4)
