@@ -15,6 +15,7 @@ import torch
 
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
+from guard.vocabulary import Prefixes
 from tracing.successors import SuccessorTable
 
 
@@ -112,7 +113,8 @@ class DeviceVeto:
     """The arrays of `tracing.successors.SuccessorTable`, none of which is unsigned here.
 
     `successors` are its tokens; `salt` is a tensor of one number, so that kernels need not be
-    compiled for it; `shift` brings a hash to its bucket.
+    compiled for it; `shift` brings a hash to its bucket. `prefix_start` and `prefix` are those of
+    `guard.vocabulary.Prefixes`.
     """
 
     keys: torch.Tensor
@@ -123,10 +125,12 @@ class DeviceVeto:
     dense: torch.Tensor
     lengths: torch.Tensor
     salt: torch.Tensor
+    prefix_start: torch.Tensor
+    prefix: torch.Tensor
     shift: int
 
     @classmethod
-    def upload(cls, table: SuccessorTable, device: torch.device) -> DeviceVeto:
+    def upload(cls, table: SuccessorTable, prefixes: Prefixes, device: torch.device) -> DeviceVeto:
         """Copy to the device, in the order of the current stream."""
 
         def numbers(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -141,6 +145,8 @@ class DeviceVeto:
             to_device(table.dense, device),
             numbers(table.lengths),
             to_device(np.array([table.salt], np.uint64).view(np.int64), device),
+            numbers(prefixes.start),
+            numbers(prefixes.tokens),
             64 - (len(table.buckets) - 1).bit_length() + 1,
         )
 

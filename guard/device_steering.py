@@ -33,7 +33,7 @@ from guard.loading import WorkerPart, load_part
 from guard.params import GuardParams
 from guard.semantic_penalties import Penalties
 from guard.units import Units
-from guard.vocabulary import Vocabulary
+from guard.vocabulary import Prefixes, Vocabulary
 from tracing.successors import compile_successors
 
 KEPT_POLICIES = 8
@@ -76,6 +76,7 @@ class DeviceSteering:
         self._snapshots = snapshots
         self._vocabulary = vocabulary
         self._end_ids = tuple(end_ids)
+        self._prefixes = vocabulary.prefixes(end_ids)
         self._ledger = ledger
         self._device = device
         on_device = DeviceVocabulary.build(vocabulary).to(device)
@@ -176,7 +177,7 @@ class DeviceSteering:
         if policy is None:
             part = self._load(digest)
             policy = self._policies[digest] = _on_device(
-                next(self._ids), part, self._vocabulary, self._device
+                next(self._ids), part, self._prefixes, self._vocabulary, self._device
             )
             while len(self._policies) > KEPT_POLICIES:
                 # Slots that are pinned to an old policy hold it themselves.
@@ -194,12 +195,16 @@ class DeviceSteering:
 
 
 def _on_device(
-    id_: int, part: WorkerPart, vocabulary: Vocabulary, device: torch.device
+    id_: int,
+    part: WorkerPart,
+    prefixes: Prefixes,
+    vocabulary: Vocabulary,
+    device: torch.device,
 ) -> DevicePolicy:
     sets = DeviceSets(ActiveSets(part.tables, part.units, vocabulary), device)
     tables = DeviceTables.upload(part.tables, device)
     found = part.successors
-    veto = DeviceVeto.upload(found, device) if len(found.keys) else None
+    veto = DeviceVeto.upload(found, prefixes, device) if len(found.keys) else None
     return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets, veto)
 
 
@@ -209,7 +214,7 @@ def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
     tables = build_tables(patterns, vocabulary)
     units = Units.build([ids], [], Penalties.build([{0: 1.0}]))
     part = WorkerPart(tables, units, compile_successors([[0, 1, 2]], 3, vocabulary.size))
-    policy = _on_device(0, part, vocabulary, device)
+    policy = _on_device(0, part, vocabulary.prefixes(), vocabulary, device)
     policy.sets.acquire((0,), ())
     policy.sets.upload()
     return policy

@@ -46,6 +46,8 @@ def veto(step: Step, policy: DevicePolicy, table: DeviceVeto, vocabulary: Device
             table.dense.numpy(),
             table.lengths.numpy(),
             table.salt.numpy().view(np.uint64)[0],
+            table.prefix_start.numpy(),
+            table.prefix.numpy(),
         ),
     )
 
@@ -65,7 +67,7 @@ def _veto(
     pending_of: Array,
     table: Any,
 ) -> None:
-    keys, starts, successors, buckets, dense_keys, dense, lengths, salt = table
+    keys, starts, successors, buckets, dense_keys, dense, lengths, salt = table[:8]
     longest = lengths[0]
     windows = np.zeros((slot_of.shape[0], longest), np.int64)
     filled = np.zeros(slot_of.shape[0], np.int64)
@@ -97,6 +99,8 @@ def _veto(
         dense,
         lengths,
         salt,
+        table[8],
+        table[9],
         windows,
         filled,
         ours[:count],

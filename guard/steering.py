@@ -119,6 +119,7 @@ class Steering:
         self._snapshots = snapshots
         self._vocabulary = vocabulary
         self._end_ids = tuple(end_ids)
+        self._prefixes = vocabulary.prefixes(end_ids)
         self._ledger = ledger
         self._positions = Positions()
         self._batch = _Batch([], [], [], [])
@@ -304,7 +305,7 @@ class Steering:
         part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
         policy = _Policy(
             TokenFilter(part.tables, part.units, self._vocabulary),
-            Veto(part.successors, self._vocabulary),
+            Veto(part.successors, self._prefixes, self._vocabulary),
         )
         policy.token_filter.prepare()
         policy.veto.prepare()
@@ -319,7 +320,11 @@ def warm_up() -> None:
     token_filter = TokenFilter(tables, units, vocabulary)
     token_filter.prepare()
     # Tokens have two types, by the size of the vocabulary.
-    vetoes = [Veto(compile_successors([[0, 1, 2]], 3, size), vocabulary) for size in (3, 1 << 17)]
+    prefixes = vocabulary.prefixes()
+    vetoes = [
+        Veto(compile_successors([[0, 1, 2]], 3, size), prefixes, vocabulary)
+        for size in (3, 1 << 17)
+    ]
     active = token_filter.sets.acquire((0,), ())
     positions = Positions()
     slots = np.array([positions.take(token_filter.seed([0], [1]), active.index)], np.int64)

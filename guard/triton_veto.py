@@ -63,6 +63,8 @@ def veto(step: Step, policy: DevicePolicy, table: DeviceVeto, vocabulary: Device
         table.lengths,
         table.salt,
         table.shift,
+        table.prefix_start,
+        table.prefix,
         num_warps=1,
     )
 
@@ -106,6 +108,8 @@ def _veto(
     lengths: tl.tensor,
     salt: tl.tensor,
     shift: tl.tensor,
+    prefix_start: tl.tensor,
+    prefix: tl.tensor,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_of + row).to(tl.int64)
@@ -143,11 +147,20 @@ def _veto(
     while low < high:
         lane = low + tl.arange(0, LANES)
         token = tl.load(successors + lane, mask=lane < high, other=0)
-        chosen = (lane < high) & (token < width)
-        tl.store(line + token, float("-inf"), mask=chosen)
-        count += tl.sum(chosen.to(tl.int32), axis=0)
+        count += _forbid(line, width, token, lane < high, prefix_start, prefix, size)
         low += LANES
-    count += _forbid_dense(line, width, dense_keys, num_dense, dense, dense_stride, at)
+    count += _forbid_dense(
+        line,
+        width,
+        dense_keys,
+        num_dense,
+        dense,
+        dense_stride,
+        at,
+        prefix_start,
+        prefix,
+        size,
+    )
     if count > 0:
         tl.atomic_add(report + VETOED, count.to(tl.int64))
 
@@ -214,6 +227,34 @@ def _find(keys: tl.tensor, buckets: tl.tensor, bucket: tl.tensor, key: tl.tensor
 
 
 @jit
+def _forbid(
+    line: tl.tensor,
+    width: tl.tensor,
+    token: tl.tensor,
+    there: tl.tensor,
+    prefix_start: tl.tensor,
+    prefix: tl.tensor,
+    size: tl.tensor,
+) -> tl.tensor:
+    """Forbid lanes' tokens, and what the same bytes could begin with instead."""
+    chosen = there & (token < width)
+    tl.store(line + token, float("-inf"), mask=chosen)
+    count = tl.sum(chosen.to(tl.int32), axis=0)
+    known = there & (token < size)
+    low = tl.load(prefix_start + token, mask=known, other=0)
+    number = tl.load(prefix_start + token + 1, mask=known, other=0) - low
+    most = tl.max(number, axis=0)
+    i = most * 0
+    while i < most:
+        other = tl.load(prefix + low + i, mask=i < number, other=0)
+        chosen = (i < number) & (other < width)
+        tl.store(line + other, float("-inf"), mask=chosen)
+        count += tl.sum(chosen.to(tl.int32), axis=0)
+        i += 1
+    return count
+
+
+@jit
 def _forbid_dense(
     line: tl.tensor,
     width: tl.tensor,
@@ -222,6 +263,9 @@ def _forbid_dense(
     dense: tl.tensor,
     dense_stride: tl.tensor,
     at: tl.tensor,
+    prefix_start: tl.tensor,
+    prefix: tl.tensor,
+    size: tl.tensor,
 ) -> tl.tensor:
     """Forbid the successors that a run has in its bitmask, if it has one."""
     count = at * 0
@@ -237,10 +281,9 @@ def _forbid_dense(
         first = at * 0
         while first < 8 * dense_stride:
             token = first + tl.arange(0, _MASKED)
-            inside = (token < 8 * dense_stride) & (token < width)
+            inside = token < 8 * dense_stride
             byte = tl.load(mask + (token >> 3), mask=inside, other=0).to(tl.int32)
             chosen = inside & (((byte >> (token & 7)) & 1) != 0)
-            tl.store(line + token, float("-inf"), mask=chosen)
-            count += tl.sum(chosen.to(tl.int32), axis=0)
+            count += _forbid(line, width, token, chosen, prefix_start, prefix, size)
             first += _MASKED
     return count

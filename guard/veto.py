@@ -4,7 +4,9 @@ After Prov-Decode of TraceAlign (arXiv 2508.02063), exact instead of scored: wha
 occurrence of the last n - 1 tokens in a registered text is forbidden, so no run of n of their
 tokens is ever sampled. The tokens of an answer count across special ones, those of the prompt from
 its last special one on, as in the token filter: an n-gram may begin in an answer that was begun for
-the model. End of text is never forbidden.
+the model. With a token all those are forbidden whose bytes begin its bytes: else a model that may
+not say " harbour" could go on with " har", and the text would go on verbatim. End of text is never
+forbidden.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.errors import CompileError
-from guard.kernels import Array, short_jit
+from guard.kernels import Array, short_jit, touch
 from guard.positions import with_room
 from guard.tokenisations import Tokenisations
-from guard.vocabulary import Vocabulary
+from guard.vocabulary import Prefixes, Vocabulary
 from tracing.successor_kernels import veto_rows
 from tracing.successors import SuccessorTable, compile_successors
 
@@ -90,12 +92,12 @@ class Veto:
     Slots are numbered by `guard.positions.Positions`.
     """
 
-    def __init__(self, table: SuccessorTable, vocabulary: Vocabulary) -> None:
+    def __init__(self, table: SuccessorTable, prefixes: Prefixes, vocabulary: Vocabulary) -> None:
         self.table = table
         self.is_empty = not len(table.keys)
         self._vocabulary = vocabulary
         self._transparent = vocabulary.transparent
-        self._constants = table.plain()
+        self._constants = (*table.plain(), prefixes.start, prefixes.tokens)
         self._width = int(table.lengths[0]) if len(table.lengths) else 0
         self._windows = np.zeros((64, self._width), np.int64)
         self._filled = np.zeros(64, np.int64)
@@ -103,8 +105,8 @@ class Veto:
 
     def prepare(self) -> None:
         """Bring everything into memory that a step would otherwise wait for."""
-        for array in self._constants[:-1]:
-            int(np.sum(array.reshape(-1).view(np.uint8)[::4096]))
+        for array in self.table.arrays().values():
+            touch(np.asarray(array).reshape(-1).view(np.uint8))
 
     def seed(self, slot: int, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Set what a slot's text ends with: the answer so far and the prompt's end."""
@@ -192,6 +194,8 @@ def veto_step(
     dense: Array,
     lengths: Array,
     salt: Any,
+    prefix_start: Array,
+    prefix: Array,
     windows: Array,
     filled: Array,
     transparent: Array,
@@ -213,6 +217,8 @@ def veto_step(
         dense,
         lengths,
         salt,
+        prefix_start,
+        prefix,
         windows,
         filled,
         slots,

@@ -49,6 +49,14 @@ class Continuations:
     bodies: Streams
 
 
+@dataclass(frozen=True, slots=True)
+class Prefixes:
+    """For token t the tokens[start[t]:start[t + 1]]; start [V + 1] int32, tokens int32."""
+
+    start: npt.NDArray[np.int32]
+    tokens: npt.NDArray[np.int32]
+
+
 class Vocabulary:
     """The bytes of every token id.
 
@@ -145,6 +153,26 @@ class Vocabulary:
     def raw(self, token: int) -> bytes:
         """The bytes of a token; none for a special one."""
         return self._raw[token] or b""
+
+    def prefixes(self, never: Sequence[int] = ()) -> Prefixes:
+        """Per token the others whose bytes are its bytes or begin them, but for those in `never`.
+
+        Whoever may not say a token can begin with one of these to say the same.
+        """
+        barred = {*never, *np.flatnonzero(self.transparent).tolist()}
+        ids: dict[bytes, list[int]] = {}
+        for token, raw in enumerate(self._raw):
+            if raw and token not in barred:
+                ids.setdefault(raw, []).append(token)
+        longest = max(map(len, ids), default=0)
+        found: list[int] = []
+        start = [0]
+        for token, raw in enumerate(self._raw):
+            for end in range(1, min(len(raw or b""), longest) + 1):
+                same = ids.get((raw or b"")[:end], ())
+                found.extend(other for other in same if other != token)
+            start.append(len(found))
+        return Prefixes(np.array(start, np.int32), np.array(found, np.int32))
 
     def pending_of(self, token: int) -> bytes:
         """The bytes that a token leaves unfinished."""

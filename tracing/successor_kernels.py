@@ -90,6 +90,25 @@ def _put(logits: Array, out: Array, row: int, token: int, width: int, count: int
 
 
 @jit
+def _put_all(
+    prefix_start: Array,
+    prefix: Array,
+    logits: Array,
+    out: Array,
+    row: int,
+    token: int,
+    width: int,
+    count: int,
+) -> Any:
+    """Forbid a token, and what the same bytes could begin with instead."""
+    count = _put(logits, out, row, token, width, count)
+    if token + 1 < prefix_start.shape[0]:
+        for k in range(prefix_start[token], prefix_start[token + 1]):
+            count = _put(logits, out, row, prefix[k], width, count)
+    return count
+
+
+@jit
 def veto_rows(
     keys: Array,
     starts: Array,
@@ -99,6 +118,8 @@ def veto_rows(
     dense: Array,
     lengths: Array,
     salt: Any,
+    prefix_start: Array,
+    prefix: Array,
     windows: Array,
     filled: Array,
     slots: Array,
@@ -109,6 +130,7 @@ def veto_rows(
 ) -> Any:
     """Forbid, per row, what follows any of its last runs in the registered documents.
 
+    With a token t all of prefix[prefix_start[t]:prefix_start[t + 1]] are forbidden.
     `windows` [capacity, W], newest token at the right, `filled` [capacity] how many are there;
     `slots` [B] which of them count, `rows` [B] their rows of `width` tokens. Writes minus infinity
     into `logits` [rows, width] float32; where that has no rows, row * width + token into `out` as
@@ -139,12 +161,16 @@ def veto_rows(
             if at < 0:
                 continue
             for s in range(np.int64(starts[at]), np.int64(starts[at + 1])):
-                count = _put(logits, out, row, np.int64(tokens[s]), width, count)
+                count = _put_all(
+                    prefix_start, prefix, logits, out, row, np.int64(tokens[s]), width, count
+                )
             place = _dense_row(dense_keys, at)
             if place < dense_keys.shape[0] and dense_keys[place] == at:
                 mask = dense[place]
                 for token in range(8 * dense.shape[1]):
                     if (mask[token >> 3] >> (token & 7)) & 1:
-                        count = _put(logits, out, row, token, width, count)
+                        count = _put_all(
+                            prefix_start, prefix, logits, out, row, token, width, count
+                        )
         vetoed += count > before
     return count, vetoed

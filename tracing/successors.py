@@ -22,6 +22,7 @@ from tracing.successor_kernels import hash_runs, veto_rows
 
 _KEYS_PER_BUCKET = 4
 _DENSE_ABOVE = 64
+_NO_PREFIXES = (np.empty(0, np.int32), np.empty(0, np.int32))
 _NAMES = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths")
 
 
@@ -78,7 +79,7 @@ class SuccessorTable:
         rows = np.arange(windows.shape[0])
         none = np.empty(0, np.int64)
         where = (windows, filled, rows, rows, logits.shape[1])
-        return int(veto_rows(*self.plain(), *where, logits, none)[0])
+        return int(veto_rows(*self.plain(), *_NO_PREFIXES, *where, logits, none)[0])
 
     def vetoes(self, windows: Array, filled: Array) -> list[list[int]]:
         """The forbidden tokens of each row, sorted; arguments as for `forbid`."""
@@ -86,10 +87,10 @@ class SuccessorTable:
         none = np.empty((0, self.num_tokens), np.float32)
         out = np.empty(len(rows) * len(self.lengths) * _DENSE_ABOVE, np.int64)
         where = (windows, filled, rows, rows, self.num_tokens)
-        count = veto_rows(*self.plain(), *where, none, out)[0]
+        count = veto_rows(*self.plain(), *_NO_PREFIXES, *where, none, out)[0]
         if count > len(out):
             out = np.empty(count, np.int64)
-            veto_rows(*self.plain(), *where, none, out)
+            veto_rows(*self.plain(), *_NO_PREFIXES, *where, none, out)
         found: list[set[int]] = [set() for _ in range(len(rows))]
         for at in out[:count].tolist():
             found[at // self.num_tokens].add(at % self.num_tokens)

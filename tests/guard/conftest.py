@@ -10,18 +10,28 @@ def _spoken(is_transparent, prompt, output):
     return [token for token in [*begun, *output] if not is_transparent(token)]
 
 
+def _also(vocabulary, tokens):
+    """The tokens, and all others that one of them begins with or equals in bytes."""
+    begun = [vocabulary.raw(token) for token in tokens]
+    return tokens | {
+        token
+        for token in range(vocabulary.size)
+        if vocabulary.raw(token) and any(raw.startswith(vocabulary.raw(token)) for raw in begun)
+    }
+
+
 @pytest.fixture(scope="session")
 def plain_veto():
-    """Every token that ends a registered n-gram, or a whole shorter document, behind a text."""
+    """Tokens with which a registered n-gram could end, or a whole shorter document, by bytes."""
 
-    def vetoed(documents, n, is_transparent, prompt, output):
-        text, found = _spoken(is_transparent, prompt, output), set()
+    def vetoed(documents, n, vocabulary, prompt, output):
+        text, found = _spoken(vocabulary.is_transparent, prompt, output), set()
         for document in documents:
             size = min(n, len(document))
             for start in range(len(document) - size + 1 if size > 1 else 0):
                 *run, token = document[start : start + size]
                 if len(text) >= len(run) and text[len(text) - len(run) :] == run:
                     found.add(token)
-        return found
+        return _also(vocabulary, found)
 
     return vetoed

@@ -67,7 +67,8 @@ def make_policy(rng, vocabulary, count, device, documents):
     amounts = {rng.randrange(vocabulary.size): rng.uniform(0.5, 4) for _ in range(300)}
     units = Units.build([ids], [], Penalties.build([amounts]))
     sets = ActiveSets(tables, units, vocabulary)
-    veto = DeviceVeto.upload(compile_successors(documents, 8, vocabulary.size), device)
+    table = compile_successors(documents, 8, vocabulary.size)
+    veto = DeviceVeto.upload(table, vocabulary.prefixes([0]), device)
     on_device = DeviceTables.upload(tables, device), DeviceSets(sets, device)
     return DevicePolicy(1, int(tables.longest[0]), *on_device, veto)
 

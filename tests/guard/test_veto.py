@@ -1,5 +1,7 @@
 """The veto over a batch of slots, against the plain definition; and its table, from texts."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +13,12 @@ from guard.vocabulary import Vocabulary
 from tracing.successors import compile_successors
 
 SPECIAL, PADDING = 0, 9
-VOCABULARY = Vocabulary([None, b"a", b"b", b"c", b"d"])
-SIZE = 6  # of the model: one token of padding
-LETTERS = st.integers(1, 4)
+VOCABULARY = Vocabulary([None, b"a", b"ab", b"c", b"abc", b"c"])
+PREFIXES = VOCABULARY.prefixes()
+SIZE = 7  # of the model: one token of padding
+LETTERS = st.integers(1, 5)
 TOKENS = st.lists(LETTERS, max_size=14)
-HISTORY = st.lists(st.integers(0, 4) | st.just(PADDING), max_size=10)
+HISTORY = st.lists(st.integers(0, 5) | st.just(PADDING), max_size=10)
 
 
 def forbidden(veto, slots, tokens, in_place):
@@ -40,7 +43,7 @@ def forbidden(veto, slots, tokens, in_place):
 def test_steps_forbid_what_the_definition_does(plain_veto, documents, n, texts, in_place):
     """Slots that move on, and slots that are seeded anew at every step, agree with it."""
     table = compile_successors(documents, n, VOCABULARY.size)
-    veto, other = Veto(table, VOCABULARY), Veto(table, VOCABULARY)
+    veto, other = (Veto(table, PREFIXES, VOCABULARY) for _ in range(2))
     slots = np.array([70 + 3 * i for i in range(len(texts))])
     for slot, (prompt, output, _) in zip(slots.tolist(), texts, strict=True):
         veto.seed(slot, prompt, output)
@@ -49,8 +52,7 @@ def test_steps_forbid_what_the_definition_does(plain_veto, documents, n, texts, 
         for slot, (prompt, output, new) in zip(slots.tolist(), texts, strict=True):
             other.seed(slot, prompt, [*output, *new[:step]])
         expected = [
-            plain_veto(documents, n, VOCABULARY.is_transparent, p, [*o, *new[:step]])
-            for p, o, new in texts
+            plain_veto(documents, n, VOCABULARY, p, [*o, *new[:step]]) for p, o, new in texts
         ]
 
         assert expected == forbidden(veto, slots, tokens, in_place)
@@ -61,7 +63,8 @@ def test_many_at_once_without_logits():
     """More indices than there was room for are all given, and the slots move once."""
     documents = [[1, 2, t] for t in range(3, 5000)]
     vocabulary = Vocabulary([None, *(f"{i};".encode() for i in range(1, 5000))])
-    veto = Veto(compile_successors(documents, 3, vocabulary.size), vocabulary)
+    table = compile_successors(documents, 3, vocabulary.size)
+    veto = Veto(table, vocabulary.prefixes(), vocabulary)
     veto.seed(0, [1], [])
     where = (np.array([0]), np.array([2]), np.array([1]), vocabulary.size)
     count, indices = veto.step(*where, np.empty((0, 0), np.float32))
@@ -76,6 +79,18 @@ def test_a_context_goes_across_special_tokens_of_the_answer_only():
     assert [3, 4] == context(VOCABULARY, [1, SPECIAL, 2], [3, SPECIAL, 4], 2)
     assert [1, 2] == context(VOCABULARY, [1], [PADDING, 2], 5)
     assert [] == context(VOCABULARY, [1, SPECIAL], [], 5)
+
+
+def test_other_tokens_of_the_same_bytes():
+    """Per token those that begin its bytes or equal them, but no end of text."""
+    found = VOCABULARY.prefixes()
+    lists = [found.tokens[a:b].tolist() for a, b in pairwise(found.start.tolist())]
+
+    assert [[], [], [1], [5], [1, 2], [3]] == lists
+    assert [[], [], [], [5], [2], [3]] == [
+        VOCABULARY.prefixes([1]).tokens[a:b].tolist()
+        for a, b in pairwise(VOCABULARY.prefixes([1]).start.tolist())
+    ]
 
 
 def encode(texts):
@@ -99,17 +114,18 @@ def test_texts_become_a_table_and_reports():
     for name, array in compiled.table.arrays().items():
         np.testing.assert_array_equal(array, again.table.arrays()[name])
     assert other.table.salt != compiled.table.salt
-    veto = Veto(compiled.table, VOCABULARY)
+    veto = Veto(compiled.table, PREFIXES, VOCABULARY)
     veto.seed(0, [], [2, 3, 4] * 3 + [2, 3])
     veto.seed(1, [], [3, 2, 4, 1, 2, 3, 2, 2])  # a whole text of fewer than n tokens
     veto.seed(2, [], [2])
 
-    assert [{4}, {2}, set()] == forbidden(veto, np.arange(3), [-1] * 3, in_place=True)
+    assert [{1, 2, 4}, {1, 2}, set()] == forbidden(veto, np.arange(3), [-1] * 3, in_place=True)
 
 
 def test_without_texts_there_is_nothing_to_do():
     """An empty table is known as such, and moving a slot on is harmless."""
-    veto = Veto(compile_veto([], Tokenisations(encode, 8), VOCABULARY).table, VOCABULARY)
+    table = compile_veto([], Tokenisations(encode, 8), VOCABULARY).table
+    veto = Veto(table, PREFIXES, VOCABULARY)
     veto.seed(0, [1, 2], [3])
     veto.advance(0, 1)
 
