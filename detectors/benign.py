@@ -1,7 +1,9 @@
-"""The shipped benign prompts: what an innocent user asks, for calibration.
+"""The shipped benign texts, for calibration: what an innocent user asks, and ordinary answers.
 
 About half are everyday requests, half questions about invented people: a threshold that is honest
-for the neighbours of a person must have seen questions about other persons.
+for the neighbours of a person must have seen questions about other persons. The answers are
+everyday prose, code, letters, and the boilerplate that everybody quotes: licences, disclaimers,
+famous first sentences.
 """
 
 from __future__ import annotations
@@ -13,5 +15,15 @@ from importlib.resources import files
 @lru_cache(maxsize=1)
 def benign_prompts() -> tuple[str, ...]:
     """The shipped prompts, in file order, without blank lines."""
-    text = files("detectors").joinpath("data/benign.txt").read_text(encoding="utf-8")
+    return _lines("benign.txt")
+
+
+@lru_cache(maxsize=1)
+def benign_answers() -> tuple[str, ...]:
+    """The shipped answers, in file order."""
+    return _lines("benign_answers.txt")
+
+
+def _lines(name: str) -> tuple[str, ...]:
+    text = files("detectors").joinpath("data", name).read_text(encoding="utf-8")
     return tuple(line for line in text.splitlines() if line.strip())

@@ -56,6 +56,7 @@ class ForgetTarget:
     false-positive rate on benign prompts that the similarity thresholds are calibrated for;
     None takes the server's default. `delta` is the cosine from which on the semantic filter vetoes
     a word that is near a forbidden one in meaning; None takes the built-in default, 1 turns it off.
+    `minimum_match` is the shortest run of words of a document that no answer may hold.
     """
 
     id: str
@@ -71,4 +72,5 @@ class ForgetTarget:
     scope: Scope = Scope.MATCHED
     alpha: float | None = None
     delta: float | None = None
+    minimum_match: int | None = None
     labels: dict[str, str] = field(default_factory=dict)

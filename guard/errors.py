@@ -5,6 +5,7 @@ GuardError
 ├── SnapshotError         a policy snapshot cannot be used
 │   ├── SnapshotMissing   no directory of that digest
 │   └── SnapshotCorrupt   checksum, format or tokenizer does not fit
+├── CorporaUnusable       the corpora or their index cannot be used
 ├── VocabularyError       the tokenizer's bytes could not be established
 ├── CompileError          a set of targets cannot be compiled into a snapshot
 ├── ModelUnreadable       a model's files are missing or cannot be loaded
@@ -36,6 +37,10 @@ class SnapshotMissing(SnapshotError):
 
 class SnapshotCorrupt(SnapshotError):
     """A snapshot's checksum, format or tokenizer fingerprint does not fit."""
+
+
+class CorporaUnusable(GuardError):
+    """The list of corpora, or one of their indexes, is missing or damaged."""
 
 
 class VocabularyError(GuardError):

@@ -20,6 +20,7 @@ class Catch(StrEnum):
     PHRASE = "phrase"
     NAME = "name"
     PADDING = "padding"
+    PROVENANCE = "provenance"
 
 
 @dataclass(frozen=True, slots=True)

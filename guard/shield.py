@@ -109,8 +109,8 @@ class OutputShield:
         """The folded readings of a text that begins with the context."""
         readings = [_Reading(*fold_with_origins(text), skipped=len(self._context))]
         if "\\" in text:
-            end = None if final else _unfinished_escape(text)
-            units = list(_units(text[:end]))
+            end = None if final else unfinished_escape(text)
+            units = list(json_units(text[:end]))
             folded, origins = fold_with_origins("".join(unit.char for unit in units))
             raw_origins = [units[origin].start for origin in origins]
             readings.append(_Reading(folded, raw_origins, skipped=len(self._context)))
@@ -139,7 +139,7 @@ class OutputShield:
                     yield reading.origins[start]
                 else:
                     yield self._clean_cut(text, _escape_around(text, reading.origins[start]))
-        if self._matchers and (unfinished := _unfinished_escape(text)) is not None:
+        if self._matchers and (unfinished := unfinished_escape(text)) is not None:
             yield self._clean_cut(text, unfinished)
 
     def _clean_cut(self, text: str, cut: int) -> int:
@@ -179,22 +179,23 @@ class _Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class JsonUnit:
     """One character of the decoded text and where it began in the raw text."""
 
     start: int
     char: str
 
 
-def _units(text: str) -> Iterator[_Unit]:
+def json_units(text: str) -> Iterator[JsonUnit]:
+    """The characters that a text stands for when its JSON escapes are decoded."""
     position = 0
     for escape in _ESCAPE.finditer(text):
         for index in range(position, escape.start()):
-            yield _Unit(index, text[index])
-        yield _Unit(escape.start(), _decoded(escape.group()))
+            yield JsonUnit(index, text[index])
+        yield JsonUnit(escape.start(), _decoded(escape.group()))
         position = escape.end()
     for index in range(position, len(text)):
-        yield _Unit(index, text[index])
+        yield JsonUnit(index, text[index])
 
 
 def _decoded(escape: str) -> str:
@@ -206,7 +207,7 @@ def _decoded(escape: str) -> str:
     return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
 
 
-def _unfinished_escape(text: str) -> int | None:
+def unfinished_escape(text: str) -> int | None:
     """Where an escape begins that the end of the text cuts off; None if there is none."""
     if "\\" not in text[-12:]:
         return None
@@ -238,5 +239,5 @@ def _visible_unit_before(text: str, cut: int) -> int:
         return cut - 1
     if "\\" not in text[:cut]:
         return next((i for i in range(cut - 1, -1, -1) if fold(text[i])), 0)
-    units = list(_units(text[:cut]))
+    units = list(json_units(text[:cut]))
     return next((unit.start for unit in reversed(units) if fold(unit.char)), 0)

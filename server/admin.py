@@ -6,7 +6,6 @@ admins; every error has OpenAI's shape and names the field, never its value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from server.access import Admin, Auditor
 from server.auth import KeyRing, Role
 from server.body import BodyGuard, error_response
 from server.errors import (
@@ -27,6 +27,8 @@ from server.errors import (
 )
 from server.jobs import JobWorker
 from server.policy import Publisher
+from server.provenance.routes import Corpora, takes_upload
+from server.provenance.routes import router as corpora_router
 from server.records import JobRecord, TargetRecord, utc
 from server.schemas import (
     READ_ONLY,
@@ -54,6 +56,7 @@ class Control:
     publisher: Publisher
     keyring: KeyRing
     registry: CollectorRegistry
+    corpora: Corpora
 
 
 def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> FastAPI:
@@ -68,6 +71,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.state.control = control
     app.include_router(_targets, prefix=PREFIX)
     app.include_router(_jobs, prefix=PREFIX)
+    app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -76,6 +80,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
         BodyGuard,
         max_bytes=max_body_bytes,
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
+        streams=takes_upload,
     )
     return app
 
@@ -85,16 +90,7 @@ def _control(request: Request) -> Control:
     return control
 
 
-def _role(minimum: Role) -> Callable[..., Role]:
-    def check(request: Request) -> Role:
-        return _control(request).keyring.require(request.headers.get("authorization"), minimum)
-
-    return check
-
-
 Here = Annotated[Control, Depends(_control)]
-Admin = Annotated[Role, Depends(_role(Role.ADMIN))]
-Auditor = Annotated[Role, Depends(_role(Role.AUDITOR))]
 IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
 TargetPath = Annotated[str, Path(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -24,12 +24,20 @@ class BodyGuard:
     """Lets a request through only with a body that is fit to be parsed.
 
     `admit` is given the Authorization header before a body is read and raises for strangers.
+    `streams` says which requests' bodies the application reads itself, with its own bound.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, admit: Callable[[str | None], object]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_bytes: int,
+        admit: Callable[[str | None], object],
+        streams: Callable[[Scope], bool] = lambda scope: False,
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._admit = admit
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -56,6 +64,8 @@ class BodyGuard:
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         self._admit(header(scope, b"authorization"))
+        if self._streams(scope):
+            return receive
         require_json(scope)
         body = await read_body(scope, receive, self._max_bytes)
         if body is None:

@@ -15,7 +15,7 @@ from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
 
-_CLIENT_SETTINGS = ("state_dir", "admin_host", "admin_port")
+CLIENT_SETTINGS = ("state_dir", "admin_host", "admin_port")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is in force.")]
@@ -27,7 +27,7 @@ jobs_app = typer.Typer(help="Follow changes on their way into force.")
 
 
 @targets_app.command("add")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def add_target(
     file: Annotated[str, typer.Argument(help="JSON file of one target, or - for standard input.")],
     *,
@@ -44,28 +44,28 @@ def add_target(
 
 
 @targets_app.command("list")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def list_targets(*, settings: Settings, as_json: AsJson = False) -> None:
     """List all forget targets."""
     with AdminClient.of(settings) as client:
         found = list(client.targets())
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     columns = ("id", "status", "revision", "generation", "num_examples", "num_phrases")
-    _print_table(columns, found)
+    print_table(columns, found)
 
 
 @targets_app.command("show")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def show_target(target_id: TargetId, *, settings: Settings) -> None:
     """Print one forget target, with what was made of it, as JSON."""
     with AdminClient.of(settings) as client:
-        _print_json(client.target(target_id))
+        print_json(client.target(target_id))
 
 
 @targets_app.command("rm")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def remove_target(
     target_id: TargetId,
     *,
@@ -81,7 +81,7 @@ def remove_target(
 
 
 @jobs_app.command("list")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def list_jobs(
     *,
     settings: Settings,
@@ -92,13 +92,13 @@ def list_jobs(
     with AdminClient.of(settings) as client:
         found = client.jobs(limit)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _print_table(("id", "kind", "state", "progress", "generation", "created_at"), found)
+    print_table(("id", "kind", "state", "progress", "generation", "created_at"), found)
 
 
 @jobs_app.command("wait")
-@with_settings(_CLIENT_SETTINGS)
+@with_settings(CLIENT_SETTINGS)
 def wait_for_job(
     job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
     *,
@@ -108,7 +108,7 @@ def wait_for_job(
 ) -> None:
     """Wait until a job has ended; fails if the job failed."""
     with AdminClient.of(settings) as client:
-        _finish(client.wait(job_id, timeout, _show_progress), as_json)
+        finish(client.wait(job_id, timeout, show_progress), as_json)
 
 
 def _follow(
@@ -116,17 +116,17 @@ def _follow(
 ) -> None:
     job = answer["job"]
     if wait:
-        _finish(client.wait(job["id"], timeout, _show_progress), as_json)
+        finish(client.wait(job["id"], timeout, show_progress), as_json)
     elif as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         typer.echo(f"{answer['target']['id']}: accepted, job {job['id']}")
 
 
-def _finish(job: dict[str, Any], as_json: bool) -> None:
+def finish(job: dict[str, Any], as_json: bool) -> None:
     """Tell how a job ended, and fail if it did not end well."""
     if as_json:
-        _print_json(job)
+        print_json(job)
     elif job["state"] == "done":
         typer.echo(f"in force with generation {job['generation']}")
     if job["state"] != "done":
@@ -135,7 +135,8 @@ def _finish(job: dict[str, Any], as_json: bool) -> None:
         raise Fail(f"job {job['id']} is {job['state']}: {reason}")
 
 
-def _show_progress(job: dict[str, Any]) -> None:
+def show_progress(job: dict[str, Any]) -> None:
+    """Show on a terminal how far a job is."""
     if sys.stderr.isatty() and job["state"] == "running":
         line = f"{job['progress']:4.0%} {job['message']}"
         typer.echo(f"\r\x1b[K{line}", err=True, nl=False)
@@ -150,11 +151,13 @@ def _read(file: str) -> bytes:
         raise Fail(f"cannot read {file}: {error.strerror}", status=2) from None
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def _print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+def print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+    """Print some fields of each row."""
     table = Table(box=None)
     for column in columns:
         table.add_column(column.removeprefix("num_"), overflow="fold")

@@ -61,13 +61,7 @@ class AdminClient:
 
     def targets(self) -> Iterator[dict[str, Any]]:
         """All targets, page by page."""
-        after: dict[str, str] = {}
-        while True:
-            page = self._call("GET", "/targets", params={"limit": "1000", **after})
-            yield from page["targets"]
-            if page["next"] is None:
-                return
-            after = {"after": page["next"]}
+        return self._pages("/targets", "targets")
 
     def target(self, target_id: str) -> dict[str, Any]:
         """One whole target."""
@@ -97,6 +91,54 @@ class AdminClient:
             if job["state"] in _FINAL or time.monotonic() >= end:
                 return job
             time.sleep(0.1)
+
+    def create_corpus(self, corpus: dict[str, Any]) -> dict[str, Any]:
+        """Register a corpus."""
+        return self._call("POST", "/corpora", json=corpus)
+
+    def corpora(self) -> Iterator[dict[str, Any]]:
+        """All corpora, page by page."""
+        return self._pages("/corpora", "corpora")
+
+    def corpus(self, corpus_id: str) -> dict[str, Any]:
+        """One corpus."""
+        return self._call("GET", f"/corpora/{_quoted(corpus_id)}")
+
+    def upload_documents(self, corpus_id: str, lines: Iterator[bytes]) -> dict[str, Any]:
+        """Add documents, JSON lines that are streamed as they come."""
+        path = f"/corpora/{_quoted(corpus_id)}/documents"
+        headers = {"content-type": "application/x-ndjson"}
+        return self._call("POST", path, content=lines, headers=headers, timeout=None)
+
+    def documents(self, corpus_id: str) -> Iterator[dict[str, Any]]:
+        """A corpus's documents without their text, page by page."""
+        return self._pages(f"/corpora/{_quoted(corpus_id)}/documents", "documents")
+
+    def document(self, corpus_id: str, number: int) -> dict[str, Any]:
+        """One document with its text."""
+        return self._call("GET", f"/corpora/{_quoted(corpus_id)}/documents/{number}")
+
+    def withdraw_document(self, corpus_id: str, number: int, *, erase: bool) -> dict[str, Any]:
+        """Withdraw a document; with `erase` it is also gone from disk."""
+        path = f"/corpora/{_quoted(corpus_id)}/documents/{number}"
+        return self._call("DELETE", path, params={"erase": str(erase).lower()})
+
+    def withdraw_corpus(self, corpus_id: str) -> dict[str, Any]:
+        """Withdraw a corpus with all its documents."""
+        return self._call("DELETE", f"/corpora/{_quoted(corpus_id)}")
+
+    def verify_corpus(self, corpus_id: str) -> dict[str, Any]:
+        """Have a corpus's index compared with its checksums."""
+        return self._call("POST", f"/corpora/{_quoted(corpus_id)}:verify", json={})
+
+    def _pages(self, path: str, name: str) -> Iterator[dict[str, Any]]:
+        after: dict[str, str] = {}
+        while True:
+            page = self._call("GET", path, params={"limit": "1000", **after})
+            yield from page[name]
+            if page["next"] is None:
+                return
+            after = {"after": page["next"]}
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
         try:

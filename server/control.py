@@ -96,28 +96,37 @@ def _serve(
     listener: socket.socket,
     with_parent: bool,
 ) -> int:
+    from server.provenance.service import assemble_corpora
+
     registry = CollectorRegistry()
     store, worklist = Store(database), Worklist(database)
+    metrics = ControlMetrics(registry)
+    corpora = assemble_corpora(settings, database, store, metrics)
     worker = JobWorker(
         store,
         worklist,
         publisher,
         build_compiler,
-        metrics=ControlMetrics(registry),
+        metrics=metrics,
         acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
         housekeeping=lambda: _prune(settings, worklist, publisher),
+        sync_documents=corpora.worker.sync_targets,
         on_fault=lambda: _end(server),
     )
-    control = Control(store, worker, publisher, load_keyring(settings), registry)
+    control = Control(store, worker, publisher, load_keyring(settings), registry, corpora)
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
     )
     server = _uvicorn_server(app)
     _announce(settings, listener)
+    corpora.worker.start()
     worker.start()
     if with_parent:
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
+    # It may be waiting for the corpora, whose end must find it told to stop.
+    worker.stop(timeout_seconds=0)
+    corpora.worker.stop()
     worker.stop()
     if isinstance(worker.fault, StartFault):
         raise worker.fault

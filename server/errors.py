@@ -26,10 +26,14 @@ ServerError
 │   ├── SettingsError         a setting is unknown or cannot be parsed
 │   ├── StoreVersionError     the store was written by another version
 │   └── ControlRunning        another control process owns the state directory
-└── PolicyFault               a policy did not come into force; the last good one rules
-    ├── PolicyNotCompiled     the compiler refused it
-    ├── PolicyRejected        a follower could not load it
-    └── PolicyNotAcknowledged a live follower did not answer in time
+├── PolicyFault               a policy did not come into force; the last good one rules
+│   ├── PolicyNotCompiled     the compiler refused it
+│   ├── PolicyRejected        a follower could not load it
+│   └── PolicyNotAcknowledged a live follower did not answer in time
+└── CorpusFault               a change of a corpus did not come into force everywhere
+    ├── CorpusDamaged         its index cannot be read
+    ├── CorpusRejected        a gateway could not load it
+    └── CorpusNotAcknowledged a live gateway did not answer in time
 
 Messages never hold forget text or a value that a client sent.
 """
@@ -46,6 +50,7 @@ from guard.errors import (
     AssistantMismatch,
     AssistantUnreadable,
     CompileError,
+    CorporaUnusable,
     GuardError,
     GuardParamsError,
     ModelUnreadable,
@@ -188,6 +193,22 @@ class PolicyNotAcknowledged(PolicyFault):
     """A live follower did not acknowledge the policy in time."""
 
 
+class CorpusFault(ServerError):
+    """A change of a corpus did not come into force everywhere."""
+
+
+class CorpusDamaged(CorpusFault):
+    """The index of a corpus cannot be read."""
+
+
+class CorpusRejected(CorpusFault):
+    """A gateway could not load the corpora; it goes on with those it has."""
+
+
+class CorpusNotAcknowledged(CorpusFault):
+    """A live gateway did not acknowledge the corpora in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
     """How one error class looks to a client; `message` replaces the error's own if given."""
@@ -234,7 +255,12 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     PolicyNotCompiled: ErrorRow(422, _CLIENT, "policy_not_compiled"),
     PolicyRejected: ErrorRow(500, _SERVER, "policy_rejected"),
     PolicyNotAcknowledged: ErrorRow(503, _SERVER, "policy_not_acknowledged"),
+    CorpusFault: ErrorRow(500, _SERVER, "corpus_error"),
+    CorpusDamaged: ErrorRow(500, _SERVER, "corpus_damaged"),
+    CorpusRejected: ErrorRow(500, _SERVER, "corpus_rejected"),
+    CorpusNotAcknowledged: ErrorRow(503, _SERVER, "corpus_not_acknowledged"),
     GuardError: _GUARD,
+    CorporaUnusable: _GUARD,
     GuardParamsError: ErrorRow(
         400,
         _CLIENT,

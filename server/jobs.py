@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from detectors.targets import ForgetTarget
 from guard.errors import CompileError
 from server.errors import (
     PolicyFault,
@@ -62,6 +63,7 @@ class JobWorker:
         metrics: ControlMetrics,
         acknowledge_timeout_seconds: float = 120.0,
         housekeeping: Callable[[], None] = lambda: None,
+        sync_documents: Callable[[Sequence[ForgetTarget]], None] = lambda targets: None,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -71,6 +73,7 @@ class JobWorker:
         self._metrics = metrics
         self._timeout_seconds = acknowledge_timeout_seconds
         self._housekeeping = housekeeping
+        self._sync_documents = sync_documents
         self._on_fault = on_fault
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -162,7 +165,12 @@ class JobWorker:
             and self._publisher.holds(good.digest)
         ):
             self._metrics.set_generation(good.number)
-            self.ready = True
+            try:
+                self._sync_documents(self._worklist.plan(()).targets)
+            except PolicyFault as fault:
+                log.error("documents_not_in_force", error=type(fault).__name__)
+            else:
+                self.ready = True
         else:
             self._worklist.request_recompile()
 
@@ -186,7 +194,11 @@ class JobWorker:
         generation = self._publish(compiled.digest, batch[-1].kind, len(plan.targets))
         try:
             self._await_acknowledgements(generation)
+            # Last: what a rollback leaves in force too much is put right by the next job.
+            self._sync_documents(plan.targets)
         except PolicyFault:
+            if self._stop.is_set():
+                raise _Stopped from None
             self._roll_back()
             raise
         self._worklist.confirm(generation.number, batch, plan, compiled.reports)

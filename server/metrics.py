@@ -44,6 +44,7 @@ class Bypass(StrEnum):
 SURFACES = frozenset(
     {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
 )
+CORPUS_LABELS = ("forget", "unsafe", "licensed", "allowed")
 CLOSED_SLOT_REASONS = frozenset(
     {"snapshot_unavailable", "bad_params", "nothing_left", "fault", OTHER}
 )
@@ -190,6 +191,26 @@ class ControlMetrics:
             "Policies that were taken back because a follower did not take them.",
             registry=registry,
         )
+        self._corpus_documents = Gauge(
+            "lethegate_corpus_documents",
+            "Documents of the corpora by label.",
+            ["label"],
+            registry=registry,
+        )
+        self._corpora = Gauge(
+            "lethegate_published_corpora_generation",
+            "Generation of the corpora that was last published.",
+            registry=registry,
+        )
+
+    def set_corpus_documents(self, by_label: Mapping[str, int]) -> None:
+        """Tell how many documents are registered under each label."""
+        for label in CORPUS_LABELS:
+            self._corpus_documents.labels(label).set(by_label.get(label, 0))
+
+    def set_corpora_generation(self, generation: int) -> None:
+        """Tell which generation of the corpora was published last."""
+        self._corpora.set(generation)
 
     def set_targets(self, by_status: Mapping[str, int]) -> None:
         """Tell how many targets are in each status."""

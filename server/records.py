@@ -99,10 +99,13 @@ class JobRecord:
     created_at: float
     started_at: float | None
     finished_at: float | None
+    corpus_id: str | None = None
 
     @classmethod
-    def of(cls, row: Row[Any], targets: Mapping[str, int]) -> JobRecord:
-        """From a row of `jobs` and its rows of `job_targets`."""
+    def of(
+        cls, row: Row[Any], targets: Mapping[str, int], corpus_id: str | None = None
+    ) -> JobRecord:
+        """From a row of `jobs`, its rows of `job_targets` and its row of `corpus_jobs`."""
         return cls(
             number=row.number,
             id=row.id,
@@ -116,6 +119,7 @@ class JobRecord:
             created_at=row.created_at,
             started_at=row.started_at,
             finished_at=row.finished_at,
+            corpus_id=corpus_id,
         )
 
     def to_out(self) -> JobOut:
@@ -125,6 +129,7 @@ class JobRecord:
             kind=self.kind,
             state=self.state,
             target_ids=sorted(self.targets),
+            corpus_id=self.corpus_id,
             progress=self.progress,
             message=self.message,
             error=self.error,

@@ -37,16 +37,19 @@ READ_ONLY = frozenset(
 )
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
+    """The text, if every tokenizer and store takes it."""
     if "\0" in text:
         raise PydanticCustomError("nul", "must not hold a NUL character")
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise PydanticCustomError("surrogate", "must not hold half of a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("surrogate", "must not hold half of a surrogate pair") from None
     return text
 
 
 def _worded(text: str) -> str:
-    if not any(char.isalnum() for char in fold(_clean(text))):
+    if not any(char.isalnum() for char in fold(clean(text))):
         raise PydanticCustomError("wordless", "must hold at least one letter or digit")
     return text
 
@@ -71,11 +74,12 @@ Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_worded)
 PhraseText = Annotated[str, StringConstraints(max_length=512), AfterValidator(_worded)]
 Passage = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_worded)]
 DocumentText = Annotated[str, StringConstraints(max_length=2_000_000), AfterValidator(_worded)]
-Note = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(_clean)]
+Note = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(clean)]
 Pairs = Annotated[
-    dict[LabelKey, Annotated[str, StringConstraints(max_length=256), AfterValidator(_clean)]],
+    dict[LabelKey, Annotated[str, StringConstraints(max_length=256), AfterValidator(clean)]],
     Field(max_length=MAX_LABELS),
 ]
+MatchWords = Annotated[int, Field(strict=True, ge=3, le=60)]
 Unsupported = SkipJsonSchema[Annotated[None, BeforeValidator(_refuse)]]
 
 
@@ -112,12 +116,13 @@ class ThresholdsIn(_Input):
     """`alpha`: the false-positive rate that this target's thresholds are calibrated for.
 
     `delta`: how near in meaning to a forbidden word (cosine) a word must be for the semantic filter
-    to veto it; 1 turns the filter off for this target.
+    to veto it; 1 turns the filter off for this target. `minimum_match`: the shortest run of words
+    of a document that no answer may hold.
     """
 
     alpha: Annotated[float, Field(strict=True, gt=0, lt=1)] | None = None
     delta: Annotated[float, Field(strict=True, ge=0.5, le=1)] | None = None
-    minimum_match: Unsupported = Field(default=None, exclude=True)
+    minimum_match: MatchWords | None = None
 
 
 class TargetIn(_Input):
@@ -194,6 +199,7 @@ class TargetIn(_Input):
             scope=self.scope,
             alpha=self.thresholds.alpha,
             delta=self.thresholds.delta,
+            minimum_match=self.thresholds.minimum_match,
             labels=dict(self.labels),
         )
 
@@ -212,6 +218,7 @@ class JobOut(BaseModel):
     kind: str
     state: str
     target_ids: list[str]
+    corpus_id: str | None = None
     progress: float
     message: str
     error: JobError | None

@@ -112,6 +112,11 @@ class Settings(BaseModel):
         ge=1024,
         description="Longest request body accepted, in bytes; longer is a 413.",
     )
+    max_upload_bytes: int = Field(
+        default=1024 * MIB,
+        ge=1024,
+        description="Longest upload of a corpus's documents (JSON lines), in bytes.",
+    )
     holdback_chars: int = Field(
         default=2000,
         ge=64,
@@ -178,6 +183,11 @@ class Settings(BaseModel):
     def snapshots(self) -> Path:
         """Directory of the policy snapshots."""
         return self.state_dir / "snapshots"
+
+    @property
+    def corpora(self) -> Path:
+        """Directory of the corpora: indexes, uploads, published lists."""
+        return self.state_dir / "corpora"
 
     @property
     def cache(self) -> Path:

@@ -22,6 +22,7 @@ from server.tables import (
     JobKind,
     JobState,
     TargetStatus,
+    corpus_jobs,
     generations,
     job_targets,
     jobs,
@@ -198,7 +199,9 @@ def load_jobs(connection: Connection, query: Any) -> list[JobRecord]:
     links = select(job_targets).where(job_targets.c.job_number.in_(list(carried)))
     for link in connection.execute(links):
         carried[link.job_number][link.target_id] = link.revision
-    return [JobRecord.of(row, carried[row.number]) for row in rows]
+    about = select(corpus_jobs).where(corpus_jobs.c.job_number.in_(list(carried)))
+    corpus_of = {row.job_number: row.corpus_id for row in connection.execute(about)}
+    return [JobRecord.of(row, carried[row.number], corpus_of.get(row.number)) for row in rows]
 
 
 def _find(connection: Connection, target_id: str) -> TargetRecord | None:

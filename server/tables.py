@@ -3,6 +3,8 @@
 targets ─┬─< versions      every kept revision's document: the newest and the one in force
          └   (job_targets) which revision a job carries; outlives the target
 generations                every activation, written before the pointer moves
+corpora ─┬─< corpus_documents  what is known of a document beside its text, which the index keeps
+         └   (corpus_jobs)     what a job does to which corpus
 """
 
 from __future__ import annotations
@@ -53,8 +55,29 @@ class JobKind(StrEnum):
     WITHDRAW = "withdraw"
     EXPIRE = "expire"
     RECOMPILE = "recompile"
+    CORPUS_CREATE = "corpus_create"
+    CORPUS_ADD = "corpus_add"
+    CORPUS_WITHDRAW = "corpus_withdraw"
+    CORPUS_DELETE = "corpus_delete"
+    CORPUS_VERIFY = "corpus_verify"
 
 
+class CorpusStatus(StrEnum):
+    """Where a corpus is: not yet in force, in force, unreadable, or on its way out."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    DAMAGED = "damaged"
+    WITHDRAWN = "withdrawn"
+
+
+CORPUS_KINDS = (
+    JobKind.CORPUS_CREATE,
+    JobKind.CORPUS_ADD,
+    JobKind.CORPUS_WITHDRAW,
+    JobKind.CORPUS_DELETE,
+    JobKind.CORPUS_VERIFY,
+)
 FINAL_STATES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 metadata = MetaData()
@@ -132,4 +155,37 @@ generations = Table(
     Column("created_at", Double, nullable=False),
     # When every live follower had acknowledged it; null while it is not in force.
     Column("confirmed_at", Double),
+)
+
+corpora = Table(
+    "corpora",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    # What the operator asked for, and the directory of the index, new for every registration.
+    Column("settings", JSON, nullable=False),
+    Column("directory", String(128), nullable=False, unique=True),
+    Column("status", String(16), nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+corpus_documents = Table(
+    "corpus_documents",
+    metadata,
+    Column("corpus_id", ForeignKey("corpora.id", ondelete="CASCADE"), primary_key=True),
+    # The index's number of the document.
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("source", Text, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("characters", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+corpus_jobs = Table(
+    "corpus_jobs",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    # No foreign key: the job is remembered when its corpus is gone.
+    Column("corpus_id", String(64), nullable=False, index=True),
+    Column("payload", JSON, nullable=False),
 )

@@ -21,6 +21,7 @@ from server.records import GenerationRecord, JobRecord
 from server.schemas import TargetIn
 from server.store import add_job, delete_targets, load_jobs
 from server.tables import (
+    CORPUS_KINDS,
     FINAL_STATES,
     JobKind,
     JobState,
@@ -34,6 +35,8 @@ from server.tables import (
 
 JOB_RETENTION_SECONDS = 30 * 24 * 3600
 _REMOVALS = (JobKind.WITHDRAW, JobKind.EXPIRE)
+# Jobs about corpora have a worker of their own.
+_OURS = jobs.c.kind.not_in(CORPUS_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Worklist:
 
     def recover(self) -> int:
         """Queue again what a dead process was running; returns how many jobs that were."""
-        running = jobs.c.state == JobState.RUNNING
+        running = (jobs.c.state == JobState.RUNNING) & _OURS
         compiling = targets.c.status == TargetStatus.COMPILING
         queued = {"state": JobState.QUEUED, "progress": 0.0, "message": "resumed"}
         with self._database.write() as connection:
@@ -75,7 +78,8 @@ class Worklist:
 
     def take(self) -> list[JobRecord]:
         """Set every queued job to running and return them, oldest first."""
-        queued = select(jobs).where(jobs.c.state == JobState.QUEUED).order_by(jobs.c.number)
+        waiting = (jobs.c.state == JobState.QUEUED) & _OURS
+        queued = select(jobs).where(waiting).order_by(jobs.c.number)
         started = {"state": JobState.RUNNING, "started_at": time.time()}
         with self._database.write() as connection:
             batch = load_jobs(connection, queued)

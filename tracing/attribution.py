@@ -3,6 +3,7 @@ which of them are too long and too rare to be given away."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Attribution:
 
 
 def attribute(
-    view: View, output: Array, surprisal: Nats, limits: Limits, allowed: View | None = None
+    view: View, output: Array, surprisal: Nats, limits: Limits, allowed: Sequence[View] = ()
 ) -> list[Attribution]:
     """All maximal spans of an output with their judgement, in order.
 
@@ -55,8 +56,8 @@ def attribute(
         output: [n] symbols.
         surprisal: [n] nats of each word under a background corpus.
         limits: see there.
-        allowed: an index of what may be given away although it is registered: licences, quotations.
-            Windows of `limits.minimum` words that it holds are taken out of every span, so a rare
+        allowed: indexes of what may be given away although it is registered: licences, quotations.
+            Windows of `limits.minimum` words that they hold are taken out of every span, so a rare
             continuation of a licence is still found.
     """
     free = _allowed_ends(output, limits.minimum, allowed)
@@ -79,12 +80,13 @@ def score(attributions: list[Attribution]) -> float:
     return max((found.best.nats for found in attributions), default=float("-inf"))
 
 
-def _allowed_ends(output: Array, minimum: int, allowed: View | None) -> Array:
+def _allowed_ends(output: Array, minimum: int, allowed: Sequence[View]) -> Array:
     """Per place whether the window of `minimum` words that ends there may be given away."""
-    if allowed is None:
-        return np.zeros(len(output), np.bool_)
     minimum = max(1, min(minimum, len(output)))
-    return matched_lengths(allowed, output, minimum) > 0
+    free = np.zeros(len(output), np.bool_)
+    for view in allowed:
+        free |= matched_lengths(view, output, minimum) > 0
+    return free
 
 
 def _pieces(span: Span, free: Array, minimum: int) -> list[tuple[int, int]]:

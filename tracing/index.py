@@ -112,6 +112,21 @@ class Index:
             self.close()
             raise
 
+    @property
+    def next_id(self) -> int:
+        """The number that the next document gets."""
+        return self._manifest.next_id
+
+    def verify(self) -> None:
+        """Read everything again and compare it with its checksums.
+
+        Raises:
+            IndexCorrupt: a file is damaged or missing.
+        """
+        with self._builds:
+            for segment in self.view.segments:
+                open_segment(self._directory / segment.name).container.verify()
+
     def close(self) -> None:
         """Let another process write. Views stay readable."""
         if self._lock is not None:
@@ -148,6 +163,8 @@ class Index:
                 for batch in self._batches(documents, first):
                     made.append(self._write(batch))
                     number = batch[-1].document_id + 1
+                if not made:
+                    return []
                 with self._commits:
                     segments = (*self._manifest.segments, *made)
                     self._commit(self._manifest.successor(next_id=number, segments=segments))
@@ -188,7 +205,7 @@ class Index:
         """
         with self._builds:
             sizes = {s.name: s.words for s in self.view.segments}
-            dead = {s.name: _dead_words(s) for s in self.view.segments}
+            dead = {s.name: s.words - s.live_words for s in self.view.segments}
             names = due_for_merge(sizes, self._segment_words) or due_for_purge(sizes, dead)
             if names:
                 self._rebuild(names)
@@ -280,8 +297,3 @@ def _lock(directory: Path) -> int:
         os.close(handle)
         raise IndexLocked("another process writes to this provenance index") from None
     return handle
-
-
-def _dead_words(segment: Segment) -> int:
-    rows = [segment.row(document_id) for document_id in segment.withdrawn]
-    return int(segment.sizes[rows].sum()) if rows else 0

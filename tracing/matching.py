@@ -115,6 +115,26 @@ def maximal_spans(view: View, output: Array, minimum: int) -> list[Span]:
     return sorted([*found, *kept], key=lambda span: span.start)
 
 
+def short_lengths(view: View, output: Array) -> Lengths:
+    """Per place, the longest whole document of fewer words than the view's depth that ends there.
+
+    [n] int32, 0 where there is none.
+    """
+    lengths = np.zeros(len(output), np.int32)
+    with_short = [segment for segment in view.segments if segment.short]
+    query = _query(output) if with_short else output
+    for s in with_short:
+        match_short(*_tables(s), s.gate, s.dead, s.depth, s.short, query, lengths)
+    return lengths
+
+
+def count_window(view: View, output: Array, length: int) -> int:
+    """How often the last `length` words of an output occur in live documents."""
+    query = _query(output)
+    ends, lengths = np.array([len(query) - 1]), np.array([length], np.int32)
+    return sum(int(_ranges(segment, query, ends, lengths)[1][0]) for segment in view.segments)
+
+
 def maximal_ends(lengths: Lengths) -> npt.NDArray[np.int64]:
     """The places at which a maximal match ends, given the longest match of every place."""
     following = np.append(lengths[1:], np.int32(0))
@@ -159,10 +179,8 @@ def _live(segment: Segment, low: int, high: int, limit: int) -> Iterator[int]:
 
 def _short_spans(view: View, query: Array, minimum: int) -> list[Span]:
     """Whole documents that are too short to be found as matches, none within another."""
-    lengths = np.zeros(len(query), np.int32)
+    lengths = short_lengths(view, query)
     with_short = [segment for segment in view.segments if segment.short]
-    for s in with_short:
-        match_short(*_tables(s), s.gate, s.dead, s.depth, s.short, query, lengths)
     spans = []
     first = len(query)
     none = np.empty(0, np.int64)

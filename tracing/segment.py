@@ -63,6 +63,12 @@ class Segment:
         """Words of all documents, withdrawn ones too."""
         return int(self.text.shape[0]) - int(self.starts.shape[0]) - 1
 
+    @property
+    def live_words(self) -> int:
+        """Words of the documents that are not withdrawn."""
+        rows = [self.row(document_id) for document_id in self.withdrawn]
+        return self.words - (int(self.sizes[rows].sum()) if rows else 0)
+
     def without(self, ids: Iterable[int]) -> Segment:
         """The same segment with these documents withdrawn, and only these."""
         gone = frozenset(i for i in ids if self.row(i) >= 0)

@@ -78,6 +78,15 @@ class WordView:
         # Characters that fold to nothing between two words belong to neither.
         return Words(symbols, parts, at[first], at[last - 1] + 1)
 
+    def words_so_far(self, text: str) -> tuple[Words, bool]:
+        """The words of a text that goes on, and whether the last of them may go on too."""
+        words = self.words(text)
+        if not len(words.symbols):
+            return words, False
+        last = self.folding.fold(text[int(words.starts[-1]) :])
+        is_open = last == words.folded[-1] and self._classes[ord(last[-1])] == _WORD
+        return words, bool(is_open)
+
     def stream(self) -> WordStream:
         """A reader of a text that arrives in pieces."""
         return WordStream(self)

@@ -18,7 +18,7 @@ SOURCES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if path != ROOT / "server" / "metrics.py"
 ]
-UNITS = ("_total", "_seconds", "_generation", "_targets", "_queued")
+UNITS = ("_total", "_seconds", "_generation", "_targets", "_queued", "_documents")
 
 
 def _names() -> set[str]:

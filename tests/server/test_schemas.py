@@ -75,7 +75,7 @@ def test_everything_reaches_the_detectors() -> None:
         ({"thresholds": {"delta": 0.1}}, "thresholds.delta"),
         ({"thresholds": {"delta": 1.1}}, "thresholds.delta"),
         ({"thresholds": {"delta": "0.8"}}, "thresholds.delta"),
-        ({"thresholds": {"minimum_match": 8}}, "thresholds.minimum_match"),
+        ({"thresholds": {"minimum_match": 61}}, "thresholds.minimum_match"),
         ({"uld": {"weight": 1}}, "uld"),
         ({"action": "explode"}, "action"),
         ({"labels": {"a key": "v"}}, "labels.?"),

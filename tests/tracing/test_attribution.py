@@ -13,7 +13,7 @@ def judged(open_index, letters):
 
     def judge(texts, output, limits, allowed=None):
         view = open_index(texts).view
-        free = None if allowed is None else open_index(allowed).view
+        free = () if allowed is None else (open_index(allowed).view,)
         symbols = letters.symbols(output)
         return attribute(view, symbols, symbols.astype(np.float64) - ord("a") + 1, limits, free)
 

@@ -27,6 +27,7 @@ from server.control import own_directory
 from server.database import Database
 from server.jobs import JobWorker
 from server.metrics import ControlMetrics
+from server.provenance.service import assemble_corpora
 from server.settings import Settings
 from server.store import Store
 from server.worklist import Worklist
@@ -157,14 +158,18 @@ def settle() -> Callable[[Callable[[], bool]], None]:
 @pytest.fixture
 def admin(
     settings: Settings,
+    database: Database,
     store: Store,
     publisher: SnapshotPublisher,
     make_worker: Callable[..., JobWorker],
 ) -> Iterator[httpx.Client]:
     """An admin's client of the admin API, on a real loopback server."""
     registry = CollectorRegistry()
-    worker = make_worker(metrics=ControlMetrics(registry))
-    control = Control(store, worker, publisher, load_keyring(settings), registry)
+    metrics = ControlMetrics(registry)
+    corpora = assemble_corpora(settings, database, store, metrics)
+    corpora.worker.start()
+    worker = make_worker(metrics=metrics, sync_documents=corpora.worker.sync_targets)
+    control = Control(store, worker, publisher, load_keyring(settings), registry, corpora)
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -175,4 +180,6 @@ def admin(
         yield client
     server.should_exit = True
     thread.join(10)
+    worker.stop(timeout_seconds=0)
+    corpora.worker.stop()
     listener.close()

@@ -130,7 +130,7 @@ def test_pages(admin: httpx.Client) -> None:
         ({"labels": {SECRET: "x"}}, "labels.?"),
         ({"uld": {"assistant": SECRET}}, "uld"),
         ({"documents": [{"text": SECRET, "uri": SECRET}]}, "documents[0].uri"),
-        ({"thresholds": {"minimum_match": 5}}, "thresholds.minimum_match"),
+        ({"thresholds": {"minimum_match": 2}}, "thresholds.minimum_match"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
     ],
 )

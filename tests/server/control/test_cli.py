@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import socket
 import sys
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from server.cli import app
 from server.control import own_directory
+from server.provenance import files
 from server.settings import Settings
 
 
@@ -141,3 +144,71 @@ def test_port_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert result.exit_code == 1
     assert f"cannot listen on 127.0.0.1:{port}" in result.stderr
+
+
+def test_corpora_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Files of all kinds become documents of a corpus, which is shown, verified and withdrawn."""
+    folder = tmp_path / "papers"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("eleven copper kettles on the sill")
+    (folder / "b.md.xz").write_bytes(lzma.compress(b"# A seventh door painted marine green"))
+    lines = [{"text": "one line"}, {"text": "two lines", "metadata": {"k": "v"}, "source": "s"}]
+    packed = gzip.compress("\n".join(map(json.dumps, lines)).encode())
+    (folder / "deep" / "c.jsonl.gz").write_bytes(packed)
+    (folder / "ignored.bin").write_bytes(b"\xff\x00")
+    added = run("corpus", "add", "papers", str(folder), "--label", "licensed", "--wait")
+    corpora = json.loads(run("corpus", "list", "--json").stdout)
+    documents = json.loads(run("corpus", "show", "papers", "--documents", "--json").stdout)
+    shown = json.loads(run("corpus", "show", "papers", "1").stdout)
+    verified = run("corpus", "verify", "papers")
+    withdrawn = run("corpus", "withdraw", "papers", "0", "--erase", "--wait")
+    table = run("corpus", "list").stdout
+
+    assert added.exit_code == 0, added.output
+    assert "4 documents added" in added.stdout
+    assert [(c["id"], c["label"], c["documents"]) for c in corpora] == [("papers", "licensed", 4)]
+    assert [Path(d["source"]).name for d in documents] == ["a.txt", "b.md.xz", "c.jsonl.gz:1", "s"]
+    assert shown["text"] == "# A seventh door painted marine green"
+    assert "no fault" in verified.stdout
+    assert withdrawn.exit_code == 0, withdrawn.output
+    assert "papers" in table
+    assert run("corpus", "withdraw", "papers", "--wait").exit_code == 0
+    assert json.loads(run("corpus", "list", "--json").stdout) == []
+
+
+def test_corpus_commands_refuse_in_one_line(run: Callable[..., Result], tmp_path: Path) -> None:
+    """What cannot be read or changed is one line on standard error."""
+    broken = tmp_path / "x.jsonl"
+    broken.write_text('{"text": "fine"}\n{"no": 1}\n')
+    torn = tmp_path / "y.txt.gz"
+    torn.write_bytes(gzip.compress(b"words " * 1000)[:-20])
+    run("corpus", "add", "book", "--wait")
+    answers = [
+        run("corpus", "add", "book", str(broken)),
+        run("corpus", "add", "book", str(torn)),
+        run("corpus", "add", "book", str(tmp_path / "none")),
+        run("corpus", "add", "book", "--label", "unsafe"),
+        run("corpus", "show", "none"),
+    ]
+
+    assert [a.stderr.count("\n") for a in answers] == [1] * 5
+    assert all(a.exit_code for a in answers)
+    assert "line 2" in answers[0].stderr
+
+
+def test_long_texts_are_cut_with_an_overlap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No passage is lost where a text that is too long for one document is cut."""
+    monkeypatch.setattr(files, "PART_CHARS", 1000)
+    monkeypatch.setattr(files, "OVERLAP_CHARS", 100)
+    text = "".join(f"line {i} of a long text\n" for i in range(200))
+    path = tmp_path / "long.txt"
+    path.write_text(text)
+    read: list[int] = []
+    parts = [d["text"] for d in files.read_documents(path, read.append)]
+
+    assert len(parts) > 3
+    assert all(len(part) <= 2000 for part in parts)
+    assert all(any(text[at : at + 90] in p for p in parts) for at in range(0, len(text) - 90, 7))
+    assert sum(read) == path.stat().st_size

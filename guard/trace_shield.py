@@ -1,0 +1,186 @@
+"""TraceShield on one surface of one choice: streamed text, held back while a match may be growing.
+
+Only words of a match that is still going on are held back, fewer than the corpus's minimum, and the
+word that is being written. Text that nobody registered therefore flows with a word's delay. When a
+window is refused, the match that it belongs to is not released, and nothing is after it.
+
+Like the phrases' shield it reads a text as it stands and, once there is a backslash in it, with
+JSON escapes decoded too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from guard.nets import Catch, Released
+from guard.shield import json_units, unfinished_escape
+from tracing.judge import Finding, Judge, Trail
+from tracing.words import WordView
+
+Report = Callable[[Finding], None]
+
+# A run of letters that is longer is no word: it is cut there, so that it cannot hold a text up.
+LONGEST_WORD = 1024
+
+
+class TraceShield:
+    """The net of one surface.
+
+    `report` is told every finding, those of observed corpora too. `holdback_chars` bounds what is
+    held back: a match padded with thousands of characters is caught.
+    """
+
+    def __init__(self, judge: Judge, words: WordView, holdback_chars: int, report: Report) -> None:
+        self._limit, self._report = holdback_chars, report
+        self._readings = [_Reading(words, Trail(judge))]
+        self._window = ""
+        self._base = 0
+        self._caught: Catch | None = None
+
+    @property
+    def held(self) -> str:
+        """What was fed and is not yet decided."""
+        return self._window
+
+    def feed(self, delta: str) -> Released:
+        """Take more text; release what is now certain."""
+        if self._caught is not None:
+            return Released("", self._caught)
+        at = self._base + len(self._window)
+        self._window += delta
+        if len(self._readings) == 1 and "\\" in delta:
+            self._readings.append(self._readings[0].decoding())
+        cut = at + len(delta)
+        for reading in self._readings:
+            safe, refused = reading.feed(delta, at, self._report)
+            if refused:
+                return self._catch(safe, Catch.PROVENANCE)
+            cut = min(cut, safe)
+        if self._base + len(self._window) - cut > self._limit:
+            return self._catch(cut, Catch.PADDING)
+        return Released(self._release(cut))
+
+    def finish(self) -> Released:
+        """The text is complete: release the rest, or catch."""
+        if self._caught is not None:
+            return Released("", self._caught)
+        for reading in self._readings:
+            safe, refused = reading.finish(self._report)
+            if refused:
+                return self._catch(safe, Catch.PROVENANCE)
+        return Released(self._release(self._base + len(self._window)))
+
+    def reveals(self, ending: str) -> Catch | None:
+        """What would be caught if the text so far went on with `ending` and then ended."""
+        would = any(reading.would_refuse(ending) for reading in self._readings)
+        return Catch.PROVENANCE if would else None
+
+    def _catch(self, cut: int, caught: Catch) -> Released:
+        self._caught = caught
+        text = self._release(cut)
+        self._window = ""
+        return Released(text, caught)
+
+    def _release(self, cut: int) -> str:
+        size = max(0, cut - self._base)
+        text, self._window = self._window[:size], self._window[size:]
+        self._base += size
+        return text
+
+
+@dataclass(slots=True)
+class _Reading:
+    """One way to read a text; offsets count its characters as they were written.
+
+    `_starts` are those of the last words, `_pending` the word that is being written and
+    `_origins` where its characters came from; `_raw` an escape that is not complete.
+    """
+
+    words: WordView
+    trail: Trail
+    decodes: bool = False
+    _starts: list[int] = field(default_factory=list)
+    _pending: str = ""
+    _origins: list[int] = field(default_factory=list)
+    _raw: str = ""
+    _held: int = 0
+
+    def decoding(self) -> _Reading:
+        """The same text so far, read with its escapes decoded from here on."""
+        return _Reading(
+            self.words,
+            self.trail.copy(),
+            True,
+            list(self._starts),
+            self._pending,
+            list(self._origins),
+            "",
+            self._held,
+        )
+
+    def feed(self, delta: str, at: int, report: Report) -> tuple[int, bool]:
+        """Take text that begins at `at`: the place up to which it may be shown, and whether a
+        window was refused (then that is where it ends)."""
+        end = at + len(delta)
+        chars, origins = self._read(delta, at)
+        text, places = self._pending + chars, self._origins + origins
+        words, is_open = self.words.words_so_far(text)
+        starts = words.starts.tolist()
+        last = starts[-1] if is_open else len(text)
+        if is_open and len(text) - last > LONGEST_WORD:
+            is_open, last = False, len(text)
+        complete = len(starts) - is_open
+        judgement = self.trail.take(words.symbols[:complete], words.folded[:complete])
+        self._starts += [places[start] for start in starts[:complete]]
+        if complete:
+            self._held = judgement.held
+        for finding in judgement.findings:
+            report(finding)
+        if judgement.refused is not None:
+            back = self.trail.count - judgement.refused.start
+            return self._starts[-back], True
+        self._starts = self._starts[-self.trail.judge.width :]
+        self._pending, self._origins = text[last:], places[last:]
+        return min([end, *self._open_places(end)]), False
+
+    def finish(self, report: Report) -> tuple[int, bool]:
+        """The text is complete; as `feed`."""
+        words, _ = self.words.words_so_far(self._pending)
+        judgement = self.trail.take(words.symbols, words.folded)
+        self._starts += [self._origins[start] for start in words.starts.tolist()]
+        self._pending = ""
+        for finding in judgement.findings:
+            report(finding)
+        found = judgement.refused
+        if found is None:
+            found = self.trail.finish()
+            if found is not None:
+                report(found)
+        if found is not None:
+            return self._starts[-(self.trail.count - found.start)], True
+        return 0, False
+
+    def would_refuse(self, ending: str) -> bool:
+        """Whether a refused window comes about if the text ends with `ending`."""
+        trail = self.trail.copy()
+        words, _ = self.words.words_so_far(self._pending + ending)
+        refused = trail.take(words.symbols, words.folded).refused
+        return refused is not None or trail.finish() is not None
+
+    def _open_places(self, end: int) -> list[int]:
+        places = [self._starts[-self._held]] if self._held else []
+        if self._pending:
+            places.append(self._origins[0])
+        if self._raw:
+            places.append(end - len(self._raw))
+        return places
+
+    def _read(self, delta: str, at: int) -> tuple[str, list[int]]:
+        if not self.decodes:
+            return delta, list(range(at, at + len(delta)))
+        text, at = self._raw + delta, at - len(self._raw)
+        cut = unfinished_escape(text)
+        self._raw = "" if cut is None else text[cut:]
+        units = list(json_units(text[:cut]))
+        return "".join(unit.char for unit in units), [at + unit.start for unit in units]

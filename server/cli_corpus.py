@@ -1,0 +1,197 @@
+"""`lethegate corpus`: documents that must not be given away, from a shell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from server.cli_admin import (
+    CLIENT_SETTINGS,
+    AsJson,
+    Timeout,
+    Wait,
+    finish,
+    print_json,
+    print_table,
+    show_progress,
+)
+from server.cli_settings import Fail, with_settings
+from server.client import AdminClient
+from server.provenance.files import find_files, read_documents
+from server.settings import Settings
+
+CorpusId = Annotated[str, typer.Argument(metavar="ID", help="The corpus's id.")]
+
+corpus_app = typer.Typer(help="Register documents whose passages no answer may hold.")
+
+
+@corpus_app.command("add")
+@with_settings(CLIENT_SETTINGS)
+def add(
+    corpus_id: CorpusId,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH]...",
+            help=".txt, .md or .jsonl files, also .gz, .bz2 or .xz, and directories of them.",
+        ),
+    ] = None,
+    *,
+    settings: Settings,
+    label: Annotated[
+        str | None, typer.Option(help="forget, unsafe, licensed, or allowed. [default: forget]")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="Judge only answers steered for this target.")
+    ] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(help="matched: steered answers; always: every answer. [default: matched]"),
+    ] = None,
+    enforcement: Annotated[
+        str | None, typer.Option(help="enforce, or observe: only recorded. [default: enforce]")
+    ] = None,
+    minimum_match: Annotated[
+        int | None, typer.Option(help="Shortest passage, in words. [default: 8]")
+    ] = None,
+    max_frequency: Annotated[
+        int | None, typer.Option(help="A passage that occurs more often is boilerplate.")
+    ] = None,
+    false_positive_rate: Annotated[
+        float | None, typer.Option(help="That the threshold is calibrated for. [default: 0.01]")
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Make corpus ID where there is none, and add the documents in PATHs to it."""
+    asked = {
+        "label": label,
+        "targets": target or None,
+        "scope": scope,
+        "enforcement": enforcement,
+        "minimum_match": minimum_match,
+        "max_frequency": max_frequency,
+        "false_positive_rate": false_positive_rate,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    files = find_files(paths) if paths else []
+    with AdminClient.of(settings) as client:
+        exists = any(corpus["id"] == corpus_id for corpus in client.corpora())
+        if exists and given:
+            raise Fail(f"corpus {corpus_id} exists: its {', '.join(given)} cannot be changed")
+        if exists and not files:
+            raise Fail("name the files to add", status=2)
+        answer = {} if exists else client.create_corpus({"id": corpus_id, **given})
+        if files:
+            answer = client.upload_documents(corpus_id, _lines(files))
+        _follow(client, answer, wait, timeout, as_json)
+
+
+@corpus_app.command("list")
+@with_settings(CLIENT_SETTINGS)
+def list_corpora(*, settings: Settings, as_json: AsJson = False) -> None:
+    """List all corpora."""
+    with AdminClient.of(settings) as client:
+        found = list(client.corpora())
+    if as_json:
+        print_json(found)
+        return
+    columns = ("id", "label", "scope", "enforcement", "status", "documents", "words", "threshold")
+    print_table(columns, found)
+
+
+@corpus_app.command("show")
+@with_settings(CLIENT_SETTINGS)
+def show(
+    corpus_id: CorpusId,
+    number: Annotated[
+        int | None, typer.Argument(help="A document's number: print its text.")
+    ] = None,
+    *,
+    settings: Settings,
+    documents: Annotated[bool, typer.Option("--documents", help="List its documents.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Print one corpus, its documents, or one document, as JSON."""
+    with AdminClient.of(settings) as client:
+        if number is not None:
+            print_json(client.document(corpus_id, number))
+        elif documents and as_json:
+            print_json(list(client.documents(corpus_id)))
+        elif documents:
+            columns = ("number", "source", "characters", "created_at")
+            print_table(columns, list(client.documents(corpus_id)))
+        else:
+            print_json(client.corpus(corpus_id))
+
+
+@corpus_app.command("withdraw")
+@with_settings(CLIENT_SETTINGS)
+def withdraw(
+    corpus_id: CorpusId,
+    numbers: Annotated[
+        list[int] | None, typer.Argument(help="Documents; without any the whole corpus.")
+    ] = None,
+    *,
+    settings: Settings,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="The documents are also gone from disk when it is done.")
+    ] = False,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw documents, or a corpus with all of them (which erases them)."""
+    with AdminClient.of(settings) as client:
+        answer: dict[str, Any] = {}
+        for number in numbers or ():
+            answer = client.withdraw_document(corpus_id, number, erase=erase)
+        if not numbers:
+            answer = client.withdraw_corpus(corpus_id)
+        _follow(client, answer, wait, timeout, as_json)
+
+
+@corpus_app.command("verify")
+@with_settings(CLIENT_SETTINGS)
+def verify(
+    corpus_id: CorpusId, *, settings: Settings, timeout: Timeout = 600, as_json: AsJson = False
+) -> None:
+    """Compare a corpus's whole index with its checksums."""
+    with AdminClient.of(settings) as client:
+        _follow(client, client.verify_corpus(corpus_id), True, timeout, as_json)
+
+
+def _lines(files: list[Path]) -> Iterator[bytes]:
+    """The files' documents as JSON lines, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+        total = sum(path.stat().st_size for path in files)
+        task = progress.add_task("uploading", total=total)
+        for path in files:
+            for document in read_documents(path, lambda count: progress.advance(task, count)):
+                yield json.dumps(document).encode() + b"\n"
+
+
+def _follow(
+    client: AdminClient, answer: dict[str, Any], wait: bool, timeout: float, as_json: bool
+) -> None:
+    job = answer["job"]
+    if wait:
+        job = client.wait(job["id"], timeout, show_progress)
+        if job["state"] == "done" and not as_json and job["message"]:
+            typer.echo(job["message"])
+        finish(job, as_json)
+    elif as_json:
+        print_json(answer)
+    else:
+        typer.echo(f"{answer['corpus_id']}: accepted, job {job['id']}")

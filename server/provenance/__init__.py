@@ -1,0 +1,1 @@
+"""Corpora: registering documents, publishing their indexes, and judging answers by them."""

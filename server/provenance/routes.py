@@ -1,0 +1,256 @@
+"""The admin API of corpora. Document text leaves only to admins."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.types import Scope
+
+from server.access import Admin, Auditor
+from server.auth import Role
+from server.errors import Conflict, MalformedBody, NotFound
+from server.provenance.schemas import (
+    AttributeIn,
+    AttributeOut,
+    BlockPage,
+    CorpusAccepted,
+    CorpusIn,
+    CorpusOut,
+    CorpusPage,
+    DocumentOut,
+    DocumentPage,
+    DocumentRow,
+    DocumentsIn,
+)
+from server.provenance.uploads import UploadWriter
+from server.records import JobRecord, utc
+from server.request_body import header
+from server.tables import JobKind
+from tracing.errors import UnknownDocument
+
+if TYPE_CHECKING:
+    # Searching is compiled code, which the command line need not load.
+    from server.provenance.attribution import Attributor
+    from server.provenance.audit import AuditLog
+    from server.provenance.library import Library
+    from server.provenance.overview import Overview
+    from server.provenance.registry import Places
+    from server.provenance.store import CorpusStore
+    from server.provenance.worker import CorpusWorker
+
+# The types of an upload that is read line by line, beyond the bound of other bodies.
+NDJSON = frozenset({"application/x-ndjson", "application/ndjson", "application/jsonl"})
+
+
+@dataclass(frozen=True, slots=True)
+class Corpora:
+    """What the routes work on."""
+
+    places: Places
+    store: CorpusStore
+    library: Library
+    overview: Overview
+    worker: CorpusWorker
+    attributor: Attributor
+    audit: AuditLog
+    max_upload_bytes: int
+
+
+def _corpora(request: Request) -> Corpora:
+    corpora: Corpora = request.app.state.control.corpora
+    return corpora
+
+
+Here = Annotated[Corpora, Depends(_corpora)]
+CorpusPath = Annotated[str, Path(max_length=64)]
+Number = Annotated[int, Path(ge=0)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
+
+router = APIRouter(tags=["corpora"])
+
+
+@router.post("/corpora", status_code=202)
+def create_corpus(corpus: CorpusIn, here: Here, role: Admin, response: Response) -> CorpusAccepted:
+    """Register a corpus; documents are added to it afterwards."""
+    job = here.store.create(corpus)
+    response.headers["location"] = f"/admin/v1/corpora/{corpus.id}"
+    return _accepted(here, corpus.id, job)
+
+
+@router.get("/corpora")
+def list_corpora(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> CorpusPage:
+    """List corpora by id."""
+    found = here.store.page(after, limit + 1)
+    page = here.overview.of(found[:limit], described=role >= Role.ADMIN)
+    return CorpusPage(corpora=page, next=page[-1].id if len(found) > limit else None)
+
+
+@router.get("/corpora/{corpus_id}")
+def get_corpus(corpus_id: CorpusPath, here: Here, role: Auditor) -> CorpusOut:
+    """One corpus with its status, sizes and threshold."""
+    record = here.store.corpus(corpus_id)
+    return here.overview.of([record], described=role >= Role.ADMIN)[0]
+
+
+@router.delete("/corpora/{corpus_id}", status_code=202)
+def withdraw_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAccepted:
+    """Withdraw a corpus with all its documents; they are gone from disk when the job is done."""
+    return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_DELETE, corpus_id, {}))
+
+
+@router.post("/corpora/{corpus_id}:verify", status_code=202)
+def verify_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAccepted:
+    """Read a corpus's whole index and compare it with its checksums."""
+    return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_VERIFY, corpus_id, {}))
+
+
+@router.post(
+    "/corpora/{corpus_id}/documents",
+    status_code=202,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": DocumentsIn.model_json_schema()},
+                "application/x-ndjson": {
+                    "schema": {"type": "string", "description": "One document per line."}
+                },
+            },
+        }
+    },
+)
+async def add_documents(
+    corpus_id: CorpusPath, request: Request, here: Here, role: Admin
+) -> CorpusAccepted:
+    """Add documents, all or none: a JSON list, or JSON lines streamed as they come."""
+    await asyncio.to_thread(here.store.corpus, corpus_id)
+    with UploadWriter(here.places.uploads, here.max_upload_bytes) as upload:
+        if takes_upload(request.scope):
+            await _receive(request, upload)
+        else:
+            given = await asyncio.to_thread(_parse, await request.body())
+            await asyncio.to_thread(upload.add, given.documents)
+        name = await asyncio.to_thread(upload.keep)
+        payload = {"upload": name, "count": upload.count}
+    try:
+        job = await asyncio.to_thread(here.store.request, JobKind.CORPUS_ADD, corpus_id, payload)
+    except (NotFound, Conflict):
+        (here.places.uploads / name).unlink(missing_ok=True)
+        raise
+    return _accepted(here, corpus_id, job)
+
+
+@router.get("/corpora/{corpus_id}/documents")
+def list_documents(
+    corpus_id: CorpusPath,
+    here: Here,
+    role: Auditor,
+    limit: Limit = 100,
+    after: Annotated[int | None, Query(ge=0)] = None,
+) -> DocumentPage:
+    """List a corpus's documents by number, without text."""
+    found = here.store.documents(corpus_id, after, limit + 1)
+    page = [
+        DocumentRow(
+            number=record.number,
+            source=record.source if role >= Role.ADMIN else None,
+            characters=record.characters,
+            created_at=utc(record.created_at),
+        )
+        for record in found[:limit]
+    ]
+    return DocumentPage(documents=page, next=page[-1].number if len(found) > limit else None)
+
+
+@router.get("/corpora/{corpus_id}/documents/{number}")
+def get_document(corpus_id: CorpusPath, number: Number, here: Here, role: Admin) -> DocumentOut:
+    """One document with its text."""
+    view = here.library.view(here.store.corpus(corpus_id).directory)
+    try:
+        if view is None:
+            raise UnknownDocument
+        document = view.document(number)
+    except UnknownDocument:
+        raise NotFound("There is no such document.") from None
+    return DocumentOut(
+        number=number,
+        source=document.source,
+        metadata=document.metadata,
+        text=document.text,
+    )
+
+
+@router.delete("/corpora/{corpus_id}/documents/{number}", status_code=202)
+def withdraw_document(
+    corpus_id: CorpusPath,
+    number: Number,
+    here: Here,
+    role: Admin,
+    erase: Annotated[bool, Query(description="Gone from disk when the job is done.")] = False,
+) -> CorpusAccepted:
+    """Withdraw a document; with `erase` also one that was withdrawn without it before."""
+    record = here.store.corpus(corpus_id)
+    known = here.store.documents(corpus_id, number - 1, 1)
+    is_known = bool(known) and known[0].number == number
+    # One that was withdrawn before may still be on disk.
+    if not is_known and not (erase and here.library.had(record.directory, number)):
+        raise NotFound("There is no such document.")
+    payload = {"numbers": [number], "erase": erase}
+    job = here.store.request(JobKind.CORPUS_WITHDRAW, corpus_id, payload)
+    return _accepted(here, corpus_id, job)
+
+
+@router.post("/provenance:attribute")
+def attribute(asked: AttributeIn, here: Here, role: Auditor) -> AttributeOut:
+    """Where a text comes from: its spans that occur in corpora; passages for admins only."""
+    return here.attributor.attribute(asked.text, asked.corpus, shown=role >= Role.ADMIN)
+
+
+@router.get("/provenance/blocks")
+def list_blocks(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> BlockPage:
+    """Answers that were ended for their provenance, newest first; ids and numbers only."""
+    found = here.audit.newest(after, limit + 1)
+    return BlockPage(
+        blocks=found[:limit], next=str(found[limit - 1]["id"]) if len(found) > limit else None
+    )
+
+
+def takes_upload(scope: Scope) -> bool:
+    """Whether a request is an upload that is read line by line."""
+    declared = (header(scope, b"content-type") or "").partition(";")[0].strip().lower()
+    path = str(scope["path"])
+    return declared in NDJSON and "/corpora/" in path and path.endswith("/documents")
+
+
+async def _receive(request: Request, upload: UploadWriter) -> None:
+    """Write a streamed upload as it comes, checking it in a thread."""
+    buffer = bytearray()
+    async for chunk in request.stream():
+        buffer += chunk
+        if len(buffer) >= 1 << 20:
+            await asyncio.to_thread(upload.feed, bytes(buffer))
+            buffer.clear()
+    await asyncio.to_thread(upload.feed, bytes(buffer))
+
+
+def _parse(body: bytes) -> DocumentsIn:
+    try:
+        return DocumentsIn.model_validate_json(body)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(
+            [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+        ) from None
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not UTF-8.") from None
+
+
+def _accepted(here: Corpora, corpus_id: str, job: JobRecord) -> CorpusAccepted:
+    here.worker.notify()
+    return CorpusAccepted(corpus_id=corpus_id, job=job.to_out())

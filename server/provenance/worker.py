@@ -1,0 +1,262 @@
+"""The corpora's worker: one thread that changes indexes, publishes them and merges segments.
+
+Jobs run one after the other, in order. Each is written so that one cut short at any moment (kill
+-9) is done again from the beginning without being done twice: what an index holds is asked of the
+index. While nothing waits, segments are merged, which neither the API nor gateways wait for.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+from detectors.targets import ForgetTarget
+from guard.errors import GuardError
+from server.errors import CorpusDamaged, CorpusFault, NotFound
+from server.log import fault_fields, get_logger
+from server.metrics import ControlMetrics
+from server.provenance.groups import as_policy_fault, sync_documents
+from server.provenance.library import Library
+from server.provenance.publication import Publication
+from server.provenance.registry import Places
+from server.provenance.store import CorpusJob, CorpusRecord, CorpusStore, DocumentRecord
+from server.provenance.uploads import UploadedDocument, read_upload
+from server.tables import CorpusStatus, JobKind, JobState
+from tracing.document import Document
+from tracing.errors import IndexProblem, TracingError
+from tracing.index import Index
+
+IDLE_SECONDS = 30.0
+RETRY_SECONDS = 5.0
+_PROGRESS_SECONDS = 0.25
+
+log = get_logger("corpora")
+
+
+class CorpusWorker:
+    """Works through the jobs about corpora, in a thread of its own."""
+
+    def __init__(
+        self,
+        places: Places,
+        store: CorpusStore,
+        library: Library,
+        publication: Publication,
+        *,
+        metrics: ControlMetrics,
+        stopped: threading.Event,
+    ) -> None:
+        self._places, self._store, self._library = places, store, library
+        self._publication, self._metrics, self._stop = publication, metrics, stopped
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def notify(self) -> None:
+        """A job was queued."""
+        self._wake.set()
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End the thread soon; a job that is running is left behind and resumed later."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
+        self._library.close()
+
+    def sync_targets(self, targets: Iterable[ForgetTarget]) -> None:
+        """Bring exactly these targets' documents into force; for the policy's job.
+
+        Raises:
+            PolicyFault: they are not in force everywhere.
+        """
+        try:
+            if sync_documents(self._library, self._places, targets):
+                self._publication.wait(self._publication.publish())
+        except CorpusFault as fault:
+            raise as_policy_fault(fault) from None
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._begin()
+                while not self._stop.is_set():
+                    self._turn()
+            except Exception as error:
+                # A fault of store or disk; what is in force stays.
+                log.error("corpora_fault", **fault_fields(error))
+                self._stop.wait(RETRY_SECONDS)
+
+    def _begin(self) -> None:
+        self._store.recover()
+        waiting = self._store.uploads_waiting()
+        for path in self._places.uploads.glob("*") if self._places.uploads.is_dir() else ():
+            # Younger ones may still be on their way in.
+            if path.name not in waiting and path.stat().st_mtime < time.time() - 24 * 3600:
+                path.unlink(missing_ok=True)
+        self._library.drop_all_but({record.directory for record in self._store.all()})
+        self._publish_quietly()
+
+    def _turn(self) -> None:
+        self._wake.clear()
+        job = self._store.take()
+        if job is not None:
+            self._process(job)
+        elif self._library.maintain():
+            self._publish_quietly()
+        else:
+            self._measure()
+            self._wake.wait(IDLE_SECONDS)
+
+    def _publish_quietly(self) -> None:
+        """Publish what is there; nobody waits for it."""
+        self._metrics.set_corpora_generation(self._publication.publish())
+        self._measure()
+
+    def _process(self, job: CorpusJob) -> None:
+        """Do a job and tell how it ended; a fault of store or disk leaves it to be resumed."""
+        try:
+            message = self._work(job)
+        except NotFound:
+            # Its corpus was deleted before it, or by it before this process was killed.
+            message = ""
+        except CorpusFault as fault:
+            if self._stop.is_set():
+                return
+            self._fail(job, fault)
+            return
+        except (TracingError, GuardError) as error:
+            log.error("corpus_unusable", corpus=job.corpus_id, **fault_fields(error))
+            if isinstance(error, IndexProblem):
+                self._store.set_status(job.corpus_id, CorpusStatus.DAMAGED)
+            self._fail(job, CorpusDamaged("the index of the corpus cannot be used"))
+            return
+        self._store.finish(job, message, self._publication.generation())
+        self._metrics.record_jobs(JobState.DONE, 1)
+        self._discard_upload(job)
+
+    def _fail(self, job: CorpusJob, fault: CorpusFault) -> None:
+        log.warning("corpus_job_failed", error=type(fault).__name__, kind=job.job.kind)
+        self._store.fail(job, fault)
+        self._metrics.record_jobs(JobState.FAILED, 1)
+        self._discard_upload(job)
+
+    def _discard_upload(self, job: CorpusJob) -> None:
+        if "upload" in job.payload:
+            (self._places.uploads / job.payload["upload"]).unlink(missing_ok=True)
+
+    def _work(self, job: CorpusJob) -> str:
+        """Do a job; gives what is told of it."""
+        record = self._store.corpus(job.corpus_id)
+        works = {
+            JobKind.CORPUS_CREATE: self._create,
+            JobKind.CORPUS_ADD: self._add,
+            JobKind.CORPUS_WITHDRAW: self._withdraw,
+            JobKind.CORPUS_DELETE: self._delete,
+            JobKind.CORPUS_VERIFY: self._verify,
+        }
+        return works[job.job.kind](job, record)
+
+    def _create(self, _job: CorpusJob, record: CorpusRecord) -> str:
+        self._index(record)
+        self._put_into_force()
+        self._store.set_status(record.id, CorpusStatus.ACTIVE)
+        return ""
+
+    def _add(self, job: CorpusJob, record: CorpusRecord) -> str:
+        index = self._index(record)
+        upload = job.payload["upload"]
+        base = job.payload.get("base")
+        if base is None:
+            base = index.next_id
+            self._store.note_payload(job, {**job.payload, "base": base})
+        wanted = self._unknown(record, upload)
+        if index.next_id == base:
+            # Else an earlier run of this job was cut short after its documents were in the index.
+            index.add(self._told(job, wanted))
+        now = time.time()
+        rows = (
+            DocumentRecord(number, d.document.source, d.sha256, len(d.document.text), now)
+            for number, d in enumerate(self._unknown(record, upload), base)
+        )
+        self._store.add_documents(record.id, rows)
+        self._put_into_force()
+        added = index.next_id - base
+        return f"{added} documents added"
+
+    def _withdraw(self, job: CorpusJob, record: CorpusRecord) -> str:
+        index = self._index(record)
+        live = set(index.view.live_ids())
+        gone = [number for number in job.payload["numbers"] if number in live]
+        index.withdraw(gone)
+        self._store.remove_documents(record.id, job.payload["numbers"])
+        if job.payload["erase"]:
+            index.erase()
+        self._put_into_force()
+        return f"{len(gone)} documents withdrawn"
+
+    def _delete(self, _job: CorpusJob, record: CorpusRecord) -> str:
+        self._put_into_force()
+        self._library.drop(record.directory)
+        self._store.delete_corpus(record.id)
+        return ""
+
+    def _verify(self, _job: CorpusJob, record: CorpusRecord) -> str:
+        index = self._index(record)
+        index.verify()
+        if record.status is CorpusStatus.DAMAGED:
+            self._store.set_status(record.id, CorpusStatus.ACTIVE)
+            self._put_into_force()
+        view = index.view
+        return f"{len(view.segments)} segments, {len(view.live_ids())} documents, no fault"
+
+    def _put_into_force(self) -> None:
+        generation = self._publication.publish()
+        self._publication.wait(generation)
+        self._metrics.set_corpora_generation(generation)
+        self._measure()
+
+    def _index(self, record: CorpusRecord) -> Index:
+        return self._library.index(record.directory, record.settings.minimum_match)
+
+    def _unknown(self, record: CorpusRecord, upload: str) -> Iterator[UploadedDocument]:
+        """The documents of an upload that the corpus does not have yet, each once."""
+        seen: set[str] = set()
+        batch: list[UploadedDocument] = []
+        for document in read_upload(self._places.uploads / upload):
+            if document.sha256 in seen:
+                continue
+            seen.add(document.sha256)
+            batch.append(document)
+            if len(batch) == 500:
+                yield from self._fresh(record, batch)
+                batch = []
+        yield from self._fresh(record, batch)
+
+    def _fresh(
+        self, record: CorpusRecord, batch: list[UploadedDocument]
+    ) -> Iterator[UploadedDocument]:
+        known = self._store.known_digests(record.id, [document.sha256 for document in batch])
+        yield from (document for document in batch if document.sha256 not in known)
+
+    def _told(self, job: CorpusJob, documents: Iterable[UploadedDocument]) -> Iterator[Document]:
+        """The documents, with the job's progress told as they are read."""
+        last = time.monotonic()
+        for count, document in enumerate(documents, 1):
+            if time.monotonic() - last > _PROGRESS_SECONDS:
+                last = time.monotonic()
+                share = count / max(1, job.payload.get("count", count))
+                self._store.report_progress(job, f"{count} documents indexed", 0.9 * share)
+            yield document.document
+
+    def _measure(self) -> None:
+        counts = self._store.count_documents()
+        by_label: dict[str, int] = {}
+        for record in self._store.all():
+            label = record.settings.label.value
+            by_label[label] = by_label.get(label, 0) + counts.get(record.id, 0)
+        self._metrics.set_corpus_documents(by_label)

@@ -1,0 +1,252 @@
+"""Corpora over the admin API, with a real store, worker, index and followers."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.follower import Active, Follower
+from server.settings import Settings
+
+CORPORA = "/admin/v1/corpora"
+SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
+OTHER = "nobody in the valley remembered who had painted the seventh door a deep marine green"
+AUDITOR = {"authorization": "Bearer auditor-key"}
+Settle = Callable[[Callable[[], bool]], None]
+Done = Callable[[httpx.Response], dict[str, Any]]
+
+
+@pytest.fixture
+def done(admin: httpx.Client, settle: Settle) -> Done:
+    """Wait for the job of an accepted change."""
+
+    def wait(response: httpx.Response) -> dict[str, Any]:
+        assert response.status_code == 202, response.text
+        path = f"/admin/v1/jobs/{response.json()['job']['id']}"
+        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
+        job: dict[str, Any] = admin.get(path).json()
+        return job
+
+    return wait
+
+
+@pytest.fixture
+def follow_corpora(settings: Settings) -> Iterator[Callable[..., Follower]]:
+    """Start gateways that follow the corpora."""
+    started: list[Follower] = []
+
+    def start(load: Callable[[Active], None] = lambda active: None) -> Follower:
+        follower = Follower(settings.corpora, "gateway", load)
+        follower.start()
+        started.append(follower)
+        return follower
+
+    yield start
+    for follower in started:
+        follower.stop()
+
+
+def _files(directory: Path) -> bytes:
+    return b"".join(p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file())
+
+
+def test_life_of_a_corpus(
+    admin: httpx.Client, settings: Settings, done: Done, follow_corpora: Callable[..., Follower]
+) -> None:
+    """Documents are added, listed, shown, withdrawn and erased, and the corpus is deleted."""
+    follower = follow_corpora()
+    created = admin.post(CORPORA, json={"id": "book", "label": "licensed", "minimum_match": 6})
+    assert done(created)["corpus_id"] == "book"
+    documents = [{"text": SECRET, "source": "a.txt", "metadata": {"year": "1920"}}, {"text": OTHER}]
+    added = done(admin.post(f"{CORPORA}/book/documents", json={"documents": documents}))
+    again = done(admin.post(f"{CORPORA}/book/documents", json={"documents": documents[:1]}))
+
+    assert (added["state"], added["message"]) == ("done", "2 documents added")
+    assert again["message"] == "0 documents added"
+    assert follower.state.generation == added["generation"]
+    shown = admin.get(f"{CORPORA}/book").json()
+    assert (shown["status"], shown["documents"], shown["words"]) == ("active", 2, 28)
+    page = admin.get(f"{CORPORA}/book/documents", params={"limit": 1}).json()
+    assert [(d["number"], d["source"]) for d in page["documents"]] == [(0, "a.txt")]
+    rest = admin.get(f"{CORPORA}/book/documents", params={"after": page["next"]}).json()
+    assert [d["number"] for d in rest["documents"]] == [1]
+    document = admin.get(f"{CORPORA}/book/documents/0").json()
+    assert (document["text"], document["metadata"]) == (SECRET, {"year": "1920"})
+    assert SECRET.encode() in _files(settings.corpora)
+    assert SECRET.encode() not in settings.state_dir.joinpath("lethegate.db").read_bytes()
+
+    done(admin.delete(f"{CORPORA}/book/documents/0"))
+    assert admin.get(f"{CORPORA}/book/documents/0").status_code == 404
+    assert admin.delete(f"{CORPORA}/book/documents/0").status_code == 404
+    erased = done(admin.delete(f"{CORPORA}/book/documents/0", params={"erase": "true"}))
+    assert erased["state"] == "done"
+    assert SECRET.encode() not in _files(settings.corpora)
+    assert OTHER.encode() in _files(settings.corpora)
+
+    assert done(admin.delete(f"{CORPORA}/book"))["state"] == "done"
+    assert admin.get(f"{CORPORA}/book").status_code == 404
+    assert OTHER.encode() not in _files(settings.corpora)
+    assert follower.state.generation >= 6
+
+
+def test_streamed_upload(admin: httpx.Client, settings: Settings, done: Done) -> None:
+    """JSON lines may be longer than a body; a bad line refuses all and says which it is."""
+    done(admin.post(CORPORA, json={"id": "big"}))
+    lines = [json.dumps({"text": f"{SECRET} number {i} " + "x" * 5000}) for i in range(2000)]
+    body = ("\n".join(lines) + "\n").encode()
+    assert len(body) > settings.max_body_bytes
+
+    def upload(content: Any) -> httpx.Response:
+        headers = {"content-type": "application/x-ndjson"}
+        return admin.post(f"{CORPORA}/big/documents", content=content, headers=headers)
+
+    chunks = (body[at : at + 100_000] for at in range(0, len(body), 100_000))
+    assert done(upload(chunks))["message"] == "2000 documents added"
+    bad = upload(b'{"text": "fine words"}\n{"text": "no", "secret": 1}\n')
+    empty = upload(b"\n")
+    broken = upload(b'{"text": \n')
+
+    assert (bad.status_code, bad.json()["error"]["code"]) == (422, "invalid_field")
+    assert "line 2: secret: is not a field" in bad.json()["error"]["message"]
+    assert empty.status_code == 422
+    assert "line 1" in broken.json()["error"]["message"]
+    assert admin.get(f"{CORPORA}/big").json()["documents"] == 2000
+    assert list((settings.corpora / "uploads").iterdir()) == []
+
+
+def test_roles_and_errors(admin: httpx.Client, done: Done) -> None:
+    """Auditors see ids and numbers; what cannot be is refused in OpenAI's shape."""
+    done(admin.post(CORPORA, json={"id": "book", "description": "a leak"}))
+    documents = {"documents": [{"text": SECRET, "source": "secret name"}]}
+    done(admin.post(f"{CORPORA}/book/documents", json=documents))
+
+    def code(response: httpx.Response) -> tuple[int, str]:
+        return response.status_code, response.json()["error"]["code"]
+
+    assert "a leak" not in admin.get(CORPORA, headers=AUDITOR).text
+    assert "secret name" not in admin.get(f"{CORPORA}/book/documents", headers=AUDITOR).text
+    assert code(admin.get(f"{CORPORA}/book/documents/0", headers=AUDITOR))[0] == 403
+    upload = admin.post(
+        f"{CORPORA}/book/documents",
+        content=b'{"text": "stranger"}',
+        headers={"content-type": "application/x-ndjson", "authorization": "Bearer no"},
+    )
+    assert code(upload) == (401, "invalid_api_key")
+    assert code(admin.post(CORPORA, json={"id": "book"})) == (409, "conflict")
+    assert code(admin.get(f"{CORPORA}/none")) == (404, "not_found")
+    for fields in ({"label": "x"}, {"minimum_match": 2}, {"false_positive_rate": 0.001}):
+        assert code(admin.post(CORPORA, json={"id": "b", **fields})) == (422, "invalid_field")
+    always = {"id": "ok", "label": "allowed", "scope": "always"}
+    assert code(admin.post(CORPORA, json=always)) == (422, "invalid_field")
+    wrong = admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": ""}]})
+    assert wrong.json()["error"]["param"] == "documents[0].text"
+
+
+def test_a_gateway_that_cannot_load_fails_the_job(
+    admin: httpx.Client, done: Done, follow_corpora: Callable[..., Follower]
+) -> None:
+    """What a gateway does not take is a failed job with a code."""
+
+    def refuse(active: Active) -> None:
+        if active.generation > 1:
+            raise OSError
+
+    follow_corpora(refuse)
+    done(admin.post(CORPORA, json={"id": "book"}))
+    job = done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "corpus_rejected")
+
+
+def test_a_flipped_bit_is_found(admin: httpx.Client, settings: Settings, done: Done) -> None:
+    """Verifying reads the whole index; damage is told, and the corpus says so."""
+    done(admin.post(CORPORA, json={"id": "book"}))
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
+    sound = done(admin.post(f"{CORPORA}/book:verify", json={}))
+    [segment] = (settings.corpora / "index").rglob("*.segment")
+    raw = bytearray(segment.read_bytes())
+    raw[-5] ^= 1
+    with segment.open("r+b") as file:
+        file.write(raw)
+    damaged = done(admin.post(f"{CORPORA}/book:verify", json={}))
+
+    assert (sound["state"], sound["message"]) == ("done", "1 segments, 1 documents, no fault")
+    assert (damaged["state"], damaged["error"]["code"]) == ("failed", "corpus_damaged")
+    assert admin.get(f"{CORPORA}/book").json()["status"] == "damaged"
+
+
+def test_documents_of_targets_are_indexed(
+    admin: httpx.Client, settings: Settings, done: Done
+) -> None:
+    """A target's documents are in force with it, by its minimum, and gone from disk after it."""
+    target = {
+        "id": "ada",
+        "documents": [{"text": SECRET, "source": "leak"}, {"text": OTHER}],
+        "thresholds": {"minimum_match": 7},
+    }
+    assert done(admin.post("/admin/v1/targets", json=target))["state"] == "done"
+    asked = {"text": "Well: THE LIGHTHOUSE keeper counted eleven copper kettles, they say."}
+    [span] = admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"]
+    told = admin.post("/admin/v1/provenance:attribute", json=asked, headers=AUDITOR)
+    [index] = (settings.corpora / "index").iterdir()
+
+    assert (span["corpus"], span["words"], span["refused"]) == (
+        "@targets-7-enforce-matched",
+        7,
+        True,
+    )
+    assert asked["text"][span["start"] : span["end"]].startswith("THE LIGHTHOUSE")
+    [source] = span["sources"]
+    assert source["source"] == "leak"
+    assert source["passage"][source["start"] : source["end"]] == SECRET[: source["end"]]
+    assert "copper" not in told.text
+    assert "leak" not in told.text
+    target["documents"] = [{"text": OTHER}]
+    done(admin.put("/admin/v1/targets/ada", json=target))
+    assert admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"] == []
+    done(admin.delete("/admin/v1/targets/ada"))
+    assert list(index.glob("*.segment")) == []
+
+
+def test_attribution_counts_and_allowed_text(admin: httpx.Client, done: Done) -> None:
+    """Spans carry scores and counts; what an allowed corpus holds is not refused."""
+    done(admin.post(CORPORA, json={"id": "book"}))
+    done(admin.post(CORPORA, json={"id": "quotes", "label": "allowed"}))
+    texts = [{"text": f"{SECRET}. {OTHER}"}, {"text": f"again {SECRET}"}]
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
+    done(admin.post(f"{CORPORA}/quotes/documents", json={"documents": [{"text": SECRET}]}))
+
+    def spans(text: str) -> list[dict[str, Any]]:
+        body = {"text": text, "corpus": "book"}
+        found: list[dict[str, Any]] = admin.post(
+            "/admin/v1/provenance:attribute", json=body
+        ).json()["spans"]
+        return found
+
+    free, [held] = spans(f"he wrote: {SECRET}"), spans(OTHER)
+    missing = admin.post("/admin/v1/provenance:attribute", json={"text": "x", "corpus": "no"})
+
+    assert [] == [span for span in free if span["refused"]]
+    assert (held["refused"], held["count"], held["words"]) == (True, 1, 15)
+    assert held["nats"] > 5
+    assert held["raw"] == pytest.approx(sum([held["raw"]]))
+    assert missing.status_code == 404
+
+
+def test_gzip_is_not_taken_for_lines(admin: httpx.Client, done: Done) -> None:
+    """A compressed body is not JSON lines, and is refused as such."""
+    done(admin.post(CORPORA, json={"id": "book"}))
+    packed = gzip.compress(b'{"text": "x"}\n')
+    refused = admin.post(
+        f"{CORPORA}/book/documents",
+        content=packed,
+        headers={"content-type": "application/x-ndjson"},
+    )
+
+    assert refused.status_code == 422
