@@ -2,7 +2,8 @@
 
 Only words of a match that is still going on are held back, fewer than the corpus's minimum, and the
 word that is being written. Text that nobody registered therefore flows with a word's delay. When a
-window is refused, the match that it belongs to is not released, and nothing is after it.
+window is refused, what was held back of it is not released, and nothing is after it: as many words
+of a match as the minimum never come out. What is released does not depend on how the text was cut.
 
 Like the phrases' shield it reads a text as it stands and, once there is a backslash in it, with
 JSON escapes decoded too.
@@ -10,15 +11,25 @@ JSON escapes decoded too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from guard.nets import Catch, Released
 from guard.shield import json_units, unfinished_escape
 from tracing.judge import Finding, Judge, Trail
 from tracing.words import WordView
 
-Report = Callable[[Finding], None]
+
+class Witness(Protocol):
+    """Who is told what a shield does."""
+
+    def found(self, finding: Finding) -> None:
+        """A window was refused."""
+
+    def matched(self, seconds: float) -> None:
+        """A piece of text took so long to be judged."""
+
 
 # A run of letters that is longer is no word: it is cut there, so that it cannot hold a text up.
 LONGEST_WORD = 1024
@@ -27,12 +38,14 @@ LONGEST_WORD = 1024
 class TraceShield:
     """The net of one surface.
 
-    `report` is told every finding, those of observed corpora too. `holdback_chars` bounds what is
-    held back: a match padded with thousands of characters is caught.
+    `holdback_chars` bounds what is held back: a match padded with thousands of characters is
+    caught.
     """
 
-    def __init__(self, judge: Judge, words: WordView, holdback_chars: int, report: Report) -> None:
-        self._limit, self._report = holdback_chars, report
+    def __init__(
+        self, judge: Judge, words: WordView, holdback_chars: int, witness: Witness
+    ) -> None:
+        self._limit, self._witness = holdback_chars, witness
         self._readings = [_Reading(words, Trail(judge))]
         self._window = ""
         self._base = 0
@@ -52,11 +65,13 @@ class TraceShield:
         if len(self._readings) == 1 and "\\" in delta:
             self._readings.append(self._readings[0].decoding())
         cut = at + len(delta)
+        begun = time.perf_counter()
         for reading in self._readings:
-            safe, refused = reading.feed(delta, at, self._report)
-            if refused:
-                return self._catch(safe, Catch.PROVENANCE)
+            safe, refused = reading.feed(delta, at)
+            if refused is not None:
+                return self._refuse(safe, refused)
             cut = min(cut, safe)
+        self._witness.matched(time.perf_counter() - begun)
         if self._base + len(self._window) - cut > self._limit:
             return self._catch(cut, Catch.PADDING)
         return Released(self._release(cut))
@@ -66,15 +81,19 @@ class TraceShield:
         if self._caught is not None:
             return Released("", self._caught)
         for reading in self._readings:
-            safe, refused = reading.finish(self._report)
-            if refused:
-                return self._catch(safe, Catch.PROVENANCE)
+            safe, refused = reading.finish()
+            if refused is not None:
+                return self._refuse(safe, refused)
         return Released(self._release(self._base + len(self._window)))
 
     def reveals(self, ending: str) -> Catch | None:
         """What would be caught if the text so far went on with `ending` and then ended."""
         would = any(reading.would_refuse(ending) for reading in self._readings)
         return Catch.PROVENANCE if would else None
+
+    def _refuse(self, cut: int, finding: Finding) -> Released:
+        self._witness.found(finding)
+        return self._catch(cut, Catch.PROVENANCE)
 
     def _catch(self, cut: int, caught: Catch) -> Released:
         self._caught = caught
@@ -119,9 +138,11 @@ class _Reading:
             self._held,
         )
 
-    def feed(self, delta: str, at: int, report: Report) -> tuple[int, bool]:
-        """Take text that begins at `at`: the place up to which it may be shown, and whether a
-        window was refused (then that is where it ends)."""
+    def feed(self, delta: str, at: int) -> tuple[int, Finding | None]:
+        """Take text that begins at `at`.
+
+        Gives the place up to which it may be shown, and the window that was refused.
+        """
         end = at + len(delta)
         chars, origins = self._read(delta, at)
         text, places = self._pending + chars, self._origins + origins
@@ -135,31 +156,20 @@ class _Reading:
         self._starts += [places[start] for start in starts[:complete]]
         if complete:
             self._held = judgement.held
-        for finding in judgement.findings:
-            report(finding)
         if judgement.refused is not None:
-            back = self.trail.count - judgement.refused.start
-            return self._starts[-back], True
+            return self._start_of(judgement.refused), judgement.refused
         self._starts = self._starts[-self.trail.judge.width :]
         self._pending, self._origins = text[last:], places[last:]
-        return min([end, *self._open_places(end)]), False
+        return min([end, *self._open_places(end)]), None
 
-    def finish(self, report: Report) -> tuple[int, bool]:
+    def finish(self) -> tuple[int, Finding | None]:
         """The text is complete; as `feed`."""
         words, _ = self.words.words_so_far(self._pending)
         judgement = self.trail.take(words.symbols, words.folded)
         self._starts += [self._origins[start] for start in words.starts.tolist()]
         self._pending = ""
-        for finding in judgement.findings:
-            report(finding)
-        found = judgement.refused
-        if found is None:
-            found = self.trail.finish()
-            if found is not None:
-                report(found)
-        if found is not None:
-            return self._starts[-(self.trail.count - found.start)], True
-        return 0, False
+        found = judgement.refused or self.trail.finish()
+        return (0 if found is None else self._start_of(found)), found
 
     def would_refuse(self, ending: str) -> bool:
         """Whether a refused window comes about if the text ends with `ending`."""
@@ -167,6 +177,11 @@ class _Reading:
         words, _ = self.words.words_so_far(self._pending + ending)
         refused = trail.take(words.symbols, words.folded).refused
         return refused is not None or trail.finish() is not None
+
+    def _start_of(self, finding: Finding) -> int:
+        """Where the words begin that were held back when the last one came, and that one."""
+        held = min(finding.matched, finding.corpus.minimum)
+        return self._starts[finding.end - held - self.trail.count]
 
     def _open_places(self, end: int) -> list[int]:
         places = [self._starts[-self._held]] if self._held else []

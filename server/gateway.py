@@ -158,7 +158,9 @@ class Gateway:
         if decision.verdict is Verdict.REFUSE:
             await self._refuse(call, send, headers)
             return
-        nets = self._guard.nets(decision)
+        nets = self._guard.nets(decision, call.request_id or "")
+        if nets.enforced:
+            reject_unguardable(call.kind, call.body)
         if decision.verdict is Verdict.STEER:
             request = steer(call.kind, call.body, decision)
         else:

@@ -41,8 +41,8 @@ class Guard(Protocol):
             Exception: anything else means that no decision could be made.
         """
 
-    def nets(self, decision: Decision) -> AnswerNets:
-        """What the answer to a request is checked by.
+    def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
+        """What the answer to a request is checked by; `request_id` is for the record of blocks.
 
         Without nets the answer to an allowed request passes unread.
 

@@ -54,6 +54,10 @@ _STAGE_BUCKETS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 10.0),
 )
+_MATCH_BUCKETS = (
+    *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
+    *(0.01, 0.025, 0.05, 0.1, 0.5),
+)
 _COMPILE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
@@ -122,6 +126,35 @@ class GatewayMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._trace_blocks = Counter(
+            "lethegate_provenance_blocks_total",
+            "Passages of registered documents that ended an answer, by the corpus's label.",
+            ["label"],
+            registry=registry,
+        )
+        self._trace_observed = Counter(
+            "lethegate_provenance_observed_total",
+            "Passages that observed corpora would have ended an answer for.",
+            ["label"],
+            registry=registry,
+        )
+        self._match = Histogram(
+            "lethegate_match_seconds",
+            "Time to hold a piece of an answer against the corpora.",
+            buckets=_MATCH_BUCKETS,
+            registry=registry,
+        )
+        self._corpora = Gauge(
+            "lethegate_corpora_generation",
+            "Generation of the corpora that this gateway applies.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self._corpora_failures = Counter(
+            "lethegate_corpora_load_failures_total",
+            "Corpora that this gateway could not load; those it has go on ruling.",
+            registry=registry,
+        )
         registry.register(_WorkerCollector(facts))
 
     def record_decision(self, decision: Decision) -> None:
@@ -149,6 +182,23 @@ class GatewayMetrics:
     def record_bypass(self, reason: Bypass) -> None:
         """Count a request that was served unguarded."""
         self._bypasses.labels(reason.value).inc()
+
+    def record_passage(self, label: str, *, enforced: bool) -> None:
+        """Count a passage of a registered document in an answer."""
+        counter = self._trace_blocks if enforced else self._trace_observed
+        counter.labels(label if label in CORPUS_LABELS else OTHER).inc()
+
+    def observe_match(self, seconds: float) -> None:
+        """Record how long a piece of an answer took to be held against the corpora."""
+        self._match.observe(seconds)
+
+    def set_corpora(self, generation: int) -> None:
+        """Tell which generation of the corpora this gateway applies."""
+        self._corpora.set(generation)
+
+    def record_corpora_failure(self) -> None:
+        """Count corpora that could not be loaded."""
+        self._corpora_failures.inc()
 
     def set_generation(self, generation: int) -> None:
         """Tell which policy generation this gateway applies."""

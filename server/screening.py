@@ -34,6 +34,7 @@ from server.known_texts import KnownWindows, Memory, Vector, content_key
 from server.lanes import Lane, Waiting
 from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics, Stage, WorkerFacts
+from server.provenance.follow import CorporaFollower
 from server.settings import Settings
 
 QUEUE_LENGTH = 1024
@@ -72,11 +73,14 @@ class Screening:
         self._decisions: Memory[Decision] = Memory(KNOWN_DECISIONS)
         self._batch = CPU_BATCH
         self._follower: Follower | None = None
+        self._corpora: CorporaFollower | None = None
         self._metrics: GatewayMetrics | None = None
 
     def start(self, metrics: GatewayMetrics) -> None:
         """Load the encoder and follow the active policy, on a thread of their own."""
         self._metrics = metrics
+        directory = self._settings.corpora
+        self._corpora = CorporaFollower(directory, metrics, self._settings.holdback_chars)
         threading.Thread(target=self._run, name="screening-start", daemon=True).start()
 
     def current(self) -> Policy | None:
@@ -86,6 +90,7 @@ class Screening:
     def unready(self) -> list[str]:
         """Parts that are not ready."""
         parts = {"classifier": self._encoder is None, "policy": self._policy is None}
+        parts["corpora"] = self._corpora is not None and self._corpora.state is None
         parts["workers"] = not any(
             f.kind == "worker" and f.generation for f in followers(self._settings.state_dir)
         )
@@ -95,12 +100,14 @@ class Screening:
         """Decide about one conversation.
 
         Raises:
-            GuardUnavailable: there is no policy or encoder yet.
+            GuardUnavailable: there is no policy or encoder yet, or corpora cannot be loaded.
             Overloaded: too many requests wait.
             InvalidRequest: the conversation is too long.
         """
         policy = self._policy
         if policy is None or self._encoder is None:
+            raise GuardUnavailable()
+        if self._corpora is not None and self._corpora.state is None:
             raise GuardUnavailable()
         if policy.is_empty:
             return policy.decide(())
@@ -115,7 +122,7 @@ class Screening:
             self._decisions.put(key, decision)
         return decision
 
-    def nets(self, decision: Decision) -> AnswerNets:
+    def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
         """What an answer is checked by, of the policy that its request was decided under.
 
         Raises:
@@ -128,7 +135,13 @@ class Screening:
         if self._settings.watch_answers:
             enforced.append(policy.watch)
             observed.append(policy.observed_watch)
-        return AnswerNets(self._phrase_nets(enforced), self._phrase_nets(observed))
+        trace = AnswerNets()
+        if self._corpora is not None:
+            trace = self._corpora.nets(decision, request_id)
+        return AnswerNets(
+            trace.enforced + self._phrase_nets(enforced),
+            trace.observed + self._phrase_nets(observed),
+        )
 
     def _phrase_nets(self, matchers: Sequence[PhraseMatcher]) -> tuple[MakeNet, ...]:
         limit = self._settings.holdback_chars
@@ -166,6 +179,8 @@ class Screening:
         self._batch = GPU_BATCH if encoder.on_gpu else CPU_BATCH
         self._windows = KnownWindows(encoder, KNOWN_WINDOWS)
         self._encoder = encoder
+        if self._corpora is not None:
+            self._corpora.start()
         self._follower = Follower(self._settings.state_dir, "gateway", self._adopt)
         self._follower.start()
 

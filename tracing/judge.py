@@ -52,7 +52,6 @@ class Watched:
         minimum: shortest window in words.
         threshold: nats per word that a window must exceed.
         max_frequency: a window that occurs more often is boilerplate; None: no limit.
-        enforced: False: findings are reported and change nothing.
     """
 
     id: str
@@ -61,14 +60,14 @@ class Watched:
     minimum: int
     threshold: float
     max_frequency: int | None = None
-    enforced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A window that may not be given away; `start` and `end` count the text's words.
 
-    `nats` is its mean surprisal, `raw` the sum (the published BCI), `count` how often it occurs.
+    `nats` is its mean surprisal, `raw` the sum (the published BCI), `count` how often it occurs;
+    `matched` is the length of the longest match that ends with it.
     """
 
     corpus: Watched
@@ -77,6 +76,7 @@ class Finding:
     nats: float
     raw: float
     count: int
+    matched: int
     sources: tuple[Occurrence, ...]
 
 
@@ -98,18 +98,12 @@ class Judge:
 class Judgement:
     """What some new words led to.
 
-    `findings` are in order, the first enforced one last: words behind it were not judged. `held`
-    is how many of the last words belong to a match that may still become too long.
+    `refused` is the first window that may not be given away; words behind it were not judged.
+    `held` is how many of the last words belong to a match that may still become too long.
     """
 
-    findings: tuple[Finding, ...]
+    refused: Finding | None
     held: int
-
-    @property
-    def refused(self) -> Finding | None:
-        """The window that ends the text, if there is one."""
-        last = self.findings[-1] if self.findings else None
-        return last if last is not None and last.corpus.enforced else None
 
 
 # The last word of a match, its length, and whose it is.
@@ -124,11 +118,10 @@ class Trail:
     count: int = 0
     _symbols: Symbols = field(default_factory=lambda: np.empty(0, np.uint32))
     _nats: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0, np.float64))
-    _observed: set[str] = field(default_factory=set)
 
     def copy(self) -> Trail:
         """A trail that goes on independently."""
-        return Trail(self.judge, self.count, self._symbols, self._nats, set(self._observed))
+        return Trail(self.judge, self.count, self._symbols, self._nats)
 
     def take(self, symbols: Symbols, words: Sequence[str]) -> Judgement:
         """Judge new words.
@@ -139,7 +132,7 @@ class Trail:
         """
         old, new = len(self._symbols), len(symbols)
         if not new:
-            return Judgement((), 0)
+            return Judgement(None, 0)
         tail = np.concatenate([self._symbols, symbols]).astype(np.uint32)
         nats = np.concatenate([self._nats, self.judge.unigrams.surprisal(words)])
         rows, sizes = _rows(tail, old, self.judge.width)
@@ -147,25 +140,24 @@ class Trail:
         candidates: list[_Candidate] = []
         for corpus in self.judge.watched:
             lengths = streamed_lengths(corpus.view, rows, sizes, 1)
-            if corpus.enforced:
-                held = max(held, min(int(lengths[-1]), corpus.minimum - 1))
+            held = max(held, min(int(lengths[-1]), corpus.minimum - 1))
             candidates += _candidates(corpus, tail, old, lengths)
-        findings = self._judge(candidates, tail, nats, old)
+        refused = self._first(candidates, tail, nats, old)
         self.count += new
         keep = self.judge.width - 1
         self._symbols, self._nats = tail[-keep:] if keep else tail[:0], nats[-keep:]
-        return Judgement(findings, held)
+        return Judgement(refused, held)
 
     def finish(self) -> Finding | None:
         """The text is complete: judge it as a whole if it is shorter than the minimum."""
         for corpus in self.judge.watched:
-            if not 0 < self.count < corpus.minimum or not corpus.enforced:
+            if not 0 < self.count < corpus.minimum:
                 continue
             length = int(matched_lengths(corpus.view, self._symbols, self.count)[-1])
             raw = float(self._nats.sum())
             rare = raw > PUBLISHED_TAU and raw / self.count > max(SHORT_NATS, corpus.threshold)
             if length == self.count and rare and not self._is_allowed(self._symbols, length):
-                return self._finding(corpus, self._symbols, self.count, length, raw)
+                return self._finding(corpus, self._symbols, self.count, length, raw, length)
         return None
 
     def windows(self, symbols: Symbols, words: Sequence[str]) -> list[tuple[int, int]]:
@@ -194,28 +186,20 @@ class Trail:
             best = max(best, found[1] if found is not None else best)
         return best
 
-    def _judge(
+    def _first(
         self,
         candidates: Sequence[_Candidate],
         tail: Symbols,
         nats: npt.NDArray[np.float64],
         old: int,
-    ) -> tuple[Finding, ...]:
-        findings = []
+    ) -> Finding | None:
         for end, length, corpus in sorted(candidates, key=_place):
-            if corpus.id in self._observed:
-                continue
             found = self._refused(corpus, tail, nats, end, length)
-            if found is None:
-                continue
-            size, raw = found
-            place = self.count + end - old + 1
-            findings.append(self._finding(corpus, tail[: end + 1], place, size, raw))
-            if corpus.enforced:
-                break
-            # What is only observed is reported once per text.
-            self._observed.add(corpus.id)
-        return tuple(findings)
+            if found is not None:
+                size, raw = found
+                place = self.count + end - old + 1
+                return self._finding(corpus, tail[: end + 1], place, size, raw, length)
+        return None
 
     def _refused(
         self,
@@ -292,12 +276,12 @@ class Trail:
         )
 
     def _finding(
-        self, corpus: Watched, text: Symbols, place: int, size: int, raw: float
+        self, corpus: Watched, text: Symbols, place: int, size: int, raw: float, matched: int
     ) -> Finding:
         window = np.ascontiguousarray(text[-size:])
         count = count_window(corpus.view, window, size)
         sources = tuple(occurrences(corpus.view, window, Span(0, size, count), _SOURCES))
-        return Finding(corpus, place - size, place, raw / size, raw, count, sources)
+        return Finding(corpus, place - size, place, raw / size, raw, count, matched, sources)
 
 
 def _candidates(corpus: Watched, text: Symbols, old: int, lengths: Lengths) -> list[_Candidate]:

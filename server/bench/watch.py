@@ -71,7 +71,7 @@ class _Allowing:
     async def screen(self, texts: Sequence[str]) -> Decision:
         return Decision(Verdict.ALLOW, 1, "0" * 64)
 
-    def nets(self, decision: Decision) -> AnswerNets:
+    def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
         return self.answer_nets
 
     def closed(self, nonce: int) -> CloseReason | None:

@@ -293,7 +293,7 @@ class RuleGuard:
         targets = (0,) if verdict is Verdict.STEER else ()
         return Decision(verdict, self.view.generation, DIGEST, targets=targets)
 
-    def nets(self, decision: Decision) -> AnswerNets:
+    def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
         """All forbidden phrases in steered answers, names in every answer."""
         if self.nets_error is not None:
             raise self.nets_error
