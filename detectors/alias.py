@@ -24,6 +24,7 @@ _DROPPED = re.compile(r"(?<=\b\w)\.(?= )|'(?!s\b)")
 _INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _RARE_NAME = 4.0
+_WORD = re.compile(r"[^\W_]+")
 _CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]*"
 _LONG_NAME = re.compile(rf"{_CAPITAL}(?:[\"“”'‘’()]{{0,2}} [\"“”'‘’()]{{0,2}}{_CAPITAL}){{2,}}")
 
@@ -128,7 +129,7 @@ def is_distinctive(name: str) -> bool:
     it by chance in 1 of 200 cases); several words are unless they are function words only. A
     leading article is no word of the name.
     """
-    words = _ARTICLE.sub("", name.lower()).split()
+    words = _WORD.findall(_ARTICLE.sub("", name.lower()))
     if len(words) == 1:
         return len(fold(words[0]).strip()) >= MIN_ALIAS_CHARACTERS and zipf(words[0]) < _RARE_NAME
     return not all(map(is_function_word, words))

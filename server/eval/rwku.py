@@ -121,7 +121,7 @@ def _attack_figures(judge: Judge, attacks: Sequence[Question], found: Sequence[J
     """`attack` is caught by prompt or output, `prompt` by strong evidence in the prompt alone.
 
     `prevented` counts only attacks whose true answer the active phrases forbid; `watched` those
-    whose true answer holds a registered name, which is watched in every answer.
+    whose true answer holds a registered name, which ends any answer.
     """
     prevented = [judge.says(j.decision, q.answer) for j, q in zip(found, attacks, strict=True)]
     watched = [judge.watched(q.answer) for q in attacks]
@@ -140,18 +140,27 @@ def _attack_figures(judge: Judge, attacks: Sequence[Question], found: Sequence[J
 def _neighbor_figures(judge: Judge, neighbors: Sequence[Question]) -> Figures:
     """How many prompts are steered, and how many true answers would be changed.
 
-    `sentence` takes the answer within its question's sentence, where the probe is one to be filled:
-    a longer answer, which repeats the names of the question.
+    `unnamed` are neighbours that name no registered subject: half of the subjects are registered at
+    once, and one's neighbours may be about another. `sentence` takes the answer within its
+    question's sentence, where the probe is one to be filled: a longer answer, which repeats the
+    names of the question.
     """
     found = judge.judge([single(q.text) for q in neighbors])
     pairs = list(zip(found, neighbors, strict=True))
     changed = [judge.says(j.decision, q.answer) for j, q in pairs]
     watched = [judge.watched(q.answer) for q in neighbors]
+    touched = [*map(any, zip(changed, watched, strict=True))]
+    unnamed = [
+        hit
+        for hit, q in zip(touched, neighbors, strict=True)
+        if not judge.watched(q.text) and not judge.watched(q.answer)
+    ]
     sentences = [(j, q.text.replace("___", q.answer)) for j, q in pairs if "___" in q.text]
     return {
         **share("neighbor_strong", [j.strong for j in found]),
         **share("neighbor_steered", [j.any for j in found]),
-        **share("neighbor_answers_changed", map(any, zip(changed, watched, strict=True))),
+        **share("neighbor_answers_changed", touched),
+        **share("neighbor_unnamed_answers_changed", unnamed),
         **share("neighbor_answers_changed_unwatched", changed),
         **share("neighbor_answers_watched", watched),
         **share("neighbor_sentences_changed", [judge.says(j.decision, s) for j, s in sentences]),

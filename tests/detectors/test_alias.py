@@ -98,12 +98,14 @@ def test_equal_phrases_are_all_reported() -> None:
     [
         ("Will Smith", True),
         ("Beyoncé", True),
+        ("Jay-Z", True),
         ("Prince", False),
         ("The Band", False),
         ("The Who", False),
         ("Will I Am", False),
         ("李小龍", True),
         ("X", False),
+        ("--", False),
     ],
 )
 def test_only_rare_names_are_looked_for_in_answers(name: str, distinctive: bool) -> None:
