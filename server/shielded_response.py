@@ -24,6 +24,8 @@ Headers = list[tuple[bytes, bytes]]
 
 _log = get_logger("shield")
 _STREAM = b"text/event-stream"
+# Answers this long (they carry log-probabilities) are read beside everybody's streams, not between.
+_OFF_LOOP_BYTES = 256 * 1024
 
 
 class ShieldedResponse:
@@ -118,7 +120,10 @@ class ShieldedResponse:
             return
         body = bytes(self._body)
         begun = time.perf_counter()
-        reply = self._judge(body)
+        if len(body) > _OFF_LOOP_BYTES:
+            reply = await asyncio.to_thread(self._judge, body)
+        else:
+            reply = self._judge(body)
         self.shield_seconds += time.perf_counter() - begun
         if reply == Reply(self._start["status"], body):
             self._complete = True

@@ -221,3 +221,11 @@ def test_what_cannot_be_observed_passes(stack: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("server.observed_response.shield_completion", None)
 
     assert _said(stack.chat(ASK)) == ("Hello there.", "stop")
+
+
+def test_a_very_long_answer_is_watched_to_its_end(watching: Any) -> None:
+    """Length is no way around, in one piece."""
+    watching.vllm.says = [["word " * 60_000, "by Ilse", " Moreau", "."]]
+    text, reason = _said(watching.chat(ASK))
+
+    assert (text[-8:], reason) == ("word by ", "content_filter")
