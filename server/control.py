@@ -100,7 +100,7 @@ def _serve(
 
     registry = CollectorRegistry()
     store, worklist = Store(database), Worklist(database)
-    metrics = ControlMetrics(registry)
+    metrics = ControlMetrics(registry, publisher.followers)
     corpora = assemble_corpora(settings, database, store, metrics)
     worker = JobWorker(
         store,

@@ -7,6 +7,7 @@ routes, batches, and every route this file has never heard of.
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -53,7 +54,7 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
         EndpointNotGuarded: there is no such open route.
         MethodNotAllowed: the route has another method.
     """
-    endpoint = ENDPOINTS.get(_routed_path(scope))
+    endpoint = ENDPOINTS.get(routed_path(scope))
     if endpoint is None:
         raise EndpointNotGuarded("This endpoint is not guarded and therefore closed.")
     method = scope["method"]
@@ -64,7 +65,7 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
     raise MethodNotAllowed(f"This endpoint takes {endpoint.method}.")
 
 
-def _routed_path(scope: dict[str, Any]) -> str:
+def routed_path(scope: MutableMapping[str, Any]) -> str:
     """The decoded path without the root path, exactly as Starlette's router reads it."""
     path: str = scope["path"]
     root: str = scope.get("root_path", "")

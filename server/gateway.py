@@ -33,7 +33,7 @@ from server.errors import (
 )
 from server.guarding import Engine, Guard
 from server.log import fault_fields, get_logger
-from server.metrics import Bypass, GatewayMetrics, Stage
+from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
 from server.readiness import readiness
 from server.refusals import Refusal
@@ -104,7 +104,10 @@ class Gateway:
                 raise
             if not isinstance(error, ServerError | GuardError):
                 _log.error("the gateway failed", **fault_fields(error))
-            await send_reply(send, reply_of(error), self._generation())
+            reply = reply_of(error)
+            if reply.status >= 500:
+                self._metrics.record_failure(_failure(error, self._guard))
+            await send_reply(send, reply, self._generation())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
@@ -147,7 +150,8 @@ class Gateway:
         except (GuardUnavailable, GuardTimeout) as error:
             if not self._settings.fail_open:
                 raise
-            self._metrics.record_bypass(_bypass_reason(error, self._guard))
+            self._metrics.record_failure(_failure(error, self._guard))
+            self._metrics.record_bypass(_failure(error, self._guard))
             await self._app(scope, replay(call.raw, receive), send)
             return
         view = self._guard.current()
@@ -331,7 +335,9 @@ def _adding(send: Send, headers: Headers) -> Send:
     return send_with_headers
 
 
-def _bypass_reason(error: Exception, guard: Guard) -> Bypass:
+def _failure(error: Exception, guard: Guard) -> Failure:
     if isinstance(error, GuardTimeout):
-        return Bypass.TIMEOUT
-    return Bypass.NO_POLICY if guard.current() is None else Bypass.GUARD_ERROR
+        return Failure.TIMEOUT
+    if isinstance(error, Overloaded):
+        return Failure.OVERLOADED
+    return Failure.NO_POLICY if guard.current() is None else Failure.GUARD_ERROR

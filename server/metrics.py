@@ -2,21 +2,26 @@
 
 Registries are given, never global. Labels come from closed sets: no target, user or text. A value
 outside its set is counted as "other" rather than lost or raised: this runs in the request path.
+Every counter exists with all its labels from the start: Prometheus sees no increase in a series
+that appears with its first event, so an alert would miss just that one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from importlib.metadata import version
+from itertools import product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from detectors.detection import Detection
-from guard.decision import Decision
+from detectors.detection import Detection, Layer, Strength
+from guard.decision import Decision, Verdict
 from guard.nets import Catch
+from server.policy import FollowerStatus
 
 REQUESTS = "lethegate_requests_total"
 OTHER = "other"
@@ -26,19 +31,19 @@ class Stage(StrEnum):
     """A step of the request path whose time is measured."""
 
     PARSE = "parse"
-    NORMALISE = "normalise"
     ENCODE = "encode"
     CLASSIFY = "classify"
     SCREEN = "screen"
     SHIELD = "shield"
 
 
-class Bypass(StrEnum):
-    """Why a request was served unguarded (only with fail_open)."""
+class Failure(StrEnum):
+    """Why the guard failed a request: a 503, or with `fail_open` served unguarded."""
 
     GUARD_ERROR = "guard_error"
     TIMEOUT = "timeout"
     NO_POLICY = "no_policy"
+    OVERLOADED = "overloaded"
 
 
 SURFACES = frozenset(
@@ -58,6 +63,9 @@ _MATCH_BUCKETS = (
     *(0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005),
     *(0.01, 0.025, 0.05, 0.1, 0.5),
 )
+# What `FollowerStatus.kind` may be.
+_KINDS = ("gateway", "worker")
+_FINISHED = ("done", "failed")
 _COMPILE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
@@ -114,6 +122,12 @@ class GatewayMetrics:
             ["surface", "layer"],
             registry=registry,
         )
+        self._failures = Counter(
+            "lethegate_guard_failures_total",
+            "Requests that the guard could not decide about or check.",
+            ["reason"],
+            registry=registry,
+        )
         self._bypasses = Counter(
             "lethegate_guard_bypasses_total",
             "Requests served unguarded because the guard failed and fail_open is set.",
@@ -155,7 +169,18 @@ class GatewayMetrics:
             "Corpora that this gateway could not load; those it has go on ruling.",
             registry=registry,
         )
-        registry.register(_WorkerCollector(facts))
+        registry.register(WorkerCollector(facts))
+        _tell_build(registry)
+        _begin(self._requests, Verdict)
+        _begin(self._failures, Failure)
+        _begin(self._bypasses, Failure)
+        _begin(self._stages, Stage)
+        for counter in (self._detections, self._observed):
+            _begin(counter, Layer, Strength)
+        for counter in (self._shield_blocks, self._observed_blocks):
+            _begin(counter, sorted(SURFACES), (*Catch, OTHER))
+        for counter in (self._trace_blocks, self._trace_observed):
+            _begin(counter, (*CORPUS_LABELS, OTHER))
 
     def record_decision(self, decision: Decision) -> None:
         """Count one screened request and what was detected in it."""
@@ -179,7 +204,11 @@ class GatewayMetrics:
         """Count an output that would have been cut."""
         _count_block(self._observed_blocks, surface, caught)
 
-    def record_bypass(self, reason: Bypass) -> None:
+    def record_failure(self, reason: Failure) -> None:
+        """Count a request that the guard failed, served or not."""
+        self._failures.labels(reason.value).inc()
+
+    def record_bypass(self, reason: Failure) -> None:
         """Count a request that was served unguarded."""
         self._bypasses.labels(reason.value).inc()
 
@@ -206,9 +235,13 @@ class GatewayMetrics:
 
 
 class ControlMetrics:
-    """What the control process counts and measures."""
+    """What the control process counts and measures; `followers` is read at every scrape."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        followers: Callable[[], Sequence[FollowerStatus]] = tuple,
+    ) -> None:
         self._targets = Gauge(
             "lethegate_policy_targets",
             "Registered forget targets by status.",
@@ -252,6 +285,9 @@ class ControlMetrics:
             "Generation of the corpora that was last published.",
             registry=registry,
         )
+        registry.register(_FollowerCollector(followers))
+        _tell_build(registry)
+        _begin(self._jobs, _FINISHED)
 
     def set_corpus_documents(self, by_label: Mapping[str, int]) -> None:
         """Tell how many documents are registered under each label."""
@@ -292,16 +328,31 @@ class ControlMetrics:
         self._rollbacks.inc()
 
 
-class _WorkerCollector(Collector):
+class _FollowerCollector(Collector):
+    """Tells at every scrape which generation the live gateways and workers have acknowledged."""
+
+    def __init__(self, followers: Callable[[], Sequence[FollowerStatus]]) -> None:
+        self._followers = followers
+
+    def describe(self) -> Iterable[Metric]:
+        return _follower_families(())
+
+    def collect(self) -> Iterable[Metric]:
+        return _follower_families(self._followers())
+
+
+class WorkerCollector(Collector):
     """Turns the workers' facts into metrics at every scrape."""
 
     def __init__(self, facts: Callable[[], WorkerFacts]) -> None:
         self._facts = facts
 
     def describe(self) -> Iterable[Metric]:
+        """The metrics' names."""
         return _families(WorkerFacts())
 
     def collect(self) -> Iterable[Metric]:
+        """The metrics with their values of now."""
         return _families(self._facts())
 
 
@@ -331,10 +382,10 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         "Requests whose output was closed in the worker, by reason.",
         labels=["reason"],
     )
-    totals: dict[str, int] = {}
+    totals = dict.fromkeys(sorted(CLOSED_SLOT_REASONS), 0)
     for reason, count in facts.closed_slots.items():
         known = reason if reason in CLOSED_SLOT_REASONS else OTHER
-        totals[known] = totals.get(known, 0) + count
+        totals[known] += count
     for reason, count in totals.items():
         closed.add_metric([reason], count)
     yield closed
@@ -353,3 +404,44 @@ def _count_block(counter: Counter, surface: str, caught: Catch | None) -> None:
 def _count(counter: Counter, detections: Iterable[Detection]) -> None:
     for detection in detections:
         counter.labels(detection.layer.value, detection.strength.value).inc()
+
+
+def _follower_families(followers: Sequence[FollowerStatus]) -> Iterator[Metric]:
+    live = GaugeMetricFamily(
+        "lethegate_live_followers", "Live gateways and workers.", labels=["kind"]
+    )
+    refusing = GaugeMetricFamily(
+        "lethegate_refusing_followers",
+        "Live gateways and workers that could not load a newer policy than they apply.",
+        labels=["kind"],
+    )
+    oldest = GaugeMetricFamily(
+        "lethegate_acknowledged_generation",
+        "Lowest generation that a live gateway or worker applies; 0 before its first.",
+        labels=["kind"],
+    )
+    for kind in _KINDS:
+        those = [follower for follower in followers if follower.kind == kind]
+        live.add_metric([kind], len(those))
+        newer = [f for f in those if (f.failed_generation or 0) > (f.generation or 0)]
+        refusing.add_metric([kind], len(newer))
+        if those:
+            oldest.add_metric([kind], min(follower.generation or 0 for follower in those))
+    yield from (live, refusing, oldest)
+
+
+def _tell_build(registry: CollectorRegistry) -> None:
+    # Not an Info: the library keeps none when several processes share a registry.
+    build = Gauge(
+        "lethegate_build_info",
+        "Always 1; the label tells the version.",
+        ["version"],
+        registry=registry,
+        multiprocess_mode="max",
+    )
+    build.labels(version("lethegate")).set(1)
+
+
+def _begin(metric: Counter | Histogram, *labels: Iterable[str]) -> None:
+    for values in product(*labels):
+        metric.labels(*map(str, values))

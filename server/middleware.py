@@ -14,6 +14,7 @@ from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.auth import load_keyring
+from server.exposition import with_worker_facts
 from server.gateway import Gateway
 from server.guarding import Engine
 from server.log import configure_logging
@@ -55,7 +56,7 @@ class GuardMiddleware:
 
     def _assemble(self, vllm_app: Any) -> Gateway:
         return Gateway(
-            self._app,
+            with_worker_facts(self._app, self._screening.worker_facts),
             settings=self._settings,
             guard=self._screening,
             metrics=self._metrics,

@@ -18,14 +18,24 @@ SOURCES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if path != ROOT / "server" / "metrics.py"
 ]
-UNITS = ("_total", "_seconds", "_generation", "_targets", "_queued", "_documents")
+UNITS = (
+    "_total",
+    "_seconds",
+    "_generation",
+    "_targets",
+    "_queued",
+    "_documents",
+    "_followers",
+    "_info",
+)
 
 
 def _names() -> set[str]:
-    registry = CollectorRegistry()
-    GatewayMetrics(registry)
-    ControlMetrics(registry)
-    exposed = generate_latest(registry).decode()
+    exposed = ""
+    for metrics in (GatewayMetrics, ControlMetrics):
+        registry = CollectorRegistry()
+        metrics(registry)
+        exposed += generate_latest(registry).decode()
     names = set(re.findall(r"^# HELP (\S+)", exposed, flags=re.MULTILINE))
     # The library adds a time of creation to every counter and histogram.
     return {name for name in names if not name.endswith("_created")}

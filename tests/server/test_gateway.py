@@ -292,6 +292,8 @@ def test_a_broken_guard_fails_closed_or_as_told_open(
     assert open_.chat("about Mary").json()["choices"][0]["finish_reason"] == "stop"
     reasons = ("guard_error", "timeout", "no_policy")
     assert sum(open_.count("lethegate_guard_bypasses_total", reason=r) for r in reasons) == 1
+    for stack in (closed, open_):
+        assert sum(stack.count("lethegate_guard_failures_total", reason=r) for r in reasons) == 1
 
 
 def test_overload_is_told_even_with_fail_open(start_stack: Any) -> None:
@@ -302,6 +304,7 @@ def test_overload_is_told_even_with_fail_open(start_stack: Any) -> None:
 
     assert _error(response) == (503, "overloaded")
     assert response.headers["retry-after"] == "3"
+    assert stack.count("lethegate_guard_failures_total", reason="overloaded") == 1
 
 
 def test_readiness_names_the_part_that_is_missing(stack: Any) -> None:

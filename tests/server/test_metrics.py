@@ -7,7 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from detectors.detection import Detection, Layer, Strength
 from guard.decision import Decision, Verdict
 from guard.nets import Catch
-from server.metrics import Bypass, ControlMetrics, GatewayMetrics, Stage, WorkerFacts
+from server.metrics import ControlMetrics, Failure, GatewayMetrics, Stage, WorkerFacts
+from server.policy import FollowerStatus
 
 
 def _detection(layer: Layer) -> Detection:
@@ -32,7 +33,7 @@ def test_decisions() -> None:
 
     assert registry.get_sample_value("lethegate_requests_total", {"verdict": "steer"}) == 1
     assert registry.get_sample_value("lethegate_detections_total", alias) == 2
-    assert registry.get_sample_value("lethegate_detections_total", similarity) is None
+    assert registry.get_sample_value("lethegate_detections_total", similarity) == 0
     assert registry.get_sample_value("lethegate_observed_detections_total", similarity) == 1
 
 
@@ -71,12 +72,14 @@ def test_everything_else() -> None:
     metrics = GatewayMetrics(registry)
     metrics.observe_stage(Stage.ENCODE, 0.02)
     metrics.record_refusal()
-    metrics.record_bypass(Bypass.TIMEOUT)
+    metrics.record_failure(Failure.OVERLOADED)
+    metrics.record_bypass(Failure.TIMEOUT)
     metrics.set_generation(7)
     value = registry.get_sample_value
 
     assert value("lethegate_stage_seconds_count", {"stage": "encode"}) == 1
     assert value("lethegate_refusals_total") == 1
+    assert value("lethegate_guard_failures_total", {"reason": "overloaded"}) == 1
     assert value("lethegate_guard_bypasses_total", {"reason": "timeout"}) == 1
     assert value("lethegate_policy_generation") == 7
 
@@ -96,3 +99,42 @@ def test_control_metrics() -> None:
     assert value("lethegate_jobs_total", {"state": "done"}) == 3
     assert value("lethegate_compile_seconds_sum") == 1.5
     assert value("lethegate_policy_rollbacks_total") == 1
+
+
+def test_counters_begin_at_zero_with_all_their_labels():
+    """Prometheus sees no increase in a series that appears with its first event."""
+    registry = CollectorRegistry()
+    GatewayMetrics(registry)
+    value = registry.get_sample_value
+
+    assert value("lethegate_guard_bypasses_total", {"reason": "timeout"}) == 0
+    assert value("lethegate_guard_failures_total", {"reason": "no_policy"}) == 0
+    assert value("lethegate_closed_slots_total", {"reason": "fault"}) == 0
+    assert value("lethegate_requests_total", {"verdict": "refuse"}) == 0
+    for layer in [*Catch, "other"]:
+        labels = {"surface": "content", "layer": str(layer)}
+        assert value("lethegate_shield_blocks_total", labels) == 0
+
+
+def test_followers_are_told_by_kind_at_every_scrape():
+    """How many live, which generation the slowest applies, and who refuses a newer one."""
+    followers = [
+        FollowerStatus("worker", 1, 7, "d"),
+        FollowerStatus("worker", 2, 6, "d", failed_generation=7, error="SnapshotCorrupt"),
+        # One that came to apply a newer generation than it once refused.
+        FollowerStatus("worker", 3, 8, "d", failed_generation=5),
+    ]
+    registry = CollectorRegistry()
+    ControlMetrics(registry, lambda: followers)
+    worker, gateway = {"kind": "worker"}, {"kind": "gateway"}
+    value = registry.get_sample_value
+
+    assert value("lethegate_live_followers", worker) == 3
+    assert value("lethegate_acknowledged_generation", worker) == 6
+    assert value("lethegate_refusing_followers", worker) == 1
+    assert value("lethegate_live_followers", gateway) == 0
+    assert value("lethegate_acknowledged_generation", gateway) is None
+
+    followers.append(FollowerStatus("gateway", 4, None, None))
+
+    assert value("lethegate_acknowledged_generation", gateway) == 0
