@@ -18,6 +18,14 @@ SOURCES = [
     for path in sorted((ROOT / package).rglob("*.py"))
     if path != ROOT / "server" / "metrics.py"
 ]
+DEPLOYED = [
+    *sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")),
+    *sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml")),
+]
+DOCUMENTED = [ROOT / "README.md", ROOT / "deploy" / "RUNBOOK.md", ROOT / "deploy" / "README.md"]
+UNIT_TESTS = sorted((ROOT / "deploy" / "prometheus" / "tests").glob("*.yml"))
+# A file's name in the scrape configuration, and the prefix of all.
+NO_METRICS = {"lethegate_scrape_key"}
 UNITS = (
     "_total",
     "_seconds",
@@ -39,6 +47,15 @@ def _names() -> set[str]:
     names = set(re.findall(r"^# HELP (\S+)", exposed, flags=re.MULTILINE))
     # The library adds a time of creation to every counter and histogram.
     return {name for name in names if not name.endswith("_created")}
+
+
+def _mentioned(path: Path) -> set[str]:
+    """Metrics that a file names, histograms' series by the histogram's name."""
+    text = path.read_text(encoding="utf-8")
+    # A recording rule's name has a metric's between colons, and is none itself.
+    found = re.findall(r"(?<![\w:.-])lethegate_[a-z0-9_]+(?![\w:.])", text)
+    series = r"(?<=_seconds)_(bucket|sum|count)$"
+    return {re.sub(series, "", name) for name in found} - NO_METRICS
 
 
 def test_prefix_and_unit() -> None:
@@ -67,3 +84,18 @@ def test_names_live_in_one_file(path: Path) -> None:
 
     assert not strings & _names()
     assert not imported & {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
+
+
+@pytest.mark.parametrize(
+    "path", [*DEPLOYED, *UNIT_TESTS, *DOCUMENTED], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_whoever_names_a_metric_names_one_that_exists(path: Path) -> None:
+    """Dashboards, rules and documents go with the code: a renamed metric would show nothing."""
+    assert _mentioned(path) - _names() == set()
+
+
+def test_every_metric_is_shown_somewhere() -> None:
+    """What is counted and never looked at need not be counted."""
+    shown = set().union(*map(_mentioned, DEPLOYED))
+
+    assert _names() - shown == set()
