@@ -266,9 +266,59 @@ OUTPUTS = Board(
             "percentunit",
         ),
         graph(
+            "Slots closed because nothing was left",
+            "Rules of the request's own, a grammar for instance, allowed only what is forbidden.",
+            {"closed": rate("lethegate_closed_slots_total", where='reason="nothing_left"')},
+            "ops",
+        ),
+    ),
+)
+
+PROVENANCE = Board(
+    "provenance",
+    "Lethegate / Provenance",
+    "Passages of registered documents in answers, by the label of their corpus.",
+    (
+        graph(
+            "Passages that ended an answer",
+            "Found by holding answers against the corpora.",
+            {"{{label}}": rate("lethegate_provenance_blocks_total", "label")},
+            "ops",
+            stacked=True,
+        ),
+        graph(
+            "Passages found by observed corpora",
+            "They ended nothing.",
+            {"{{label}}": rate("lethegate_provenance_observed_total", "label")},
+            "ops",
+            stacked=True,
+        ),
+        graph(
             "Tokens vetoed for documents",
-            "Vocabulary entries per second that would have continued a registered document.",
+            "Vocabulary entries per second that would have continued a target's document.",
             {"vetoed": rate("lethegate_vetoed_tokens_total")},
+        ),
+        graph(
+            "Time to hold a piece of an answer against the corpora",
+            "Pieces as they are streamed.",
+            {
+                "mean": mean("lethegate_match_seconds"),
+                "99 %": quantile(0.99, "lethegate_match_seconds"),
+            },
+            "s",
+        ),
+        graph(
+            "Documents by label",
+            "In all corpora.",
+            {"{{label}}": "max by (label) (lethegate_corpus_documents)"},
+        ),
+        graph(
+            "Generations of the corpora",
+            "Published, and the lowest that a server applies.",
+            {
+                "published": "max(lethegate_published_corpora_generation)",
+                "applied": f"min(lethegate_corpora_generation{{{CHOSEN}}})",
+            },
         ),
     ),
 )
@@ -375,9 +425,10 @@ FAULTS = Board(
         ),
         graph(
             "Policies that did not come into force",
-            "Snapshots that a worker could not load, failed jobs and rollbacks, per second.",
+            "Snapshots and corpora that were not loaded, failed jobs and rollbacks, per second.",
             {
                 "not loaded": rate("lethegate_snapshot_load_failures_total"),
+                "corpora not loaded": rate("lethegate_corpora_load_failures_total"),
                 "failed jobs": 'sum(rate(lethegate_jobs_total{state="failed"}[$__rate_interval]))',
                 "rollbacks": "sum(rate(lethegate_policy_rollbacks_total[$__rate_interval]))",
             },
@@ -391,4 +442,4 @@ FAULTS = Board(
     ),
 )
 
-BOARDS = (OVERVIEW, DECISIONS, LATENCY, OUTPUTS, POLICY, FAULTS)
+BOARDS = (OVERVIEW, DECISIONS, LATENCY, OUTPUTS, PROVENANCE, POLICY, FAULTS)
