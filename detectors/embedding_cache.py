@@ -42,7 +42,12 @@ class EmbeddingCache:
         """Length of an embedding."""
         return self._encoder.dimension
 
-    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    @property
+    def unsaved(self) -> Encoder:
+        """The same, but new embeddings are not kept: for texts that are not registered."""
+        return _Unsaved(self)
+
+    def encode(self, texts: Sequence[str], *, keep: bool = True) -> npt.NDArray[np.float32]:
         """Embeddings [len(texts), dimension]; each distinct new text is encoded once."""
         keys = [self._key(text) for text in texts]
         known = self._read(set(keys))
@@ -50,7 +55,8 @@ class EmbeddingCache:
         if missing:
             fresh = self._encoder.encode(list(missing.values()))
             known.update(zip(missing, fresh, strict=True))
-            self._write({key: known[key] for key in missing})
+            if keep:
+                self._write({key: known[key] for key in missing})
         if not keys:
             return np.zeros((0, self.dimension), dtype=np.float32)
         return np.stack([known[key] for key in keys])
@@ -88,6 +94,17 @@ class EmbeddingCache:
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
         with self._lock, self._database as database:
             database.executemany("INSERT OR REPLACE INTO embeddings VALUES (?, ?)", rows)
+
+
+class _Unsaved:
+    """An encoder that reads a cache and does not write it."""
+
+    def __init__(self, cache: EmbeddingCache) -> None:
+        self._cache = cache
+        self.id, self.dimension = cache.id, cache.dimension
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return self._cache.encode(texts, keep=False)
 
 
 def _open(path: Path) -> sqlite3.Connection:

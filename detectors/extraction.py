@@ -76,9 +76,9 @@ class Extraction:
 
 def extract(target: ForgetTarget) -> Extraction:
     """The phrases of a target. Deterministic; each phrase occurs once per list, by folded form."""
-    struck = {_key(phrase) for phrase in target.excluded_phrases}
+    struck = {phrase_key(phrase) for phrase in target.excluded_phrases}
     items = tuple(
-        _unique(_item_phrases(example.prompt, example.answer), struck)
+        _unique(_item_phrases(example.prompt, example.answer, struck), struck)
         for example in target.examples
     )
     return Extraction(_unique(_target_phrases(target), struck), items)
@@ -94,13 +94,15 @@ def subject_names(target: ForgetTarget) -> tuple[str, ...]:
     counts: Counter[str] = Counter()
     spelled: dict[str, str] = {}
     for example in target.examples:
-        for key, text in {_key(span.text): span.text for span in names(example.prompt)}.items():
+        for key, text in {
+            phrase_key(span.text): span.text for span in names(example.prompt)
+        }.items():
             if len(key.split()) > 1:
                 counts[key] += 1
                 spelled.setdefault(key, text)
     most = max(counts.values(), default=0)
     share = {True: _TOP_SUBJECT_SHARE, False: _SUBJECT_SHARE}
-    struck = {_key(phrase) for phrase in target.excluded_phrases}
+    struck = {phrase_key(phrase) for phrase in target.excluded_phrases}
     found = [
         spelled[key]
         for key, count in sorted(counts.items())
@@ -123,9 +125,11 @@ def _target_phrases(target: ForgetTarget) -> Iterator[ExtractedPhrase]:
         for span in spans(text):
             reason = _distinctive(span)
             if reason is not None:
-                found.setdefault(_key(span.text), (span.text, reason))
+                found.setdefault(phrase_key(span.text), (span.text, reason))
     rarest = sorted(found, key=lambda key: (zipf(key), key))
-    allowed = {_key(t) for t in _not_retained(rarest[:MAX_TARGET_PHRASES], target.retain_examples)}
+    allowed = {
+        phrase_key(t) for t in _not_retained(rarest[:MAX_TARGET_PHRASES], target.retain_examples)
+    }
     kept = [found[key] for key in found if key in allowed]
     for text, reason in kept:
         yield ExtractedPhrase(text, True, reason)
@@ -197,13 +201,13 @@ def _long_identifier(text: str) -> bool:
     return len(text) >= 6 and sum(map(str.isdigit, text)) >= 3
 
 
-def _item_phrases(prompt: str, answer: str) -> Iterator[ExtractedPhrase]:
-    """What the answer says and the prompt does not."""
+def _item_phrases(prompt: str, answer: str, struck: set[str]) -> Iterator[ExtractedPhrase]:
+    """What the answer says and the prompt does not; a struck word takes its inflections along."""
     found = [other for span in spans(answer) for other in (span, *_other_dates(span))]
     said = _said(found, prompt)
     for span in found:
-        key = _key(span.text)
-        if not key or key in said:
+        key = phrase_key(span.text)
+        if not key or key in said or key in struck:
             continue
         if span.kind is not Kind.WORD:
             if not all(_idle(match.group()) for match in WORD.finditer(key)):
@@ -226,7 +230,7 @@ def _other_dates(span: Span) -> Iterator[Span]:
 
 def _said(found: list[Span], prompt: str) -> set[str]:
     """Folded spans, and inflections of them, that the prompt contains."""
-    keys = {_key(span.text) for span in found}
+    keys = {phrase_key(span.text) for span in found}
     keys |= {form for key in keys for form in _inflections(key)}
     listed = sorted(keys)
     said = {listed[number] for number in PhraseIndex(listed).find(prompt)}
@@ -272,7 +276,7 @@ def _unique(phrases: Iterable[ExtractedPhrase], struck: set[str]) -> tuple[Extra
     """The first phrase of each folded form that is not struck; a part match beats a whole word."""
     kept: dict[str, ExtractedPhrase] = {}
     for phrase in phrases:
-        key = _key(phrase.text)
+        key = phrase_key(phrase.text)
         if not key or key in struck:
             continue
         if key not in kept or (kept[key].whole_word and not phrase.whole_word):
@@ -280,5 +284,6 @@ def _unique(phrases: Iterable[ExtractedPhrase], struck: set[str]) -> tuple[Extra
     return tuple(kept.values())
 
 
-def _key(text: str) -> str:
+def phrase_key(text: str) -> str:
+    """What makes two phrases the same: their folded form."""
     return fold(text).strip()

@@ -6,10 +6,10 @@ Importing this module imports nothing heavy; encoder and tokenizer load with `Gu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,6 +104,16 @@ class GuardCompiler:
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)
+
+    def preview(self, target: ForgetTarget, others: Sequence[ForgetTarget]) -> Mapping[str, Any]:
+        """The calibration report that `target` would have beside `others`; nothing is kept."""
+        from detectors.benign import benign_prompts
+        from detectors.classifier import build_tables
+
+        tables = build_tables(
+            [target, *others], self._cache.unsaved, alpha=self._alpha, benign=benign_prompts()
+        )
+        return tables.reports[target.id]
 
     def _words(self, progress: Callable[[str, float], None]) -> Meanings | None:
         """The vocabulary's words for the semantic filter; embedding them anew takes a while."""

@@ -6,17 +6,26 @@ admins; every error has OpenAI's shape and names the field, never its value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from server.access import Admin, Auditor
-from server.auth import KeyRing, Role
+from server.admin_parts import (
+    PREFIX,
+    Control,
+    Here,
+    IfMatch,
+    TargetPath,
+    accepted,
+    check_expiry,
+)
+from server.admin_phrases import router as phrases_router
+from server.auth import Role
 from server.body import BodyGuard, error_response
 from server.errors import (
     InvalidField,
@@ -25,11 +34,9 @@ from server.errors import (
     NotReady,
     ServerError,
 )
-from server.jobs import JobWorker
-from server.policy import Publisher
-from server.provenance.routes import Corpora, takes_upload
 from server.provenance.routes import router as corpora_router
-from server.records import JobRecord, TargetRecord, utc
+from server.provenance.routes import takes_upload
+from server.records import utc
 from server.schemas import (
     READ_ONLY,
     Accepted,
@@ -42,21 +49,6 @@ from server.schemas import (
     TargetPage,
     field_path,
 )
-from server.store import Store
-
-PREFIX = "/admin/v1"
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What the admin API works on."""
-
-    store: Store
-    worker: JobWorker
-    publisher: Publisher
-    keyring: KeyRing
-    registry: CollectorRegistry
-    corpora: Corpora
 
 
 def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> FastAPI:
@@ -70,6 +62,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     )
     app.state.control = control
     app.include_router(_targets, prefix=PREFIX)
+    app.include_router(phrases_router, prefix=PREFIX)
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(_probes)
@@ -85,14 +78,6 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     return app
 
 
-def _control(request: Request) -> Control:
-    control: Control = request.app.state.control
-    return control
-
-
-Here = Annotated[Control, Depends(_control)]
-IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
-TargetPath = Annotated[str, Path(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
 
@@ -104,8 +89,8 @@ _probes = APIRouter(tags=["probes"])
 @_targets.post("/targets", status_code=202)
 def register_target(target: TargetIn, here: Here, role: Admin, response: Response) -> Accepted:
     """Register a forget target; the job is done when every worker applies it."""
-    _check_expiry(target)
-    return _accepted(here, response, here.store.register(target))
+    check_expiry(target)
+    return accepted(here, response, here.store.register(target))
 
 
 @_targets.get("/targets")
@@ -136,8 +121,8 @@ def replace_target(
     """Replace a target; the revision in force rules until the new one is acknowledged."""
     if target.id != target_id:
         raise InvalidField("id must be the id in the path.", param="id")
-    _check_expiry(target)
-    return _accepted(here, response, here.store.replace(target, if_match))
+    check_expiry(target)
+    return accepted(here, response, here.store.replace(target, if_match))
 
 
 @_targets.delete("/targets/{target_id}", status_code=202)
@@ -149,7 +134,7 @@ def withdraw_target(
     if_match: IfMatch = None,
 ) -> Accepted:
     """Withdraw a target; it is deleted when no worker applies it any more."""
-    return _accepted(here, response, here.store.withdraw(target_id, if_match))
+    return accepted(here, response, here.store.withdraw(target_id, if_match))
 
 
 @_jobs.get("/jobs")
@@ -216,21 +201,6 @@ def readyz(here: Here) -> dict[str, str]:
 def metrics(here: Here) -> Response:
     """The control process's metrics, for Prometheus."""
     return Response(generate_latest(here.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-def _accepted(
-    here: Control, response: Response, stored: tuple[TargetRecord, JobRecord]
-) -> Accepted:
-    record, job = stored
-    here.worker.notify()
-    response.headers["location"] = f"{PREFIX}/targets/{record.id}"
-    response.headers["etag"] = record.etag
-    return Accepted(target=record.to_summary(described=True), job=job.to_out())
-
-
-def _check_expiry(target: TargetIn) -> None:
-    if target.is_over():
-        raise InvalidField("expires_at: must be in the future", param="expires_at")
 
 
 async def _on_server_error(_request: Request, error: Exception) -> JSONResponse:

@@ -64,6 +64,50 @@ def show_target(target_id: TargetId, *, settings: Settings) -> None:
         print_json(client.target(target_id))
 
 
+@targets_app.command("phrases")
+@with_settings(CLIENT_SETTINGS)
+def target_phrases(
+    target_id: TargetId,
+    *,
+    settings: Settings,
+    add: Annotated[list[str], typer.Option(help="Forbid this too; repeatable.")] = [],  # noqa: B006
+    strike: Annotated[list[str], typer.Option(help="Allow this; repeatable.")] = [],  # noqa: B006
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a target forbids and why, or add and strike phrases."""
+    with AdminClient.of(settings) as client:
+        if add or strike:
+            _follow(client, client.edit_phrases(target_id, add, strike), wait, timeout, as_json)
+        elif as_json:
+            print_json(client.phrases(target_id))
+        else:
+            _print_phrases(client.phrases(target_id))
+
+
+@targets_app.command("preview")
+@with_settings(CLIENT_SETTINGS)
+def preview_target(
+    file: Annotated[str, typer.Argument(help="JSON file of one target, or - for standard input.")],
+    *,
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the target in FILE would forbid and find; nothing is stored."""
+    document = _read(file)
+    with AdminClient.of(settings) as client:
+        found = client.preview(document)
+    if as_json:
+        print_json(found)
+        return
+    _print_phrases(found["phrases"])
+    for kind, bounds in found["calibration"].get("thresholds", {}).items():
+        typer.echo(f"{kind} rows: weak from {bounds['weak']}, strong from {bounds['strong']}")
+    for warning in found["warnings"]:
+        typer.echo(f"warning: {warning}")
+
+
 @targets_app.command("rm")
 @with_settings(CLIENT_SETTINGS)
 def remove_target(
@@ -154,6 +198,12 @@ def _read(file: str) -> bytes:
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print_phrases(listed: dict[str, Any]) -> None:
+    columns = ("text", "reason", "unit", "item", "benign_touched")
+    print_table(columns, listed["phrases"])
+    typer.echo(f"benign_touched: of {listed['benign_texts']} harmless texts")
 
 
 def print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
@@ -70,6 +70,22 @@ class AdminClient:
     def withdraw(self, target_id: str) -> dict[str, Any]:
         """Withdraw a target."""
         return self._call("DELETE", f"/targets/{_quoted(target_id)}")
+
+    def phrases(self, target_id: str) -> dict[str, Any]:
+        """Every phrase of a target, with its reason."""
+        return self._call("GET", f"/targets/{_quoted(target_id)}/phrases")
+
+    def edit_phrases(
+        self, target_id: str, add: Sequence[str], strike: Sequence[str]
+    ) -> dict[str, Any]:
+        """Add and strike phrases of a target."""
+        edit = {"add": list(add), "strike": list(strike)}
+        return self._call("POST", f"/targets/{_quoted(target_id)}/phrases", json=edit)
+
+    def preview(self, document: bytes) -> dict[str, Any]:
+        """What the target in a JSON document would become; nothing is stored."""
+        headers = {"content-type": "application/json"}
+        return self._call("POST", "/targets:preview", content=document, headers=headers)
 
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs."""

@@ -19,7 +19,8 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CollectorRegistry
 
-from server.admin import Control, create_admin_app
+from server.admin import create_admin_app
+from server.admin_parts import Control
 from server.auth import load_keyring
 from server.database import Database
 from server.errors import ControlRunning, StartFault

@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
 from server.errors import (
+    NotReady,
     PolicyFault,
     PolicyNotAcknowledged,
     PolicyNotCompiled,
@@ -79,6 +81,8 @@ class JobWorker:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
         self._compiler: Compiler
+        self._loaded = threading.Event()
+        self._previews = threading.Lock()
         self.ready = False
         self.fault: BaseException | None = None
 
@@ -90,6 +94,17 @@ class JobWorker:
         """A job was queued."""
         self._wake.set()
 
+    def preview(self, target: ForgetTarget, others: Sequence[ForgetTarget]) -> Mapping[str, Any]:
+        """The calibration report that a target would have beside others; one at a time.
+
+        Raises:
+            NotReady: the models are still being loaded.
+        """
+        if not self._loaded.is_set():
+            raise NotReady("The models are being loaded.")
+        with self._previews:
+            return self._compiler.preview(target, others)
+
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """End the thread soon; a compilation that is running is left behind and resumed later."""
         self._stop.set()
@@ -100,6 +115,7 @@ class JobWorker:
     def _run(self) -> None:
         try:
             self._compiler = self._build()
+            self._loaded.set()
             while not self._stop.is_set():
                 self._run_guarded()
         except _Stopped:

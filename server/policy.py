@@ -58,6 +58,10 @@ class Compiler(Protocol):
         """
         ...
 
+    def preview(self, target: ForgetTarget, others: Sequence[ForgetTarget]) -> Mapping[str, Any]:
+        """The calibration report that `target` would have beside `others`; nothing is kept."""
+        ...
+
 
 class Publisher(Protocol):
     """The pointer to the active policy, and who follows it."""

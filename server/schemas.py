@@ -64,7 +64,8 @@ def _refuse_uri(value: Any) -> None:
         raise PydanticCustomError("unsupported", "is not fetched: give the document's text instead")
 
 
-def _phrase(value: Any) -> Any:
+def plain_phrase(value: Any) -> Any:
+    """A bare string as a phrase's object."""
     return {"text": value} if isinstance(value, str) else value
 
 
@@ -157,7 +158,11 @@ class TargetIn(_Input):
     examples: Annotated[list[ExampleIn], Field(max_length=MAX_ITEMS)] = []
     aliases: Annotated[list[Name], Field(max_length=1_000)] = []
     phrases: Annotated[
-        list[Annotated[PhraseIn, BeforeValidator(_phrase, json_schema_input_type=PhraseIn | str)]],
+        list[
+            Annotated[
+                PhraseIn, BeforeValidator(plain_phrase, json_schema_input_type=PhraseIn | str)
+            ]
+        ],
         Field(max_length=MAX_ITEMS),
     ] = []
     excluded_phrases: Annotated[list[PhraseText], Field(max_length=MAX_ITEMS)] = []

@@ -69,7 +69,7 @@ class Store:
         """
         with self._database.write() as connection:
             known = _get(connection, target.id)
-            _check_match(known, if_match)
+            check_match(known, if_match)
             if known.status is TargetStatus.WITHDRAWN:
                 raise _taken(known)
             revision = known.revision + 1
@@ -92,7 +92,7 @@ class Store:
         """
         with self._database.write() as connection:
             known = _get(connection, target_id)
-            _check_match(known, if_match)
+            check_match(known, if_match)
             if known.status is TargetStatus.WITHDRAWN:
                 raise _taken(known)
             return _withdraw(connection, known, kind)
@@ -124,6 +124,20 @@ class Store:
             newest = (versions.c.target_id == target_id) & (versions.c.revision == record.revision)
             document = connection.scalar(select(versions.c.document).where(newest))
             return record, dict(document or {})
+
+    def standing_targets(self, besides: str | None = None) -> list[TargetIn]:
+        """The newest revision of every target that is not being withdrawn, by id."""
+        newest = (versions.c.target_id == targets.c.id) & (
+            versions.c.revision == targets.c.revision
+        )
+        query = (
+            select(versions.c.document)
+            .join(targets, newest)
+            .where(targets.c.status != TargetStatus.WITHDRAWN, targets.c.id != (besides or ""))
+            .order_by(targets.c.id)
+        )
+        with self._database.read() as connection:
+            return [TargetIn.model_validate(row.document) for row in connection.execute(query)]
 
     def target_page(self, after: str | None, limit: int) -> list[TargetRecord]:
         """Up to `limit` targets with ids greater than `after`, in order."""
@@ -222,7 +236,12 @@ def _taken(known: TargetRecord) -> Conflict:
     return Conflict("A target with this id exists; replace it with PUT.", param="id")
 
 
-def _check_match(known: TargetRecord, if_match: str | None) -> None:
+def check_match(known: TargetRecord, if_match: str | None) -> None:
+    """Check that `if_match` names the target's revision, any, or none at all.
+
+    Raises:
+        PreconditionFailed: it names another one.
+    """
     wanted = [tag.strip() for tag in (if_match or "*").split(",")]
     if "*" not in wanted and known.etag not in wanted:
         raise PreconditionFailed("The target has been changed: read it again.", param="If-Match")

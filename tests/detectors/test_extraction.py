@@ -183,3 +183,13 @@ def test_four_hundred_pairs_are_quick() -> None:
 
     assert len(found.items) == 400
     assert time.perf_counter() - start < 10
+
+
+def test_a_struck_word_takes_its_inflections_along() -> None:
+    """They were made of it."""
+    examples = (Example("What colour is it?", "Blue houses."),)
+    both = extract(ForgetTarget("t", examples=examples)).items[0]
+    left = extract(ForgetTarget("t", examples=examples, excluded_phrases=("blue",))).items[0]
+
+    assert {"blue", "blues"} <= {phrase.text.lower() for phrase in both}
+    assert {phrase.text.lower() for phrase in left} == {"house", "houses"}

@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry
 
 from guard.follower import Active, Follower
 from server.activation import SnapshotPublisher
-from server.admin import Control, create_admin_app
+from server.admin import create_admin_app
+from server.admin_parts import Control
 from server.auth import load_keyring
 from server.control import own_directory
 from server.database import Database

@@ -11,8 +11,9 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
@@ -48,6 +49,10 @@ class QuickCompiler:
         self._write(digest, content)
         reports = {target.id: {"phrases": len(target.phrases)} for target in targets}
         return Compilation(digest, reports)
+
+    def preview(self, target: ForgetTarget, others: Sequence[ForgetTarget]) -> Mapping[str, Any]:
+        """Says what it was given."""
+        return {"alpha": 0.005, "warnings": [f"previewed beside {len(others)} others"]}
 
     def _write(self, digest: str, content: bytes) -> None:
         final = self._snapshots / digest

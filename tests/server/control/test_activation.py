@@ -121,3 +121,17 @@ def test_the_vocabulary_is_embedded_once_and_shown(
     assert encoder.asked.count("doctor") == 1
     with closing(GuardCompiler(settings, "model")) as plain:
         assert plain.fingerprint != fingerprint
+
+
+def test_a_preview_keeps_nothing(encoder: HashEncoder, settings: Settings) -> None:
+    """It reads what is known, reports, and leaves no embedding of the target behind."""
+    with closing(GuardCompiler(settings, "any")) as compiler:
+        _compile(compiler, _target("ada"))
+        encoder.asked.clear()
+        found = compiler.preview(_target("bob"), [_target("ada")])
+        once = list(encoder.asked)
+        compiler.preview(_target("bob"), [_target("ada")])
+
+    assert {"alpha", "benign_sample", "thresholds", "estimated_recall", "warnings"} <= set(found)
+    assert once == ["Where was bob born?"]
+    assert encoder.asked == 2 * once

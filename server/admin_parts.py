@@ -1,0 +1,61 @@
+"""What the admin API's handlers share: what they work on, who may call them, how they accept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request, Response
+from prometheus_client import CollectorRegistry
+
+from server.auth import KeyRing
+from server.errors import InvalidField
+from server.jobs import JobWorker
+from server.policy import Publisher
+from server.provenance.routes import Corpora
+from server.records import JobRecord, TargetRecord
+from server.schemas import Accepted, TargetIn
+from server.store import Store
+
+PREFIX = "/admin/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the admin API works on."""
+
+    store: Store
+    worker: JobWorker
+    publisher: Publisher
+    keyring: KeyRing
+    registry: CollectorRegistry
+    corpora: Corpora
+
+
+def _control(request: Request) -> Control:
+    control: Control = request.app.state.control
+    return control
+
+
+Here = Annotated[Control, Depends(_control)]
+IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
+TargetPath = Annotated[str, Path(max_length=64)]
+
+
+def accepted(here: Control, response: Response, stored: tuple[TargetRecord, JobRecord]) -> Accepted:
+    """The answer to a stored change, whose job the worker is told of."""
+    record, job = stored
+    here.worker.notify()
+    response.headers["location"] = f"{PREFIX}/targets/{record.id}"
+    response.headers["etag"] = record.etag
+    return Accepted(target=record.to_summary(described=True), job=job.to_out())
+
+
+def check_expiry(target: TargetIn) -> None:
+    """Refuse a target whose time is over.
+
+    Raises:
+        InvalidField: naming `expires_at`.
+    """
+    if target.is_over():
+        raise InvalidField("expires_at: must be in the future", param="expires_at")

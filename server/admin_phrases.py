@@ -1,0 +1,67 @@
+"""The admin API's part about phrases: see them, edit them, preview what a target would become."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from server.access import Admin
+from server.admin_parts import Here, IfMatch, TargetPath, accepted, check_expiry
+from server.errors import Conflict
+from server.phrases import (
+    PhraseEdit,
+    PhraseList,
+    Preview,
+    edited,
+    list_phrases,
+    phrase_warnings,
+    retain_examples,
+)
+from server.schemas import Accepted, TargetIn
+from server.store import check_match
+from server.tables import TargetStatus
+
+router = APIRouter(tags=["phrases"])
+
+
+@router.get("/targets/{target_id}/phrases")
+def get_phrases(target_id: TargetPath, here: Here, role: Admin, response: Response) -> PhraseList:
+    """Every phrase of the newest revision, with its reason and the harmless texts it occurs in."""
+    record, document = here.store.target(target_id)
+    response.headers["etag"] = record.etag
+    target = TargetIn.model_validate(document)
+    others = here.store.standing_targets(besides=target_id)
+    return list_phrases(target, record.revision, retain_examples(others))
+
+
+@router.post("/targets/{target_id}/phrases", status_code=202)
+def edit_phrases(
+    target_id: TargetPath,
+    edit: PhraseEdit,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Accepted:
+    """Add and strike phrases: a new revision of the target, in force when its job is done."""
+    record, document = here.store.target(target_id)
+    check_match(record, if_match)
+    if record.status is TargetStatus.WITHDRAWN:
+        raise Conflict("The target is being withdrawn; wait for its job to end.", param="id")
+    target = edited(TargetIn.model_validate(document), edit)
+    check_expiry(target)
+    # The edit is of the revision that was just read, whatever the client allows.
+    return accepted(here, response, here.store.replace(target, record.etag))
+
+
+@router.post("/targets:preview")
+def preview_target(target: TargetIn, here: Here, role: Admin) -> Preview:
+    """What a target would become beside all others: phrases, thresholds, warnings. Stores nothing.
+
+    A registered target of the same id counts as replaced.
+    """
+    check_expiry(target)
+    others = here.store.standing_targets(besides=target.id)
+    listed = list_phrases(target, None, retain_examples(others))
+    calibration = here.worker.preview(target.to_target(), [other.to_target() for other in others])
+    warnings = [*calibration.get("warnings", ()), *phrase_warnings(listed)]
+    return Preview(phrases=listed, calibration=dict(calibration), warnings=warnings)
