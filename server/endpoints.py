@@ -1,8 +1,7 @@
 """Which routes exist for clients. Deny by default: what is not in this table is closed.
 
-Left out on purpose although vLLM serves them: `/detokenize` (nothing a client of the guarded
-endpoints needs, and it would turn token ids back into text outside the shield), scoring and render
-routes, batches, and every route this file has never heard of.
+What vLLM serves and this server does not is written down in `CLOSED`, so that a test which walks
+vLLM's own route table finds every route that a new version adds.
 """
 
 from __future__ import annotations
@@ -37,12 +36,92 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(Handling.CHAT, "POST"),
     "/v1/completions": Endpoint(Handling.COMPLETIONS, "POST"),
     "/v1/models": Endpoint(Handling.PASS, "GET"),
+    # Counts and vectors of the client's own texts are not generation.
     "/tokenize": Endpoint(Handling.PASS, "POST"),
+    "/v1/messages/count_tokens": Endpoint(Handling.PASS, "POST"),
+    "/v1/embeddings": Endpoint(Handling.PASS, "POST"),
     "/metrics": Endpoint(Handling.PASS, "GET"),
     "/version": Endpoint(Handling.PASS, "GET", needs_key=False),
     "/health": Endpoint(Handling.PASS, "GET", needs_key=False),
     "/ping": Endpoint(Handling.PASS, "GET", needs_key=False),
     "/readyz": Endpoint(Handling.READY, "GET", needs_key=False),
+}
+# Routes of vLLM that stay closed, with whatever flags and variables it is started.
+CLOSED = {
+    # Documentation of the server behind this one.
+    "GET /openapi.json",
+    "GET /docs",
+    "GET /docs/oauth2-redirect",
+    "GET /redoc",
+    # Token ids would become text outside the shield.
+    "POST /detokenize",
+    # A likelihood, a score or a choice among given answers tells what is known.
+    "POST /generative_scoring",
+    "POST /v1/systemone",
+    "POST /pooling",
+    "POST /classify",
+    "POST /score",
+    "POST /v1/score",
+    "POST /rerank",
+    "POST /v1/rerank",
+    "POST /v2/rerank",
+    # Generation in a form that the shield does not read.
+    "POST /v1/responses",
+    "GET /v1/responses/{response_id}",
+    "POST /v1/responses/{response_id}/cancel",
+    "POST /v1/messages",
+    "POST /v1/chat/completions/batch",
+    "POST /invocations",
+    "POST /inference/v1/generate",
+    "POST /inference/v1/abort_requests",
+    "POST /v1/chat/completions/render",
+    "POST /v1/messages/render",
+    "POST /v1/completions/render",
+    "POST /v1/responses/render",
+    "POST /v1/chat/completions/derender",
+    "POST /v1/completions/derender",
+    "POST /v1/audio/transcriptions",
+    "POST /v1/audio/translations",
+    "WEBSOCKET /v1/realtime",
+    # Another vendor's form of /v1/embeddings.
+    "POST /v2/embed",
+    # The operator's, not clients'.
+    "POST /ping",
+    "GET /load",
+    "GET /kv_event_sources",
+    "GET /server_info",
+    "POST /start_profile",
+    "POST /stop_profile",
+    "POST /v1/load_lora_adapter",
+    "POST /v1/unload_lora_adapter",
+    "POST /adapters",
+    "DELETE /adapters/{adapter_name}",
+    "POST /scale_elastic_ep",
+    "POST /is_scaling_elastic_ep",
+    "POST /fault_tolerance/apply",
+    "GET /fault_tolerance/status",
+    "POST /reset_prefix_cache",
+    "POST /reset_mm_cache",
+    "POST /reset_encoder_cache",
+    "POST /collective_rpc",
+    "POST /sleep",
+    "POST /release_kv_cache_memory",
+    "POST /wake_up",
+    "GET /is_sleeping",
+    "POST /pause",
+    "POST /resume",
+    "POST /abort_requests",
+    "GET /is_paused",
+    "POST /init_weight_transfer_engine",
+    "POST /shutdown_weight_transfer_engine",
+    "POST /start_weight_update",
+    "POST /start_draft_weight_update",
+    "POST /update_weights",
+    "POST /finish_weight_update",
+    "POST /update_weight_version",
+    "GET /weight_info",
+    "POST /weight_checker",
+    "GET /get_world_size",
 }
 _PREFLIGHT = Endpoint(Handling.PASS, "OPTIONS", needs_key=False)
 
