@@ -34,8 +34,8 @@ from server.errors import (
     NotReady,
     ServerError,
 )
+from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
-from server.provenance.routes import takes_upload
 from server.records import utc
 from server.schemas import (
     READ_ONLY,
@@ -65,6 +65,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.include_router(phrases_router, prefix=PREFIX)
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
+    app.include_router(page_router)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -73,7 +74,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
         BodyGuard,
         max_bytes=max_body_bytes,
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
-        streams=takes_upload,
+        streams=reads_itself,
     )
     return app
 

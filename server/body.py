@@ -24,7 +24,8 @@ class BodyGuard:
     """Lets a request through only with a body that is fit to be parsed.
 
     `admit` is given the Authorization header before a body is read and raises for strangers.
-    `streams` says which requests' bodies the application reads itself, with its own bound.
+    `streams` says which requests' bodies the application reads itself, after asking who sends them
+    and with its own bound.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class BodyGuard:
             await error_response(error)(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
-        self._admit(header(scope, b"authorization"))
         if self._streams(scope):
             return receive
+        self._admit(header(scope, b"authorization"))
         require_json(scope)
         body = await read_body(scope, receive, self._max_bytes)
         if body is None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from starlette.responses import HTMLResponse
 from starlette.types import Scope
 
 from server.access import Admin, Auditor
 from server.auth import Role
-from server.errors import Conflict, MalformedBody, NotFound
+from server.errors import Conflict, MalformedBody, NotFound, ServerError, row_of
+from server.provenance import page
 from server.provenance.schemas import (
     AttributeIn,
     AttributeOut,
@@ -29,7 +32,7 @@ from server.provenance.schemas import (
 )
 from server.provenance.uploads import UploadWriter
 from server.records import JobRecord, utc
-from server.request_body import header
+from server.request_body import header, read_body
 from server.tables import JobKind
 from tracing.errors import UnknownDocument
 
@@ -59,6 +62,7 @@ class Corpora:
     attributor: Attributor
     audit: AuditLog
     max_upload_bytes: int
+    max_page_bytes: int
 
 
 def _corpora(request: Request) -> Corpora:
@@ -73,6 +77,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
 
 router = APIRouter(tags=["corpora"])
+page_router = APIRouter()
 
 
 @router.post("/corpora", status_code=202)
@@ -219,6 +224,48 @@ def list_blocks(here: Here, role: Auditor, limit: Limit = 100, after: After = No
     return BlockPage(
         blocks=found[:limit], next=str(found[limit - 1]["id"]) if len(found) > limit else None
     )
+
+
+@page_router.get(page.PATH, include_in_schema=False)
+def show_page() -> HTMLResponse:
+    """The attribution page, empty."""
+    return HTMLResponse(page.render_page(), headers=page.HEADERS)
+
+
+@page_router.get(page.STYLE_PATH, include_in_schema=False)
+def show_style() -> Response:
+    """The attribution page's style."""
+    return Response(page.stylesheet(), media_type="text/css", headers=page.HEADERS)
+
+
+@page_router.post(page.PATH, include_in_schema=False)
+async def show_attribution(request: Request, here: Here) -> HTMLResponse:
+    """The attribution page with what was found; the key is a field of its form."""
+    body = await read_body(request.scope, request.receive, here.max_page_bytes)
+    text = ""
+    try:
+        fields = parse_qs((body or b"").decode(), max_num_fields=8)
+        text = "".join(fields.get("text", ())[:1]).replace("\r\n", "\n")
+        key = "".join(fields.get("key", ())[:1])
+        role = request.app.state.control.keyring.require(f"Bearer {key}", Role.AUDITOR)
+        asked = AttributeIn(text=text)
+        found = await asyncio.to_thread(
+            here.attributor.attribute, asked.text, None, shown=role >= Role.ADMIN
+        )
+    except ValueError:  # of the form, of UTF-8, or of the text
+        return _page(page.render_page(error="The text cannot be read."), 422)
+    except ServerError as error:
+        return _page(page.render_page(text, error=str(error)), row_of(error).status)
+    return _page(page.render_page(text, found), 200)
+
+
+def _page(content: str, status: int) -> HTMLResponse:
+    return HTMLResponse(content, status, headers=page.HEADERS)
+
+
+def reads_itself(scope: Scope) -> bool:
+    """Whether a request's body is not one JSON object: an upload, or the page's form."""
+    return takes_upload(scope) or scope["path"] == page.PATH
 
 
 def takes_upload(scope: Scope) -> bool:
