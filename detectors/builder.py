@@ -11,6 +11,7 @@ import numpy.typing as npt
 from detectors.calibration_report import NamedPrompts, calibration_report
 from detectors.encoder import Encoder
 from detectors.extraction import subject_names
+from detectors.other_names import other_names
 from detectors.registry import RegistryCalibration, Thresholds
 from detectors.tables import ClassifierTables, RowKind
 from detectors.targets import ForgetTarget
@@ -115,5 +116,6 @@ def _threshold_array(
 
 
 def _aliases(target: ForgetTarget, index: int) -> list[tuple[str, int]]:
-    names = dict.fromkeys([*target.aliases, *subject_names(target)])
+    stated = [*target.aliases, *subject_names(target)]
+    names = dict.fromkeys([*stated, *other_names(target, stated)])
     return [(name, index) for name in names]

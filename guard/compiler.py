@@ -25,7 +25,7 @@ from guard.units import Units
 from guard.veto import CompiledVeto, compile_veto
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 5
+COMPILER_VERSION = 6
 
 Progress = Callable[[str, float], None]
 
