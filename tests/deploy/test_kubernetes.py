@@ -30,9 +30,9 @@ def test_every_manifest_fits_its_schema(name, version):
     kubernetes_validate.validate(BY_KIND[name], version, strict=True)
 
 
-def test_the_check_finds_a_misspelt_field():
+def test_the_check_finds_a_field_at_the_wrong_place():
     """A schema that let everything pass would prove nothing."""
-    broken = {**BY_KIND["Namespace lethegate"], "metdata": {}}
+    broken = {**BY_KIND["Namespace lethegate"], "labels": {}}
 
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, kubernetes_validate.latest_version(), strict=True)
