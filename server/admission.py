@@ -7,11 +7,11 @@ forget the server is plain vLLM.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from guard.errors import GuardParamsError
 from guard.params import PREFIX
-from server.endpoints import Handling
 from server.errors import InvalidRequest, UnsupportedFeature
 
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
@@ -42,35 +42,57 @@ def reject_reserved(body: dict[str, Any]) -> None:
         raise GuardParamsError("a client may not set the guard's parameters")
 
 
-def reject_unguardable(kind: Handling, body: dict[str, Any]) -> None:
-    """Refuse what cannot be guarded.
+def reject_fields(body: dict[str, Any], reasons: Mapping[str, str] = _REASONS) -> None:
+    """Refuse the fields that cannot be guarded; by default those that no API may set.
 
     Raises:
         UnsupportedFeature: naming the field.
     """
-    for field, reason in _REASONS.items():
+    for field, reason in reasons.items():
         if _is_set(body.get(field)):
             raise UnsupportedFeature(f"{field} is not supported: {reason}.", param=field)
-    if kind is Handling.CHAT:
-        _reject_chat(body)
-    elif _is_set(body.get("echo")) and body.get("logprobs") is not None:
+
+
+def reject_completion(body: dict[str, Any]) -> None:
+    """Refuse what cannot be guarded in a completion.
+
+    Raises:
+        UnsupportedFeature: naming the field.
+    """
+    reject_fields(body)
+    if _is_set(body.get("echo")) and body.get("logprobs") is not None:
         raise UnsupportedFeature(
             "echo with logprobs is not supported: they are taken before logits processors.",
             param="echo",
         )
 
 
-def _reject_chat(body: dict[str, Any]) -> None:
-    if _is_set(body.get("echo")):
-        # In chat, echo alone makes the engine return prompt log-probabilities.
-        raise UnsupportedFeature("echo is not supported in chat.", param="echo")
+def reject_template(body: dict[str, Any]) -> None:
+    """Refuse a template among the template's variables.
+
+    Raises:
+        UnsupportedFeature: there is one.
+    """
     variables = body.get("chat_template_kwargs")
     if isinstance(variables, dict) and "chat_template" in variables:
         raise UnsupportedFeature(
             "chat_template is not supported: a template can spell text that cannot be read.",
             param="chat_template_kwargs",
         )
-    for message in body["messages"]:
+
+
+def reject_chat(body: dict[str, Any], messages: Iterable[dict[str, Any]]) -> None:
+    """Refuse what cannot be guarded in a chat with these messages.
+
+    Raises:
+        UnsupportedFeature: naming the field.
+    """
+    reject_fields(body)
+    if _is_set(body.get("echo")):
+        # In chat, echo alone makes the engine return prompt log-probabilities.
+        raise UnsupportedFeature("echo is not supported in chat.", param="echo")
+    reject_template(body)
+    for message in messages:
         content = message.get("content")
         if isinstance(content, dict) or (
             isinstance(content, list) and not all(_is_text_part(part) for part in content)

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from server.endpoints import Handling
 from server.errors import InvalidRequest
 
 Decode = Callable[[Sequence[int]], str]
@@ -33,31 +32,54 @@ _CHAT_FIELDS = ("tool_choice", "chat_template", "chat_template_kwargs")
 _CHAT_LISTS = ("tools", "functions", "documents")
 
 
-def request_texts(kind: Handling, body: dict[str, Any], decode: Decode) -> list[str]:
-    """The texts of a request body, none of them blank; the messages last, in reading order.
-
-    So neighbouring turns are neighbours, and no list of tools stands behind the last one.
+def chat_texts(body: dict[str, Any], conversations: Sequence[Any]) -> list[str]:
+    """The texts of a body that shapes the answers to these lists of messages.
 
     Raises:
-        InvalidRequest: the prompt has a form that cannot be read, so nobody may be shown it.
+        InvalidRequest: they have a form that cannot be read.
     """
-    shared = _fields(body, _SHARED_FIELDS, _SHARED_LISTS)
-    if kind is Handling.CHAT:
-        fields = _fields(body, _CHAT_FIELDS, _CHAT_LISTS)
-        found = [*shared, *fields, *_messages(body.get("messages"))]
-    else:
-        found = [*_prompts(body.get("prompt"), decode), *_fields(body, ("suffix",), ()), *shared]
-    return [text for text in found if text.strip()]
+    found = [*_shared(body), *field_texts(body, _CHAT_FIELDS, _CHAT_LISTS)]
+    for messages in conversations:
+        found += _messages(messages)
+    return not_blank(found)
+
+
+def completion_texts(body: dict[str, Any], decode: Decode) -> list[str]:
+    """The texts of a completion's body.
+
+    Raises:
+        InvalidRequest: the prompt has a form that cannot be read.
+    """
+    prompts = [*_prompts(body.get("prompt"), decode), *field_texts(body, ("suffix",), ())]
+    return not_blank([*prompts, *_shared(body)])
+
+
+def not_blank(texts: Iterable[str]) -> list[str]:
+    """The texts that hold something."""
+    return [text for text in texts if text.strip()]
+
+
+def objects(value: Any, field: str) -> list[dict[str, Any]]:
+    """A field that has to be a list of objects.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
+        raise InvalidRequest(f"{field} must be a list of objects.", param=field)
+    return value
+
+
+def _shared(body: dict[str, Any]) -> Iterator[str]:
+    return field_texts(body, _SHARED_FIELDS, _SHARED_LISTS)
 
 
 def _messages(messages: Any) -> Iterator[str]:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise InvalidRequest("messages must be a list of objects.", param="messages")
-    for message in messages:
-        yield "\n".join(_strings(message.get("content")))
+    for message in objects(messages, "messages"):
+        yield "\n".join(strings(message.get("content")))
         rest = {k: v for k, v in message.items() if k not in ("content", "role")}
         role = message.get("role")
-        yield "\n".join([*([] if role in _ROLES else _strings(role)), *_strings(rest)])
+        yield "\n".join([*([] if role in _ROLES else strings(role)), *strings(rest)])
 
 
 def _prompts(prompt: Any, decode: Decode) -> Iterator[str]:
@@ -89,16 +111,17 @@ def _decoded(token_ids: list[int], decode: Decode) -> str:
         ) from None
 
 
-def _fields(body: dict[str, Any], whole: Iterable[str], lists: Iterable[str]) -> Iterator[str]:
+def field_texts(body: dict[str, Any], whole: Iterable[str], lists: Iterable[str]) -> Iterator[str]:
+    """A text for each field of `whole`, and one for each element of each field of `lists`."""
     for key in whole:
-        yield "\n".join(_strings(body.get(key)))
+        yield "\n".join(strings(body.get(key)))
     for key in lists:
         value = body.get(key)
         for element in value if isinstance(value, list) else [value]:
-            yield "\n".join(_strings(element))
+            yield "\n".join(strings(element))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """All strings in a JSON value, keys included, without the protocol's own words."""
     stack: list[tuple[str, Any]] = [("", value)]
     while stack:

@@ -18,6 +18,7 @@ class Handling(StrEnum):
     """What the gateway does with a route."""
 
     CHAT = "chat"
+    CHAT_BATCH = "chat_batch"
     COMPLETIONS = "completions"
     PASS = "pass"  # noqa: S105
     READY = "ready"
@@ -34,6 +35,7 @@ class Endpoint:
 
 ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(Handling.CHAT, "POST"),
+    "/v1/chat/completions/batch": Endpoint(Handling.CHAT_BATCH, "POST"),
     "/v1/completions": Endpoint(Handling.COMPLETIONS, "POST"),
     "/v1/models": Endpoint(Handling.PASS, "GET"),
     # Counts and vectors of the client's own texts are not generation.
@@ -70,7 +72,6 @@ CLOSED = {
     "GET /v1/responses/{response_id}",
     "POST /v1/responses/{response_id}/cancel",
     "POST /v1/messages",
-    "POST /v1/chat/completions/batch",
     "POST /invocations",
     "POST /inference/v1/generate",
     "POST /inference/v1/abort_requests",
@@ -133,7 +134,7 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
         EndpointNotGuarded: there is no such open route.
         MethodNotAllowed: the route has another method.
     """
-    endpoint = ENDPOINTS.get(routed_path(scope))
+    endpoint = known_endpoint(scope)
     if endpoint is None:
         raise EndpointNotGuarded("This endpoint is not guarded and therefore closed.")
     method = scope["method"]
@@ -142,6 +143,11 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
     if method == "OPTIONS" and endpoint.handling is not Handling.READY:
         return _PREFLIGHT
     raise MethodNotAllowed(f"This endpoint takes {endpoint.method}.")
+
+
+def known_endpoint(scope: MutableMapping[str, Any]) -> Endpoint | None:
+    """The open route of this path, whatever the method."""
+    return ENDPOINTS.get(routed_path(scope))
 
 
 def routed_path(scope: MutableMapping[str, Any]) -> str:

@@ -18,11 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guard.decision import Decision, Verdict
 from guard.errors import GuardError
 from guard.nets import AnswerNets
-from server.admission import reject_reserved, reject_unguardable
+from server.admission import reject_reserved
+from server.apis.api import Api, Refused
+from server.apis.table import APIS
 from server.auth import KeyRing, Role
 from server.choice_shield import ShieldPolicy
-from server.conversation import request_texts
-from server.endpoints import Endpoint, Handling, endpoint_of
+from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint
 from server.errors import (
     ContentFiltered,
     GuardTimeout,
@@ -36,13 +37,12 @@ from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
 from server.readiness import readiness
-from server.refusals import Refusal
+from server.reply import Reply, reply_of
 from server.request_body import header, parse_object, read_body, replay, require_json
 from server.settings import Settings
 from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
 from server.steering import OutgoingRequest, steer, untouched
-from server.whole_shield import Reply, reply_of
 
 GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
@@ -58,7 +58,7 @@ T = TypeVar("T")
 class _Call:
     """One guarded request, read."""
 
-    kind: Handling
+    api: Api
     raw: bytes
     body: dict[str, Any]
     role: Role | None
@@ -107,7 +107,7 @@ class Gateway:
             reply = reply_of(error)
             if reply.status >= 500:
                 self._metrics.record_failure(_failure(error, self._guard))
-            await send_reply(send, reply, self._generation())
+            await send_reply(send, _in_shape_of(scope, reply), self._generation())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
@@ -122,7 +122,7 @@ class Gateway:
             if raw is not None:
                 body = await self._parse(raw)
                 request_id = header(scope, b"x-request-id")
-                call = _Call(endpoint.handling, raw, body, role, request_id)
+                call = _Call(APIS[endpoint.handling], raw, body, role, request_id)
                 await self._guarded(call, scope, receive, send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Role | None:
@@ -156,7 +156,7 @@ class Gateway:
             return
         view = self._guard.current()
         if view is None or view.enforces:
-            reject_unguardable(call.kind, call.body)
+            call.api.reject_unguardable(call.body)
         self._metrics.record_decision(decision)
         headers = self._decision_headers(call, decision)
         if decision.verdict is Verdict.REFUSE:
@@ -164,13 +164,13 @@ class Gateway:
             return
         nets = self._guard.nets(decision, call.request_id or "")
         if nets.enforced:
-            reject_unguardable(call.kind, call.body)
+            call.api.reject_unguardable(call.body)
         if decision.verdict is Verdict.STEER:
-            request = steer(call.kind, call.body, decision)
+            request = steer(call.api, call.body, decision)
         else:
-            request = untouched(call.kind, call.raw, call.body)
+            request = untouched(call.api, call.raw, call.body)
         if nets.observed:
-            send = self._observed(send, request, nets)
+            send = self._observed(call, send, request, nets)
         shielded = bool(nets.enforced) or request.nonce is not None
         if nets.observed or shielded:
             scope = _readable_scope(scope, request.body)
@@ -187,9 +187,7 @@ class Gateway:
         """
         if self._guard.current() is None:
             raise GuardUnavailable()
-        texts = await self._off_loop(
-            call.raw, request_texts, call.kind, call.body, self._engine.decode
-        )
+        texts = await self._off_loop(call.raw, call.api.texts, call.body, self._engine.decode)
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.screen_timeout_seconds):
@@ -208,10 +206,8 @@ class Gateway:
     async def _refuse(self, call: _Call, send: Send, headers: Headers) -> None:
         self._metrics.record_refusal()
         if self._settings.refusal_mode == "error":
-            param = "messages" if call.kind is Handling.CHAT else "prompt"
-            await send_reply(
-                send, reply_of(ContentFiltered(self._settings.refusal_text, param=param)), headers
-            )
+            error = ContentFiltered(self._settings.refusal_text, param=call.api.prompt_field)
+            await send_reply(send, call.api.error(reply_of(error)), headers)
             return
         refusal = self._refusal(call, self._settings.refusal_text)
         if not call.body.get("stream"):
@@ -223,8 +219,8 @@ class Gateway:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _refusal(self, call: _Call, text: str) -> Refusal:
-        return Refusal.of(call.kind, call.body, text, self._engine.model, call.request_id)
+    def _refusal(self, call: _Call, text: str) -> Refused:
+        return call.api.refusal(call.body, text, self._engine.model, call.request_id)
 
     async def _shield(
         self,
@@ -239,6 +235,7 @@ class Gateway:
         nonce = request.nonce
         response = ShieldedResponse(
             send,
+            call.api,
             ShieldPolicy(
                 nets.enforced,
                 self._engine.decode,
@@ -255,10 +252,12 @@ class Gateway:
         await _run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
-    def _observed(self, send: Send, request: OutgoingRequest, nets: AnswerNets) -> Send:
+    def _observed(
+        self, call: _Call, send: Send, request: OutgoingRequest, nets: AnswerNets
+    ) -> Send:
         policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False)
         record = self._metrics.record_observed_block
-        return ObservedResponse(send, policy, request.form, record).send
+        return ObservedResponse(send, call.api, policy, request.form, record).send
 
     def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]
@@ -333,6 +332,13 @@ def _adding(send: Send, headers: Headers) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _in_shape_of(scope: Scope, reply: Reply) -> Reply:
+    """An error of ours as the API of this path tells errors."""
+    endpoint = known_endpoint(scope)
+    api = None if endpoint is None else APIS.get(endpoint.handling)
+    return reply if api is None else api.error(reply)
 
 
 def _failure(error: Exception, guard: Guard) -> Failure:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from starlette.types import Message, Send
 
 from guard.nets import Catch
+from server.apis.api import Api
 from server.choice_shield import ShieldPolicy
 from server.log import fault_fields, get_logger
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock, StreamShield
-from server.whole_shield import shield_completion
+from server.stream_shield import RecordBlock
 
 _log = get_logger("shield")
 _STREAM = b"text/event-stream"
@@ -22,12 +22,13 @@ class ObservedResponse:
     """One response. It is counted once, with the first that its nets catch."""
 
     def __init__(
-        self, send: Send, policy: ShieldPolicy, form: StreamForm, record: RecordBlock
+        self, send: Send, api: Api, policy: ShieldPolicy, form: StreamForm, record: RecordBlock
     ) -> None:
         self._send = send
+        self._api = api
         self._policy = policy
         self._record = record
-        self._stream = StreamShield(policy, form, self._record_once)
+        self._stream = api.shield_stream(policy, form, self._record_once)
         self._is_stream = False
         self._body = bytearray()
         self._reading = True
@@ -54,7 +55,7 @@ class ObservedResponse:
             return
         self._body += data
         if not more:
-            shield_completion(self._policy, bytes(self._body), self._record_once)
+            self._api.shield_whole(self._policy, bytes(self._body), self._record_once)
 
     def _record_once(self, surface: str, caught: Catch | None) -> None:
         if self._reading:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Scope
 
 from server.guarding import Guard
+from server.reply import Reply
 from server.sse import encode_json
-from server.whole_shield import Reply
 
 
 async def readiness(guard: Guard, app: ASGIApp, scope: Scope) -> Reply:

@@ -11,12 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from server.endpoints import Handling
 from server.sse import DONE, encode_event
-from server.steering import num_choices
 
 FINISH_REASON = "content_filter"
 USAGE = {"prompt_tokens": 0, "total_tokens": 0, "completion_tokens": 0}
+
+
+def answer_id(body: dict[str, Any], request_id: str | None) -> str:
+    """The id of an answer as the engine would choose it, without its prefix."""
+    return str(request_id or body.get("request_id") or uuid.uuid4().hex)
+
+
+def asked_model(body: dict[str, Any], served: str) -> str:
+    """The model's name as the engine would report it."""
+    return body["model"] if isinstance(body.get("model"), str) else served
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,7 @@ class Refusal:
     """A refusal of one request.
 
     Attributes:
-        kind: which API was asked.
+        chat: chat completions, not completions.
         text: what is said.
         model: the model's name as the engine would report it.
         num_choices: one refusal per choice.
@@ -32,7 +40,7 @@ class Refusal:
         usage_wanted: whether a stream ends with a usage chunk.
     """
 
-    kind: Handling
+    chat: bool
     text: str
     model: str
     num_choices: int
@@ -42,24 +50,31 @@ class Refusal:
 
     @classmethod
     def of(
-        cls, kind: Handling, body: dict[str, Any], text: str, model: str, request_id: str | None
+        cls,
+        body: dict[str, Any],
+        text: str,
+        model: str,
+        request_id: str | None,
+        *,
+        chat: bool,
+        num_choices: int,
     ) -> Refusal:
         """The refusal of a client's body."""
-        given = request_id or body.get("request_id") or uuid.uuid4().hex
+        given = answer_id(body, request_id)
         options = body.get("stream_options")
         return cls(
-            kind=kind,
+            chat=chat,
             text=text,
-            model=body["model"] if isinstance(body.get("model"), str) else model,
-            num_choices=num_choices(kind, body),
-            id=("chatcmpl-" if kind is Handling.CHAT else "cmpl-") + str(given),
+            model=asked_model(body, model),
+            num_choices=num_choices,
+            id=("chatcmpl-" if chat else "cmpl-") + given,
             created=int(time.time()),
             usage_wanted=isinstance(options, dict) and bool(options.get("include_usage")),
         )
 
     def completion(self) -> dict[str, Any]:
         """The whole response."""
-        chat = self.kind is Handling.CHAT
+        chat = self.chat
         said: dict[str, Any] = (
             {"message": {"role": "assistant", "content": self.text, "refusal": self.text}}
             if chat
@@ -86,7 +101,7 @@ class Refusal:
                 {"delta": {"content": self.text, "refusal": self.text}, "finish_reason": None},
                 {"delta": {}, "finish_reason": FINISH_REASON},
             ]
-            if self.kind is Handling.CHAT
+            if self.chat
             else [
                 {"text": self.text, "finish_reason": None},
                 {"text": "", "finish_reason": FINISH_REASON},
@@ -102,7 +117,7 @@ class Refusal:
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": "chat.completion.chunk" if self.kind is Handling.CHAT else "text_completion",
+            "object": "chat.completion.chunk" if self.chat else "text_completion",
             "created": self.created,
             "model": self.model,
             "choices": choices,

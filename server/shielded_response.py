@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable
 
 from starlette.types import Message, Send
 
+from server.apis.api import Api, Refused, ShieldedStream
 from server.choice_shield import ShieldPolicy
 from server.log import fault_fields, get_logger
-from server.refusals import Refusal
+from server.reply import Reply, unavailable
 from server.sse import encode_json
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock, StreamShield
-from server.whole_shield import Reply, shield_completion, shield_error, unavailable
+from server.stream_shield import RecordBlock
+from server.whole_shield import shield_error
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -38,14 +39,16 @@ class ShieldedResponse:
     def __init__(
         self,
         send: Send,
+        api: Api,
         policy: ShieldPolicy,
         form: StreamForm,
         *,
         headers: Headers,
-        filtered: Callable[[], Refusal],
+        filtered: Callable[[], Refused],
         record_block: RecordBlock,
     ) -> None:
         self._send = send
+        self._api = api
         self._policy = policy
         self._form = form
         self._headers = headers
@@ -53,7 +56,7 @@ class ShieldedResponse:
         self._record_block = record_block
         self._start: Message = {}
         self._body = bytearray()
-        self._stream: StreamShield | None = None
+        self._stream: ShieldedStream | None = None
         self._complete = False
         self.cut_short = asyncio.Event()
         self.shield_seconds = 0.0
@@ -78,21 +81,21 @@ class ShieldedResponse:
         if self._stream is not None:
             await self._finish_stream(self._stream.close())
         else:
-            await self._reply(unavailable(), [])
+            await self._reply(self._api.error(unavailable()), [])
 
     async def _take_start(self, message: Message) -> None:
         self._start = message
         headers = {bytes(k).lower(): bytes(v) for k, v in message.get("headers", ())}
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             # Nobody was asked to, and what is compressed cannot be judged.
-            await self._reply(unavailable(), [])
+            await self._reply(self._api.error(unavailable()), [])
             self.cut_short.set()
         elif message["status"] == 200 and headers.get(b"content-type", b"").startswith(_STREAM):
-            self._stream = StreamShield(self._policy, self._form, self._record_block)
+            self._stream = self._api.shield_stream(self._policy, self._form, self._record_block)
             kept = _without(message["headers"], (b"content-length",))
             await self._send({**message, "headers": [*kept, *self._headers]})
 
-    async def _take_stream(self, stream: StreamShield, data: bytes, more: bool) -> None:
+    async def _take_stream(self, stream: ShieldedStream, data: bytes, more: bool) -> None:
         begun = time.perf_counter()
         try:
             out = stream.feed(data)
@@ -137,15 +140,16 @@ class ShieldedResponse:
         status = self._start["status"]
         try:
             if status == 200:
-                return shield_completion(self._policy, body, self._record_block)
+                return self._api.shield_whole(self._policy, body, self._record_block)
             if status == 500 and (self._form.structured or self._policy.closed() is not None):
                 # A forced end of text violates the grammar, and the engine calls that its fault.
                 return Reply(200, encode_json(self._filtered().completion()))
-            return shield_error(self._policy, status, body, self._record_block)
+            reply = shield_error(self._policy, status, body, self._record_block)
+            return reply if reply.body == body else self._api.error(reply)
         except Exception as error:
             _log.error("shield failed", **fault_fields(error))
             self._record_block("other", None)
-            return unavailable()
+            return self._api.error(unavailable())
 
     async def _reply(self, reply: Reply, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._complete = True

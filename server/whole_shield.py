@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any
 
 from guard.ledger import CloseReason
 from server.choice_shield import ChoiceShield, ShieldPolicy
-from server.errors import GuardUnavailable, error_body, reply_to
+from server.errors import error_body
 from server.refusals import FINISH_REASON
+from server.reply import Reply, unavailable
 from server.sse import encode_json
 from server.stream_shield import RecordBlock
 from server.surfaces import metric_label, with_texts, written_texts
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A response ready to be sent; `headers` are added to those of the engine."""
-
-    status: int
-    body: bytes
-    headers: tuple[tuple[str, str], ...] = ()
 
 
 def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlock) -> Reply:
@@ -59,14 +49,3 @@ def shield_error(
     record_block("other", None)
     type_ = "invalid_request_error" if status < 500 else "server_error"
     return Reply(status, encode_json(error_body("The request failed.", type_, "engine_error")))
-
-
-def unavailable() -> Reply:
-    """The guard could not do its work for this request."""
-    return reply_of(GuardUnavailable())
-
-
-def reply_of(error: Exception) -> Reply:
-    """An error of ours as a response."""
-    reply: Any = reply_to(error)
-    return Reply(reply.status, encode_json(reply.body), tuple(reply.headers.items()))

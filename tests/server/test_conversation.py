@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from server.conversation import request_texts
-from server.endpoints import Handling
+from server.apis.chat import Chat
+from server.apis.completions import Completions
 from server.errors import InvalidRequest
 
 
@@ -16,11 +16,11 @@ def _decode(token_ids: Any) -> str:
 
 
 def _chat(*messages: dict[str, Any], **fields: Any) -> list[str]:
-    return request_texts(Handling.CHAT, {"messages": list(messages), **fields}, _decode)
+    return Chat().texts({"messages": list(messages), **fields}, _decode)
 
 
 def _completion(prompt: Any, **fields: Any) -> list[str]:
-    return request_texts(Handling.COMPLETIONS, {"prompt": prompt, **fields}, _decode)
+    return Completions().texts({"prompt": prompt, **fields}, _decode)
 
 
 def test_all_roles_and_turns_are_read() -> None:

@@ -218,7 +218,7 @@ def test_observed_names_are_counted_and_change_nothing(stack: Any, stream: bool,
 def test_what_cannot_be_observed_passes(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault while reading along is not the client's."""
     stack.guard.observed_names = [Phrase("Ilse Moreau")]
-    monkeypatch.setattr("server.observed_response.shield_completion", None)
+    monkeypatch.setattr("server.apis.openai_answers.shield_completion", None)
 
     assert _said(stack.chat(ASK)) == ("Hello there.", "stop")
 

@@ -79,7 +79,6 @@ def test_a_ten_megabyte_body(pair):
     [
         ("POST", "/v1/responses"),
         ("POST", "/v1/messages"),
-        ("POST", "/v1/chat/completions/batch"),
         ("POST", "/generative_scoring"),
         ("POST", "/invocations"),
         ("POST", "/inference/v1/generate"),
