@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from boards import BOARDS, Board
+from board import Board
+from boards.decisions import DECISIONS
+from boards.faults import FAULTS
+from boards.latency import LATENCY
+from boards.outputs import OUTPUTS
+from boards.overview import OVERVIEW
+from boards.policy import POLICY
+from boards.provenance import PROVENANCE
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import (
@@ -19,6 +26,7 @@ from panels import PROMETHEUS
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 _TAG = "lethegate"
+BOARDS = (OVERVIEW, DECISIONS, LATENCY, OUTPUTS, PROVENANCE, POLICY, FAULTS)
 
 
 def main() -> None:

@@ -1,0 +1,60 @@
+"""What should be at zero."""
+
+from __future__ import annotations
+
+from board import Board
+from panels import graph, rate
+
+_SHIELD = "lethegate_shield_blocks_total"
+
+FAULTS = Board(
+    "faults",
+    "Lethegate / Faults",
+    "Everything here should be at zero. RUNBOOK.md says what to do where it is not.",
+    (
+        graph(
+            "Requests that the guard failed",
+            "Answered with 503, unless fail_open is set.",
+            {"{{reason}}": rate("lethegate_guard_failures_total", "reason")},
+            "reqps",
+            stacked=True,
+        ),
+        graph(
+            "Requests served unguarded",
+            "Only with fail_open.",
+            {"{{reason}}": rate("lethegate_guard_bypasses_total", "reason")},
+            "reqps",
+            stacked=True,
+        ),
+        graph(
+            "Slots closed in the worker",
+            "Answers that were ended because the worker could not steer them.",
+            {"{{reason}}": rate("lethegate_closed_slots_total", "reason")},
+            "ops",
+            stacked=True,
+        ),
+        graph(
+            "Answers that the shield could not read",
+            "They were ended.",
+            {"{{surface}}": rate(_SHIELD, "surface", where='layer="other"')},
+            "ops",
+            stacked=True,
+        ),
+        graph(
+            "Policies that did not come into force",
+            "Snapshots and corpora that were not loaded, failed jobs and rollbacks, per second.",
+            {
+                "not loaded": rate("lethegate_snapshot_load_failures_total"),
+                "corpora not loaded": rate("lethegate_corpora_load_failures_total"),
+                "failed jobs": 'sum(rate(lethegate_jobs_total{state="failed"}[$__rate_interval]))',
+                "rollbacks": "sum(rate(lethegate_policy_rollbacks_total[$__rate_interval]))",
+            },
+            "ops",
+        ),
+        graph(
+            "Reachable",
+            "1 where the last scrape was answered.",
+            {"{{job}} {{instance}}": 'up{job=~"lethegate.*"}'},
+        ),
+    ),
+)
