@@ -119,6 +119,26 @@ def token_filter(
         _run(json_file, lambda progress: bench_token_filter(plan, progress))
 
 
+@bench_app.command()
+def device(
+    json_file: JsonFile,
+    steps: Annotated[int, typer.Option(help="Steps to measure per policy and batch.", min=2)] = 200,
+    largest: Annotated[
+        int, typer.Option(help="Phrases of the largest policy; 1000000 takes a minute more.")
+    ] = 10_000,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder: local path or hub name. [default: as served]")
+    ] = None,
+) -> None:
+    """Cost of the token filter's step and of the encoder on this machine's GPU."""
+    with _one_line_errors():
+        from detectors.encoder import DEFAULT_ENCODER
+        from server.bench.device import DevicePlan, bench_device
+
+        plan = DevicePlan(steps=steps, largest=largest, encoder=encoder or DEFAULT_ENCODER)
+        _run(json_file, lambda progress: bench_device(plan, progress))
+
+
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
 def semantic(
     context: typer.Context,

@@ -2,6 +2,7 @@
 
 BenchError (a ServerError)
 ├── InputMissing    a model, target or question file is not there or cannot be read
+├── DeviceMissing   there is no CUDA device to measure
 ├── ServerDied      a server under test did not start, or ended
 └── ArmInvalid      an arm's requests failed, or were not steered as the arm demands
 
@@ -19,6 +20,10 @@ class BenchError(ServerError):
 
 class InputMissing(BenchError):
     """A model, target or question file is not there or cannot be read."""
+
+
+class DeviceMissing(BenchError):
+    """There is no CUDA device to measure."""
 
 
 class ServerDied(BenchError):
