@@ -123,5 +123,6 @@ def test_it_measures_a_gpu() -> None:
 
     assert figures["kernels_100_b3"] == 3
     assert figures["copies_100_b3"] == 1
-    assert figures["step_us_100_b1_min"] > figures["floor_us_100_b1"]
+    assert figures["step_us_100_b1_min"] > figures["touched_us_100_b1"]
+    assert figures["floor_ratio_100_b3"] > 1
     assert figures["encoder_cosine_min"] > 0.99
