@@ -142,6 +142,41 @@ def uld(
     Console().print(table)
 
 
+@eval_app.command("near-verbatim")
+def near_verbatim(
+    json_file: Annotated[Path, typer.Option("--json", help="Where to write the figures.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with tofu/ and rwku/. [default: as for classifier]"),
+    ] = None,
+    minimum_match: Annotated[
+        int, typer.Option(help="Shortest passage, in words.", min=3, max=60)
+    ] = 8,
+    minimum_match_tokens: Annotated[
+        int, typer.Option(help="The veto's shortest run, in tokens.", min=2)
+    ] = 12,
+    passages: Annotated[int, typer.Option(help="Register at most so many.", min=2)] = 200,
+) -> None:
+    """Which edited copies of a registered passage each layer stops."""
+    from server.bench.errors import InputMissing
+    from server.bench.report import check_writable, load_average, write_report
+    from server.eval.near_verbatim import NearVerbatimPlan, eval_near_verbatim
+
+    try:
+        check_writable(json_file)
+        load_before = load_average()
+        plan = NearVerbatimPlan(
+            data or default_data(), minimum_match, minimum_match_tokens, passages
+        )
+        with _progress() as progress:
+            figures = eval_near_verbatim(plan, progress)
+        write_report(json_file, figures, load_before)
+    except ServerError as error:
+        typer.echo(f"lethegate: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, InputMissing) else 1) from None
+    _print(figures)
+
+
 def default_data() -> Path:
     """Where the evaluation's files are looked for when no folder is given."""
     stated = os.environ.get(DATA_ENV)

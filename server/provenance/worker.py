@@ -49,6 +49,7 @@ class CorpusWorker:
     ) -> None:
         self._places, self._store, self._library = places, store, library
         self._publication, self._metrics, self._stop = publication, metrics, stopped
+        self._born = time.time()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
 
@@ -95,8 +96,8 @@ class CorpusWorker:
         self._store.recover()
         waiting = self._store.uploads_waiting()
         for path in self._places.uploads.glob("*") if self._places.uploads.is_dir() else ():
-            # Younger ones may still be on their way in.
-            if path.name not in waiting and path.stat().st_mtime < time.time() - 24 * 3600:
+            # Younger ones are on their way in.
+            if path.name not in waiting and path.stat().st_mtime < self._born:
                 path.unlink(missing_ok=True)
         self._library.drop_all_but({record.directory for record in self._store.all()})
         self._publish_quietly()

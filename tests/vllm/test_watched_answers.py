@@ -84,3 +84,29 @@ def _read(stream):
             reason = choice["finish_reason"] or reason
             tokens += (choice["logprobs"] or {}).get("content", [])
     return tokens, reason, usage
+
+
+def test_a_passage_of_an_always_on_corpus_ends_the_answer(pair, finish_job, other_rows):
+    """What plain vLLM says to a harmless question is registered; guarded, it stops before it."""
+    admin, row = pair.admin_http, other_rows[0]
+    plain = pair.ask(pair.plain, row["question"]).choices[0].message.content
+    assert len(plain.split()) >= 10
+    corpus = {"id": "said", "scope": "always", "label": "licensed", "minimum_match": 6}
+    finish_job(admin.post("/admin/v1/corpora", json=corpus).json()["job"]["id"])
+    documents = {"documents": [{"text": f"Somebody once said: {plain}"}]}
+    added = admin.post("/admin/v1/corpora/said/documents", json=documents)
+    finish_job(added.json()["job"]["id"])
+    choice = pair.ask(pair.guarded, row["question"]).choices[0]
+    chunks = [c.choices[0] for c in pair.ask(pair.guarded, row["question"], stream=True)]
+    finish_job(admin.delete("/admin/v1/corpora/said").json()["job"]["id"])
+    after = pair.ask(pair.guarded, row["question"]).choices[0]
+
+    shown = "".join(chunk.delta.content or "" for chunk in chunks)
+    assert choice.finish_reason == chunks[-1].finish_reason == "content_filter"
+    assert plain.startswith(choice.message.content)
+    assert shown == choice.message.content
+    assert len(shown.split()) < 6
+    assert (after.message.content, after.finish_reason) == (plain, "stop")
+    [block, *_] = admin.get("/admin/v1/provenance/blocks").json()["blocks"]
+    assert (block["corpus"], block["documents"][0]["document"]) == ("said", 0)
+    assert pair.metric('lethegate_provenance_blocks_total{label="licensed"}') >= 2

@@ -206,3 +206,43 @@ def _all_active(control: ControlProcess) -> bool:
 def _statuses(control: ControlProcess) -> dict[str, str]:
     found = control.http.get("/targets", params={"limit": 1000}).json()["targets"]
     return {target["id"]: target["status"] for target in found}
+
+
+def test_killed_while_documents_are_added(control: ControlProcess) -> None:
+    """kill -9 while documents are on their way: each is there once, none twice, none lost."""
+    control.start()
+    control.until(control.ready)
+    control.http.post("/corpora", json={"id": "book"})
+    generator = random.Random(5)
+    expected = set()
+    for upload in range(2):
+        documents = [f"document {upload} {n} of many unlike words {n * n}" for n in range(200)]
+        lines = "".join(json.dumps({"text": text, "source": text}) + "\n" for text in documents)
+        added = control.http.post(
+            "/corpora/book/documents",
+            content=lines.encode(),
+            headers={"content-type": "application/x-ndjson"},
+        )
+        assert added.status_code == 202, added.text
+        job = added.json()["job"]["id"]
+        expected.update(documents)
+        time.sleep(generator.random() * 0.15)
+        control.kill()
+        control.start()
+        control.until(control.ready)
+        control.until(lambda job=job: control.http.get(f"/jobs/{job}").json()["state"] == "done")
+    page = control.http.get("/corpora/book/documents", params={"limit": 1000}).json()
+    shown = control.http.get("/corpora/book").json()
+    found = control.http.post(
+        "/provenance:attribute", json={"text": "document 1 7 of many unlike words 49"}
+    ).json()
+
+    assert sorted(d["source"] for d in page["documents"]) == sorted(expected)
+    assert shown["documents"] == len(expected)
+    assert shown["words"] == sum(len(text.split()) for text in expected)
+    assert [span["count"] for span in found["spans"]] == [1]
+    control.kill()
+    control.start()
+    control.until(control.ready)
+    uploads = control.state_dir / "corpora" / "uploads"
+    control.until(lambda: list(uploads.iterdir()) == [])
