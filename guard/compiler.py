@@ -35,6 +35,7 @@ class CompiledPolicy:
     """A snapshot's digest, and per target id a report for its operator.
 
     A report holds `phrases` (text, reason, whole_word), `item_phrases` (the same per example),
+    `names` (text, and whether it is watched for in every answer),
     `calibration`, for targets with documents `veto` (see `guard.veto.compile_veto`) and, with the
     semantic filter, `semantic` (delta, vetoed forms with reasons). It is forget text: only
     administrators may see it.
@@ -194,9 +195,14 @@ def _reports(
         target.id: {
             "phrases": [_described(p) for p in extraction.target],
             "item_phrases": [[_described(p) for p in item] for item in extraction.items],
+            "names": [
+                {"text": alias, "watched": is_distinctive(alias)}
+                for alias, owner in tables.aliases
+                if owner == number
+            ],
             "calibration": dict(tables.reports[target.id]),
         }
-        for target, extraction in zip(targets, extractions, strict=True)
+        for number, (target, extraction) in enumerate(zip(targets, extractions, strict=True))
     }
 
 

@@ -95,6 +95,7 @@ def test_reports_explain_the_phrases(compiled):
     words = {p["text"].casefold(): p["reason"] for p in report["phrases"]}
 
     assert words["ilse moreau"] == "alias"
+    assert {"text": "Ilse Moreau", "watched": True} in report["names"]
     assert len(report["item_phrases"]) == 2
     assert "florist" in {p["text"].casefold() for p in report["item_phrases"][1]}
     assert 0 < report["calibration"]["alpha"] < 1
