@@ -49,6 +49,18 @@ class Phrase:
 
 
 @dataclass(frozen=True, slots=True)
+class Uld:
+    """Subtract the logits of a registered assistant, by name.
+
+    `weight` is the paper's alpha, `rate` the r of its filter.
+    """
+
+    assistant: str
+    weight: float = 2.0
+    rate: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetTarget:
     """A person, book, document or corpus to be forgotten (the resource of the admin API).
 
@@ -57,6 +69,7 @@ class ForgetTarget:
     None takes the server's default. `delta` is the cosine from which on the semantic filter vetoes
     a word that is near a forbidden one in meaning; None takes the built-in default, 1 turns it off.
     `minimum_match` is the shortest run of words of a document that no answer may hold.
+    `uld`, if given, also subtracts an assistant from requests with strong evidence.
     """
 
     id: str
@@ -73,4 +86,5 @@ class ForgetTarget:
     alpha: float | None = None
     delta: float | None = None
     minimum_match: int | None = None
+    uld: Uld | None = None
     labels: dict[str, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from guard.semantic import Expansion, expand, expansions_by_target, patterns_of_
 from guard.semantic_meanings import Meanings
 from guard.snapshot import write_snapshot
 from guard.tokenisations import Tokenisations
+from guard.uld.rules import rules_document, rules_of
 from guard.units import Units
 from guard.veto import CompiledVeto, compile_veto
 from guard.vocabulary import Vocabulary
@@ -55,6 +56,7 @@ def compile_policy(
     progress: Progress,
     meanings: Meanings | None = None,
     tokenisations: Tokenisations | None = None,
+    assistants: Mapping[str, str] | None = None,
 ) -> CompiledPolicy:
     """Compile all targets of a policy and write its snapshot.
 
@@ -63,10 +65,12 @@ def compile_policy(
         progress: called with a stage and the fraction done in 0..1.
         meanings: of the vocabulary's words, for the semantic filter; None leaves it out.
         tokenisations: of the served model's tokenizer, for the veto; None leaves it out.
+        assistants: digests of the registered assistants by name.
 
     Raises:
         CompileError: the targets cannot be compiled.
     """
+    rules = rules_of(targets, assistants or {})
     progress("phrases", 0.0)
     extractions = [extract(target) for target in targets]
     progress("encode", 0.1)
@@ -100,6 +104,7 @@ def compile_policy(
             "targets": _target_documents(targets),
             "phrases": _phrase_documents(forbidden) | {"names": names},
             "classifier": classifier.meta(),
+            "uld": rules_document(rules),
         },
     )
     progress("done", 1.0)

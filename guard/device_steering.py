@@ -26,7 +26,7 @@ from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_report import DeviceReport
 from guard.device_vocabulary import DeviceVocabulary
-from guard.errors import GuardError, SnapshotError
+from guard.errors import AssistantError, GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.loading import WorkerPart, load_part
@@ -94,6 +94,7 @@ class DeviceSteering:
 
         Raises:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
+            AssistantError: it subtracts something.
         """
         self._load(active.digest)
 
@@ -109,6 +110,9 @@ class DeviceSteering:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)
             self._close(slot, params.nonce, CloseReason.SNAPSHOT_UNAVAILABLE)
+        except AssistantError as error:
+            logger.error("a request asks for an assistant that cannot be used: %s", error)
+            self._close(slot, params.nonce, CloseReason.ASSISTANT_UNAVAILABLE)
         except IndexError:
             self._close(slot, params.nonce, CloseReason.BAD_PARAMETERS)
         except Exception:
@@ -188,6 +192,8 @@ class DeviceSteering:
         found = self._loaded.get(digest)
         if found is None:
             found = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
+            if any(found.rules):
+                raise AssistantError("assistants are subtracted on vLLM's V1 model runner only")
             self._loaded[digest] = found
             while len(self._loaded) > KEPT_POLICIES:
                 self._loaded.popitem(last=False)

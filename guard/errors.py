@@ -11,7 +11,8 @@ GuardError
 ├── ModelUnreadable       a model's files are missing or cannot be loaded
 ├── AssistantError        an assistant cannot be used
 │   ├── AssistantUnreadable  no assistant, or a damaged one
-│   └── AssistantMismatch    it was trained for another model or tokenizer
+│   ├── AssistantMismatch    it was trained for another model or tokenizer
+│   └── AssistantFull        its memory has no room for a request
 └── TrainingError         an assistant cannot be trained like this
     └── TrainingStopped   it was stopped; a checkpoint is kept
 """
@@ -65,6 +66,10 @@ class AssistantUnreadable(AssistantError):
 
 class AssistantMismatch(AssistantError):
     """The assistant was trained for another model or tokenizer."""
+
+
+class AssistantFull(AssistantError):
+    """The assistant's memory has no room for a request."""
 
 
 class TrainingError(GuardError):

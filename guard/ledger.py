@@ -25,6 +25,7 @@ class Counter(IntEnum):
     STEERED_STEPS = 2  # rows x steps
     VETOED_TOKENS = 3  # logits set to minus infinity because they would have completed an n-gram
     SNAPSHOT_FAILURES = 4
+    SUBTRACTED_STEPS = 5  # rows x steps from which an assistant was subtracted
 
 
 class CloseReason(IntEnum):
@@ -34,6 +35,7 @@ class CloseReason(IntEnum):
     SNAPSHOT_UNAVAILABLE = 2
     BAD_PARAMETERS = 3
     INTERNAL_ERROR = 4
+    ASSISTANT_UNAVAILABLE = 5
 
 
 _CLOSED = len(Counter)  # then one counter per reason

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from guard.automaton import Tables
 from guard.errors import SnapshotCorrupt
 from guard.snapshot import load_snapshot
+from guard.uld.rules import Rules, read_rules
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 from tracing.successors import SuccessorTable
@@ -19,11 +20,12 @@ from tracing.successors import SuccessorTable
 
 @dataclass(frozen=True, slots=True)
 class WorkerPart:
-    """The automaton, what switches its phrases on, and the veto's table."""
+    """The automaton, what switches its phrases on, the veto's table, and what is subtracted."""
 
     tables: Tables
     units: Units
     successors: SuccessorTable
+    rules: Rules = ()
 
     def arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """The arrays of a snapshot that `load_part` reads."""
@@ -55,6 +57,7 @@ def load_part(
             Tables.load(snapshot.arrays("automaton")),
             Units.load(snapshot.arrays("units")),
             SuccessorTable.load(snapshot.arrays("veto")).without(end_ids),
+            read_rules(snapshot.document("uld")) if snapshot.has("uld") else (),
         )
     except KeyError:
         raise SnapshotCorrupt(f"snapshot {digest[:12]} was made by another version") from None

@@ -48,6 +48,10 @@ class Snapshot:
         names = (p.stem for p in sorted(self.directory.glob(f"{prefix}.*.npy")))
         return {name.removeprefix(f"{prefix}."): self.array(name) for name in names}
 
+    def has(self, name: str) -> bool:
+        """Whether there is a document of that name."""
+        return (self.directory / f"{name}.json").exists()
+
     def document(self, name: str) -> Any:
         """One JSON document."""
         return json.loads((self.directory / f"{name}.json").read_bytes())

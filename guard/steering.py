@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,13 @@ from detectors.targets import Phrase
 from guard import step_kernels
 from guard.active_sets import ActiveSet
 from guard.automaton import build_tables, index_phrases
-from guard.errors import GuardError, SnapshotError
+from guard.errors import (
+    AssistantError,
+    AssistantFull,
+    GuardError,
+    ModelUnreadable,
+    SnapshotError,
+)
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.loading import load_part
@@ -33,6 +40,8 @@ from guard.positions import Positions
 from guard.semantic_penalties import Penalties
 from guard.semantic_step import penalise
 from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
+from guard.uld.rules import Rules
+from guard.uld.subtracting import Subtraction, subtract_rows
 from guard.units import Units
 from guard.veto import Veto
 from guard.vocabulary import Vocabulary
@@ -41,15 +50,19 @@ from tracing.successors import compile_successors
 KEPT_POLICIES = 8
 PRELOAD_SWITCH_SECONDS = 0.0002
 
+if TYPE_CHECKING:
+    from guard.uld.assistants import Assistants
+
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Policy:
-    """What a policy snapshot forbids: phrases, and what would complete a registered n-gram."""
+    """What a policy forbids: phrases and what completes an n-gram; and what it subtracts."""
 
     token_filter: TokenFilter
     veto: Veto
+    rules: Rules
 
 
 @dataclass(slots=True, eq=False)
@@ -59,7 +72,7 @@ class Slot:
     `number` is its place in the packed positions, -1 for none. `output` is the engine's live list
     of generated ids and `seen` how many of them the position has taken in. `constrained` says that
     other rules (a grammar, allowed tokens) narrow the row too, so that nothing may be left to
-    sample.
+    sample. `subtraction` is that of the assistants of its targets.
     """
 
     nonce: int
@@ -69,6 +82,7 @@ class Slot:
     policy: _Policy | None = None
     active: ActiveSet | None = None
     number: int = -1
+    subtraction: Subtraction | None = None
     closed: CloseReason | None = None
 
 
@@ -93,6 +107,7 @@ class _Batch:
 
     step: list[tuple[int, Slot]]
     groups: list[_Group]
+    subtracted: list[tuple[int, Slot, Subtraction]]
     constrained: list[tuple[int, Slot]]
     closed: list[int]
 
@@ -105,6 +120,7 @@ class Steering:
         vocabulary: of the served model's tokenizer.
         end_ids: tokens that end a text; the first is forced when a slot is closed.
         ledger: where facts for the gateway go.
+        assistants: what may be subtracted; None: a policy that subtracts is refused.
     """
 
     def __init__(
@@ -113,6 +129,7 @@ class Steering:
         vocabulary: Vocabulary,
         end_ids: Sequence[int],
         ledger: LedgerWriter,
+        assistants: Assistants | None = None,
     ) -> None:
         if not end_ids:
             raise GuardError("the model has no end-of-text token, so a slot could not be closed")
@@ -121,8 +138,9 @@ class Steering:
         self._end_ids = tuple(end_ids)
         self._prefixes = vocabulary.prefixes(end_ids)
         self._ledger = ledger
+        self._assistants = assistants
         self._positions = Positions()
-        self._batch = _Batch([], [], [], [])
+        self._batch = _Batch([], [], [], [], [])
         self._stale = False
         self._policies: OrderedDict[str, _Policy] = OrderedDict()
         # One load at a time: a step that needs what the follower is loading waits for that.
@@ -134,12 +152,15 @@ class Steering:
 
         Raises:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
+            AssistantError: what it subtracts cannot be loaded.
         """
         # This runs beside the steps: it must not keep the interpreter for the usual 5 ms at a time.
         interval = sys.getswitchinterval()
         sys.setswitchinterval(PRELOAD_SWITCH_SECONDS)
         try:
-            self._policy(active.digest)
+            policy = self._policy(active.digest)
+            if self._assistants is not None:
+                self._assistants.switch(r.assistant for r in policy.rules if r is not None)
         finally:
             sys.setswitchinterval(interval)
 
@@ -160,6 +181,10 @@ class Steering:
             slot.number = self._positions.take(position, slot.active.index)
             policy.veto.seed(slot.number, prompt, output)
             slot.policy = policy
+            slot.subtraction = self._subtraction(policy, params, prompt, output)
+        except (AssistantError, ModelUnreadable) as error:
+            logger.error("a request asks for an assistant that cannot be used: %s", error)
+            self.close(slot, CloseReason.ASSISTANT_UNAVAILABLE)
         except SnapshotError as error:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)
@@ -177,6 +202,9 @@ class Steering:
             slot.policy.token_filter.sets.release(slot.active)
             self._positions.free(slot.number)
             slot.active, slot.number = None, -1
+        if slot.subtraction is not None:
+            slot.subtraction.release()
+            slot.subtraction = None
 
     def close(self, slot: Slot, reason: CloseReason) -> None:
         """From now on the row can only end."""
@@ -192,6 +220,8 @@ class Steering:
             self._arrange(step)
         batch = self._batch
         plain = _plain(logits)
+        if batch.subtracted:
+            self._subtract(logits, batch.subtracted)
         for group in batch.groups:
             try:
                 self._forbid(logits, plain, group)
@@ -214,6 +244,38 @@ class Steering:
                 slot.seen = expected - 1
         self._batch = _arranged(step)
         self._stale = False
+
+    def _subtract(
+        self, logits: torch.Tensor, rows: Sequence[tuple[int, Slot, Subtraction]]
+    ) -> None:
+        """Take off what the assistants recall; a row that this fails for is closed."""
+
+        def fail(slot: Slot, error: Exception) -> None:
+            full = isinstance(error, AssistantFull)
+            reason = CloseReason.ASSISTANT_UNAVAILABLE if full else CloseReason.INTERNAL_ERROR
+            self.close(slot, reason)
+
+        try:
+            self._ledger.add(Counter.SUBTRACTED_STEPS, subtract_rows(logits, rows, fail))
+        except Exception:
+            logger.exception("an assistant could not be subtracted")
+            for _, slot, _ in rows:
+                self.close(slot, CloseReason.INTERNAL_ERROR)
+
+    def _subtraction(
+        self,
+        policy: _Policy,
+        params: GuardParams,
+        prompt: Sequence[int],
+        output: Sequence[int],
+    ) -> Subtraction | None:
+        rules = [policy.rules[unit] for unit in params.targets] if policy.rules else []
+        found = [rule for rule in rules if rule is not None]
+        if not found:
+            return None
+        if self._assistants is None:
+            raise AssistantError("this worker subtracts nothing")
+        return Subtraction.of(found, self._assistants.get, prompt, output)
 
     def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: _Group) -> None:
         newest = np.array(self._newest(group), np.int64)
@@ -306,7 +368,10 @@ class Steering:
         policy = _Policy(
             TokenFilter(part.tables, part.units, self._vocabulary),
             Veto(part.successors, self._prefixes, self._vocabulary),
+            part.rules,
         )
+        if self._assistants is None and any(part.rules):
+            raise AssistantError("this worker subtracts nothing")
         policy.token_filter.prepare()
         policy.veto.prepare()
         return policy
@@ -344,6 +409,11 @@ def _arranged(step: list[tuple[int, Slot]]) -> _Batch:
     return _Batch(
         step,
         [_group(members) for members in groups.values()],
+        [
+            (row, slot, slot.subtraction)
+            for row, slot in step
+            if slot.subtraction is not None and slot.closed is None
+        ],
         [(row, slot) for row, slot in step if slot.constrained and slot.closed is None],
         [row for row, slot in step if slot.closed is not None],
     )

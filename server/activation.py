@@ -18,6 +18,7 @@ from detectors.encoder import Encoder
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Example, ForgetTarget
 from guard.follower import ActivePointer, followers
+from guard.uld.shelf import Shelf
 from server.log import get_logger
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
@@ -63,6 +64,7 @@ class GuardCompiler:
         encode = tokenizer_of(tokenizer, trust=trust_remote_code)
         self._tokenisations = Tokenisations(encode, settings.minimum_match_tokens)
         self._snapshots = settings.snapshots
+        self._assistants = settings.assistants
         self._alpha = settings.alpha
         self._words_cache = settings.cache if settings.semantic_filter else None
         self._encoder = encoder
@@ -101,6 +103,7 @@ class GuardCompiler:
             progress=progress,
             meanings=meanings,
             tokenisations=self._tokenisations,
+            assistants=Shelf(self._assistants).names(),
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)

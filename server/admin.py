@@ -22,9 +22,10 @@ from server.admin_parts import (
     IfMatch,
     TargetPath,
     accepted,
-    check_expiry,
+    check_target,
 )
 from server.admin_phrases import router as phrases_router
+from server.assistant_routes import assistants_router
 from server.auth import Role
 from server.body import BodyGuard, error_response
 from server.errors import (
@@ -66,6 +67,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(page_router)
+    app.include_router(assistants_router, prefix=PREFIX)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -90,7 +92,7 @@ _probes = APIRouter(tags=["probes"])
 @_targets.post("/targets", status_code=202)
 def register_target(target: TargetIn, here: Here, role: Admin, response: Response) -> Accepted:
     """Register a forget target; the job is done when every worker applies it."""
-    check_expiry(target)
+    check_target(here, target)
     return accepted(here, response, here.store.register(target))
 
 
@@ -122,7 +124,7 @@ def replace_target(
     """Replace a target; the revision in force rules until the new one is acknowledged."""
     if target.id != target_id:
         raise InvalidField("id must be the id in the path.", param="id")
-    check_expiry(target)
+    check_target(here, target)
     return accepted(here, response, here.store.replace(target, if_match))
 
 

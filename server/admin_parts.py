@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Request, Response
 from prometheus_client import CollectorRegistry
 
+from server.assistants import Assistants
 from server.auth import KeyRing
 from server.errors import InvalidField
 from server.jobs import JobWorker
@@ -30,6 +31,7 @@ class Control:
     keyring: KeyRing
     registry: CollectorRegistry
     corpora: Corpora
+    assistants: Assistants
 
 
 def _control(request: Request) -> Control:
@@ -51,11 +53,12 @@ def accepted(here: Control, response: Response, stored: tuple[TargetRecord, JobR
     return Accepted(target=record.to_summary(described=True), job=job.to_out())
 
 
-def check_expiry(target: TargetIn) -> None:
-    """Refuse a target whose time is over.
+def check_target(here: Control, target: TargetIn) -> None:
+    """Refuse a target whose time is over, or whose assistant could not be served.
 
     Raises:
-        InvalidField: naming `expires_at`.
+        InvalidField: naming `expires_at` or a part of `uld`.
     """
     if target.is_over():
         raise InvalidField("expires_at: must be in the future", param="expires_at")
+    here.assistants.check(target)

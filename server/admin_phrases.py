@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from server.access import Admin
-from server.admin_parts import Here, IfMatch, TargetPath, accepted, check_expiry
+from server.admin_parts import Here, IfMatch, TargetPath, accepted, check_target
 from server.errors import Conflict
 from server.phrases import (
     PhraseEdit,
@@ -48,7 +48,7 @@ def edit_phrases(
     if record.status is TargetStatus.WITHDRAWN:
         raise Conflict("The target is being withdrawn; wait for its job to end.", param="id")
     target = edited(TargetIn.model_validate(document), edit)
-    check_expiry(target)
+    check_target(here, target)
     # The edit is of the revision that was just read, whatever the client allows.
     return accepted(here, response, here.store.replace(target, record.etag))
 
@@ -59,7 +59,7 @@ def preview_target(target: TargetIn, here: Here, role: Admin) -> Preview:
 
     A registered target of the same id counts as replaced.
     """
-    check_expiry(target)
+    check_target(here, target)
     others = here.store.standing_targets(besides=target.id)
     listed = list_phrases(target, None, retain_examples(others))
     calibration = here.worker.preview(target.to_target(), [other.to_target() for other in others])

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from detectors.benign import benign_prompts
-from guard.uld.assistant import Card
+from guard.uld.card import Card
 from guard.uld.course import Material, train_assistant
 from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan

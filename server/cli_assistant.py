@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from server.cli_settings import Fail, with_settings
+from server.client import AdminClient
 from server.settings import Settings
 
 assistant_app = typer.Typer(
@@ -16,11 +17,6 @@ assistant_app = typer.Typer(
 )
 
 _SETTINGS = ("state_dir", "admin_host", "admin_port")
-
-
-@assistant_app.callback()
-def _group() -> None:
-    """Keeps `train` a command of its own while it is the only one."""
 
 
 @assistant_app.command(
@@ -123,6 +119,52 @@ def train(
     except GuardError as error:
         raise Fail(str(error)) from None
     typer.echo(json.dumps({"assistant": str(out), **card.metrics}))
+
+
+@assistant_app.command("add")
+@with_settings(_SETTINGS)
+def add_assistant(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Name that targets will give it.")],
+    folder: Annotated[Path, typer.Argument(help="Its folder, on the server's machine.")],
+    *,
+    settings: Settings,
+) -> None:
+    """Register a trained assistant with the running server."""
+    with AdminClient.of(settings) as client:
+        found = client.add_assistant(name, str(folder.absolute()))
+    typer.echo(f"{found['id']}: registered, {found['digest'][:12]}")
+
+
+@assistant_app.command("list")
+@with_settings(_SETTINGS)
+def list_assistants(
+    *,
+    settings: Settings,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the registered assistants."""
+    with AdminClient.of(settings) as client:
+        found = client.assistants()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one in found:
+        use = "in use" if one["in_use"] else "not in use"
+        shape = f"{one['layers']} of {one['base_layers']} layers, {one['num_pairs']} pairs"
+        typer.echo(f"{one['id']}: {one['digest'][:12]}, {shape}, {use}")
+
+
+@assistant_app.command("rm")
+@with_settings(_SETTINGS)
+def remove_assistant(
+    name: Annotated[str, typer.Argument(metavar="ID", help="The assistant's name.")],
+    *,
+    settings: Settings,
+) -> None:
+    """Retire an assistant that no target names."""
+    with AdminClient.of(settings) as client:
+        client.remove_assistant(name)
+    typer.echo(f"{name}: removed")
 
 
 def _default_device() -> str:

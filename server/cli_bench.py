@@ -191,6 +191,39 @@ def watch(
 
 
 @bench_app.command()
+def uld(
+    json_file: JsonFile,
+    model: Annotated[
+        Path | None, typer.Option(help="Model, a folder. [default: random weights]")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="K, the assistant's layers.", min=1)] = 8,
+    base_layers: Annotated[int, typer.Option(help="N of random weights.", min=2)] = 32,
+    hidden: Annotated[int, typer.Option(help="Width of random weights.", min=64)] = 512,
+    vocabulary: Annotated[int, typer.Option(help="Tokens of random weights.", min=256)] = 32_000,
+    text: Annotated[int, typer.Option(help="Tokens before measuring.", min=1)] = 256,
+    steps: Annotated[int, typer.Option(help="Steps per round.", min=3)] = 20,
+    rounds: Annotated[int, typer.Option(help="Rounds.", min=3)] = 5,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Cost of an assistant per step at batch 1, 8 and 32, against the target and its floor."""
+    with _one_line_errors():
+        from guard.errors import ModelUnreadable
+        from server.bench.errors import InputMissing
+        from server.bench.uld import UldBenchPlan, bench_uld
+
+        if dtype not in ("float32", "bfloat16"):
+            raise InputMissing("--dtype is float32 or bfloat16")
+        plan = UldBenchPlan(
+            model, layers, base_layers, hidden, vocabulary, text, steps, rounds, dtype, device
+        )
+        try:
+            _run(json_file, lambda progress: bench_uld(plan, progress))
+        except ModelUnreadable as error:
+            raise InputMissing(str(error)) from None
+
+
+@bench_app.command()
 def provenance(
     json_file: JsonFile,
     gigabyte: Annotated[

@@ -93,6 +93,9 @@ def uld(
     learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
+    limit: Annotated[
+        int, typer.Option(help="Rows per set of questions, only to try it; 0: all.", min=0)
+    ] = 0,
 ) -> None:
     """Forgetting and retention on TOFU: plain, with ULD, with GUARD's filter, with both."""
     from detectors.errors import DetectorError
@@ -128,6 +131,7 @@ def uld(
             gated_weight=gated_weight,
             rate=rate,
             encoder=encoder,
+            limit=limit,
         )
         with _progress() as progress:
             figures = eval_uld(plan, progress)

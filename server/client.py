@@ -87,6 +87,19 @@ class AdminClient:
         headers = {"content-type": "application/json"}
         return self._call("POST", "/targets:preview", content=document, headers=headers)
 
+    def add_assistant(self, name: str, folder: str) -> dict[str, Any]:
+        """Register the assistant in a folder of the server's machine."""
+        return self._call("POST", "/assistants", json={"id": name, "folder": folder})
+
+    def assistants(self) -> list[dict[str, Any]]:
+        """All registered assistants."""
+        found: list[dict[str, Any]] = self._call("GET", "/assistants")["assistants"]
+        return found
+
+    def remove_assistant(self, name: str) -> dict[str, Any]:
+        """Retire an assistant."""
+        return self._call("DELETE", f"/assistants/{_quoted(name)}")
+
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs."""
         page = self._call("GET", "/jobs", params={"limit": str(limit)})

@@ -19,8 +19,11 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from guard.uld.card import Card
+from guard.uld.shelf import Shelf
 from server.admin import create_admin_app
 from server.admin_parts import Control
+from server.assistants import Assistants, fits_model
 from server.auth import load_keyring
 from server.database import Database
 from server.errors import ControlRunning, StartFault
@@ -62,19 +65,22 @@ def run_control(
 
     own_directory(settings.state_dir)
     publisher = SnapshotPublisher(settings.state_dir, settings.snapshots)
-    return serve_control(settings, publisher, build_compiler, with_parent=with_parent)
+    fits = fits_model(model, tokenizer or model, trust_remote_code=trust_remote_code)
+    return serve_control(settings, publisher, build_compiler, fits, with_parent=with_parent)
 
 
 def serve_control(
     settings: Settings,
     publisher: Publisher,
     build_compiler: Callable[[], Compiler],
+    fits: Callable[[Card], None] = lambda card: None,
     *,
     with_parent: bool = False,
 ) -> int:
     """Run the control process with the given compiler and publisher; returns its exit status.
 
-    `build_compiler` is called in the worker's thread, so the API answers while models load.
+    `build_compiler` is called in the worker's thread, so the API answers while models load. `fits`
+    refuses assistants of another model.
 
     Raises:
         StartFault: the state directory, store, keys or address cannot be used.
@@ -84,7 +90,13 @@ def serve_control(
     with _only_one(settings.state_dir), _listening(settings) as listener:
         database = Database(settings.store_url)
         try:
-            return _serve(settings, database, publisher, build_compiler, listener, with_parent)
+            store = Store(database)
+            shelf = Shelf(settings.assistants)
+            shelf.discard_drafts()
+            assistants = Assistants(shelf, settings, store, publisher, fits)
+            return _serve(
+                settings, database, store, assistants, build_compiler, listener, with_parent
+            )
         finally:
             database.close()
 
@@ -92,7 +104,8 @@ def serve_control(
 def _serve(
     settings: Settings,
     database: Database,
-    publisher: Publisher,
+    store: Store,
+    assistants: Assistants,
     build_compiler: Callable[[], Compiler],
     listener: socket.socket,
     with_parent: bool,
@@ -100,7 +113,7 @@ def _serve(
     from server.provenance.service import assemble_corpora
 
     registry = CollectorRegistry()
-    store, worklist = Store(database), Worklist(database)
+    worklist, publisher = Worklist(database), assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
     corpora = assemble_corpora(settings, database, store, metrics)
     worker = JobWorker(
@@ -114,7 +127,8 @@ def _serve(
         sync_documents=corpora.worker.sync_targets,
         on_fault=lambda: _end(server),
     )
-    control = Control(store, worker, publisher, load_keyring(settings), registry, corpora)
+    keyring = load_keyring(settings)
+    control = Control(store, worker, publisher, keyring, registry, corpora, assistants)
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
     )

@@ -47,6 +47,7 @@ from typing import Any
 from detectors.errors import DetectorError, EncoderUnavailable, PromptTooLong, TablesError
 from guard.errors import (
     AssistantError,
+    AssistantFull,
     AssistantMismatch,
     AssistantUnreadable,
     CompileError,
@@ -276,6 +277,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     AssistantError: _GUARD,
     AssistantUnreadable: _GUARD,
     AssistantMismatch: _GUARD,
+    AssistantFull: _GUARD,
     TrainingError: ErrorRow(422, _CLIENT, "training_refused"),
     TrainingStopped: ErrorRow(409, _CLIENT, "training_stopped"),
     DetectorError: _GUARD,

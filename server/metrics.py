@@ -51,7 +51,7 @@ SURFACES = frozenset(
 )
 CORPUS_LABELS = ("forget", "unsafe", "licensed", "allowed")
 CLOSED_SLOT_REASONS = frozenset(
-    {"snapshot_unavailable", "bad_params", "nothing_left", "fault", OTHER}
+    {"snapshot_unavailable", "assistant_unavailable", "bad_params", "nothing_left", "fault", OTHER}
 )
 
 # Guarding takes micro- to milliseconds on a GPU and tens of milliseconds on a CPU.
@@ -77,6 +77,7 @@ class WorkerFacts:
     intercepted_steps: int = 0
     steered_steps: int = 0
     vetoed_tokens: int = 0
+    subtracted_steps: int = 0
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     snapshot_load_failures: int = 0
 
@@ -376,6 +377,11 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         "lethegate_vetoed_tokens_total",
         "Vocabulary entries masked because they would have continued a registered document.",
         value=facts.vetoed_tokens,
+    )
+    yield CounterMetricFamily(
+        "lethegate_subtracted_steps_total",
+        "Decode steps of a request from which an assistant's logits were subtracted.",
+        value=facts.subtracted_steps,
     )
     closed = CounterMetricFamily(
         "lethegate_closed_slots_total",

@@ -25,7 +25,7 @@ from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from detectors.normaliser import fold
-from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope
+from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope, Uld
 from tracing.document import Document
 
 MAX_ITEMS = 10_000
@@ -126,6 +126,18 @@ class ThresholdsIn(_Input):
     minimum_match: MatchWords | None = None
 
 
+class UldIn(_Input):
+    """Subtract a registered assistant's logits from requests that are about the target.
+
+    `weight` is the paper's alpha; `filter` its r: tokens within -ln r of the model's best stay
+    possible, and always that share of the vocabulary.
+    """
+
+    assistant: TargetId
+    weight: Annotated[float, Field(strict=True, gt=0, le=10)] = 2.0
+    filter: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.01
+
+
 class TargetIn(_Input):
     """A forget target as an operator registers it; only `id` and one kind of evidence are needed.
 
@@ -174,7 +186,7 @@ class TargetIn(_Input):
     thresholds: ThresholdsIn = ThresholdsIn()
     labels: Pairs = {}
     expires_at: AwareDatetime | None = None
-    uld: Unsupported = Field(default=None, exclude=True)
+    uld: UldIn | None = None
 
     @model_validator(mode="after")
     def _has_evidence(self) -> Self:
@@ -205,8 +217,37 @@ class TargetIn(_Input):
             alpha=self.thresholds.alpha,
             delta=self.thresholds.delta,
             minimum_match=self.thresholds.minimum_match,
+            uld=None
+            if self.uld is None
+            else Uld(self.uld.assistant, self.uld.weight, self.uld.filter),
             labels=dict(self.labels),
         )
+
+
+class AssistantIn(_Input):
+    """An assistant to register: a name, and its folder on the server's machine."""
+
+    id: TargetId
+    folder: Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(clean)]
+
+
+class AssistantOut(BaseModel):
+    """A registered assistant; `in_use` while a target or the policy in force names it."""
+
+    id: str
+    digest: str
+    layers: int
+    base_layers: int
+    num_pairs: int
+    trained_on: list[str]
+    metrics: dict[str, float]
+    in_use: bool
+
+
+class AssistantList(BaseModel):
+    """All registered assistants."""
+
+    assistants: list[AssistantOut]
 
 
 class JobError(BaseModel):

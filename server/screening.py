@@ -159,6 +159,7 @@ class Screening:
             intercepted_steps=ledger.total(Counter.INTERCEPTED_STEPS),
             steered_steps=ledger.total(Counter.STEERED_STEPS),
             vetoed_tokens=ledger.total(Counter.VETOED_TOKENS),
+            subtracted_steps=ledger.total(Counter.SUBTRACTED_STEPS),
             closed_slots={_REASONS[r]: ledger.closed_total(r) for r in CloseReason},
             snapshot_load_failures=ledger.total(Counter.SNAPSHOT_FAILURES),
         )
@@ -296,6 +297,7 @@ _REASONS = {
     CloseReason.SNAPSHOT_UNAVAILABLE: "snapshot_unavailable",
     CloseReason.BAD_PARAMETERS: "bad_params",
     CloseReason.INTERNAL_ERROR: "fault",
+    CloseReason.ASSISTANT_UNAVAILABLE: "assistant_unavailable",
 }
 
 

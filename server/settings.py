@@ -97,6 +97,16 @@ class Settings(BaseModel):
         le=256,
         description="Tokens of a registered document that a steered answer may not give in a row.",
     )
+    assistant_memory_gib: float = Field(
+        default=0.0,
+        ge=0,
+        description="Memory for ULD's assistants, taken at the start, in GiB; 0: none can be used.",
+    )
+    assistant_cache_tokens: int = Field(
+        default=32_768,
+        ge=64,
+        description="Tokens of running requests that each assistant has room for.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,
@@ -188,6 +198,11 @@ class Settings(BaseModel):
     def corpora(self) -> Path:
         """Directory of the corpora: indexes, uploads, published lists."""
         return self.state_dir / "corpora"
+
+    @property
+    def assistants(self) -> Path:
+        """Directory of the registered assistants."""
+        return self.state_dir / "assistants"
 
     @property
     def cache(self) -> Path:

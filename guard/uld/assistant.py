@@ -1,72 +1,20 @@
 """The assistant: the target model's first layers, final norm and head, and the folder it lies in.
 
-The folder is one that transformers loads (`config.json`, `model.safetensors`), with the card beside
-them (`card.json`): what it was trained for and on, by hashes, never by text.
+The folder is one that transformers loads (`config.json`, `model.safetensors`), with a card beside.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from guard.errors import AssistantUnreadable, ModelUnreadable, TrainingError
-
-CARD = "card.json"
-CARD_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What an assistant is, without a word of what it knows.
-
-    Attributes:
-        base, tokenizer: fingerprints of what it was trained for.
-        layers, base_layers: K and N.
-        data: SHA-256 of the lessons, and how many there were of each kind.
-        plan: the hyper-parameters.
-        metrics: the last epoch's losses.
-        targets: ids of the forget targets.
-        versions: of the libraries that trained it.
-    """
-
-    base: str
-    tokenizer: str
-    layers: int
-    base_layers: int
-    data: dict[str, Any]
-    plan: dict[str, Any]
-    metrics: dict[str, float]
-    targets: list[str] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    version: int = CARD_VERSION
-
-    def write(self, folder: Path) -> None:
-        """Write it into an assistant's folder."""
-        text = json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
-        (folder / CARD).write_text(text, encoding="utf-8")
-
-    @classmethod
-    def read(cls, folder: Path) -> Card:
-        """Read an assistant's card.
-
-        Raises:
-            AssistantUnreadable: there is none, or it is of another version.
-        """
-        try:
-            card = cls(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise AssistantUnreadable(f"{folder} holds no readable {CARD}") from None
-        if card.version != CARD_VERSION:
-            raise AssistantUnreadable(f"the card in {folder} is of version {card.version}")
-        return card
+from guard.errors import ModelUnreadable, TrainingError
 
 
 def num_layers(folder: Path) -> int:
@@ -97,8 +45,14 @@ def load_first_layers(folder: Path, layers: int, *, device: str = "cpu") -> nn.M
     return model
 
 
-def load_model(folder: Path, *, device: str = "cpu", config: Any = None) -> nn.Module:
-    """A causal language model in float32 and evaluation mode, frozen.
+def load_model(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    config: Any = None,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A causal language model in evaluation mode, frozen; float32 unless told otherwise.
 
     Raises:
         ModelUnreadable: transformers cannot load it.
@@ -108,7 +62,7 @@ def load_model(folder: Path, *, device: str = "cpu", config: Any = None) -> nn.M
     try:
         with _quiet():
             model: nn.Module = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=torch.float32, local_files_only=True
+                folder, config=config, dtype=dtype, local_files_only=True
             )
     except (OSError, ValueError) as error:
         raise ModelUnreadable(f"cannot load the model in {folder}: {error}") from None

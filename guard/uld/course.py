@@ -11,13 +11,13 @@ from pathlib import Path
 
 from guard.errors import TrainingError
 from guard.uld.assistant import (
-    Card,
     load_first_layers,
     load_tokenizer,
     num_layers,
     save_assistant,
 )
 from guard.uld.augment import paraphrases, perturbations
+from guard.uld.card import Card
 from guard.uld.curve import loss_svg
 from guard.uld.fingerprints import model_fingerprint, tokenizer_fingerprint
 from guard.uld.lessons import Lesson, LessonEncoder, Lessons, hash_of

@@ -44,7 +44,7 @@ class GuardLogitsProcessor(LogitsProcessor):
         from guard.follower import Follower
 
         state_dir = Path(os.environ["LETHEGATE_STATE_DIR"])
-        self._steering: Steering = _steering(vllm_config, state_dir)
+        self._steering: Steering = _steering(vllm_config, state_dir, device)
         # [row in the batch] -> slot
         self._slots: dict[int, Slot] = {}
         self._follower = Follower(state_dir, "worker", self._steering.preload)
@@ -107,10 +107,21 @@ def _is_constrained(params: SamplingParams) -> bool:
     )
 
 
-def _steering(vllm_config: VllmConfig, state_dir: Path) -> Steering:
+def _steering(vllm_config: VllmConfig, state_dir: Path, device: torch.device) -> Steering:
     from guard.ledger import LedgerWriter
     from guard.steering import Steering
+    from guard.uld.assistants import GIB, Assistants
+    from guard.uld.fingerprints import model_fingerprint, model_folder
 
     model = vllm_config.model_config
-    ledger = LedgerWriter(state_dir / "facts")
-    return Steering(state_dir / "snapshots", vocabulary_of(model), end_ids_of(model), ledger)
+    ledger, vocabulary = LedgerWriter(state_dir / "facts"), vocabulary_of(model)
+    assistants = Assistants(
+        state_dir / "assistants",
+        tokenizer=vocabulary.fingerprint,
+        base=lambda: model_fingerprint(model_folder(model.model)),
+        memory=int(float(os.environ.get("LETHEGATE_ASSISTANT_MEMORY_GIB", "0")) * GIB),
+        cache_tokens=int(os.environ.get("LETHEGATE_ASSISTANT_CACHE_TOKENS", "32768")),
+        device=device,
+        dtype=model.dtype,
+    )
+    return Steering(state_dir / "snapshots", vocabulary, end_ids_of(model), ledger, assistants)

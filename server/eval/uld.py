@@ -14,7 +14,8 @@ from rich.progress import Progress
 
 from detectors.encoder import load_encoder
 from guard.decision import Decision, Verdict
-from guard.uld.assistant import Card, load_model
+from guard.uld.assistant import load_model
+from guard.uld.card import Card
 from guard.uld.fingerprints import expect, model_fingerprint, tokenizer_fingerprint
 from guard.uld.lessons import Lesson
 from guard.uld.likelihood import mean_log_likelihoods
@@ -54,7 +55,10 @@ METHOD = (
 
 @dataclass(frozen=True, slots=True)
 class UldPlan:
-    """What to evaluate; `weight` of the ungated arm, `gated_weight` of the gated ones."""
+    """What to evaluate; `weight` of the ungated arm, `gated_weight` of the gated ones.
+
+    `limit`, if not 0, takes that many rows per set, spread evenly, only to try something.
+    """
 
     data: Path
     base: Path
@@ -65,6 +69,7 @@ class UldPlan:
     gated_weight: float
     rate: float
     encoder: str
+    limit: int = 0
 
     def arms(self) -> list[Arm]:
         """The ways to serve that are compared, the base first."""
@@ -84,7 +89,7 @@ def eval_uld(plan: UldPlan, progress: Progress) -> dict[str, Any]:
         InputMissing: the data are not there.
         GuardError: a model or the assistant cannot be loaded, or do not belong together.
     """
-    data = UldData.read(DataFolder(plan.data), plan.half)
+    data = UldData.read(DataFolder(plan.data), plan.half).limited(plan.limit)
     speaker, oracle = Speaker(plan.base), Speaker(plan.oracle)
     card = Card.read(plan.assistant)
     expect("base model", card.base, model_fingerprint(plan.base))
@@ -101,6 +106,7 @@ def eval_uld(plan: UldPlan, progress: Progress) -> dict[str, Any]:
         "weight": plan.weight,
         "gated_weight": plan.gated_weight,
         "filter": plan.rate,
+        "limit": plan.limit,
         "layers": card.layers,
         "base_layers": card.base_layers,
         "assistant_data": card.data["sha256"],
@@ -124,6 +130,7 @@ class _Evaluation:
         }
         self._plain: dict[str, list[str]] = {}
         self._ratios: list[float] = []
+        self._nats: dict[Lesson, float] = {}
 
     def run(self, arms: Sequence[Arm]) -> Figures:
         """All figures, each under its arm's name."""
@@ -186,10 +193,12 @@ class _Evaluation:
 
     def _texts(self, key: str, items: Sequence[Item], answers: Sequence[str]) -> Figures:
         pairs = [Lesson(i.question, a) for i, a in zip(items, answers, strict=True) if a]
-        nats = mean_log_likelihoods(self._oracle.model, encode(self._oracle, pairs))
+        missing = list(dict.fromkeys(pair for pair in pairs if pair not in self._nats))
+        found = mean_log_likelihoods(self._oracle.model, encode(self._oracle, missing))
+        self._nats |= dict(zip(missing, found, strict=True))
         return {
             **text_figures(key, items, answers, self._known),
-            f"{key}_nats": round(-fmean(nats), 4) if nats else 0.0,
+            f"{key}_nats": round(-fmean(self._nats[p] for p in pairs), 4) if pairs else 0.0,
         }
 
     def _likelihoods(self, arm: Arm, figures: Figures) -> Figures:

@@ -7,7 +7,7 @@ epochs ...) are to be chosen on the development half and are then reported on th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from detectors.targets import Example, ForgetTarget
@@ -82,6 +82,18 @@ class UldData:
         flat = [x for x in retain if 20 <= x.author < 40] + real[:_HALF] + world[:_HALF]
         texts = [item.answer for item in (*forget, *retain)]
         return cls(forget, flat, asked, texts)
+
+    def limited(self, rows: int) -> UldData:
+        """With at most this many rows per set of questions, spread evenly; 0: all."""
+        if not rows:
+            return self
+        asked = {
+            name: [items[len(items) * i // rows] for i in range(rows)]
+            if len(items) > rows
+            else items
+            for name, items in self.asked.items()
+        }
+        return replace(self, asked=asked)
 
     def targets(self) -> list[ForgetTarget]:
         """A target per forget author; what must stay is spread over them."""

@@ -97,6 +97,8 @@ class Bench:
 
     def __init__(self, speaker: Speaker, assistant: Any, rate: float, gate: Gate) -> None:
         self._speaker, self._assistant, self._rate, self._gate = speaker, assistant, rate, gate
+        # Arms share most of what they are scored on.
+        self._known: dict[tuple[Lesson, float], float] = {}
 
     def answers(
         self, arm: Arm, questions: Sequence[str], decisions: Sequence[Decision]
@@ -131,21 +133,19 @@ class Bench:
         self, arm: Arm, pairs: Sequence[Lesson], decisions: Sequence[Decision]
     ) -> list[float]:
         """Mean log-likelihood per token of each answer."""
-        encoded = encode(self._speaker, pairs)
-        weights = [self.weight(arm, decision) for decision in decisions]
-        found = [0.0] * len(pairs)
-        for weight in set(weights):
-            places = [place for place, other in enumerate(weights) if other == weight]
+        keys = [(p, self.weight(arm, d)) for p, d in zip(pairs, decisions, strict=True)]
+        missing = list(dict.fromkeys(key for key in keys if key not in self._known))
+        for weight in {weight for _, weight in missing}:
+            asked = [pair for pair, other in missing if other == weight]
             values = mean_log_likelihoods(
                 self._speaker.model,
-                [encoded[place] for place in places],
+                encode(self._speaker, asked),
                 assistant=self._assistant if weight else None,
                 weight=weight,
                 rate=self._rate,
             )
-            for place, value in zip(places, values, strict=True):
-                found[place] = value
-        return found
+            self._known |= {(p, weight): value for p, value in zip(asked, values, strict=True)}
+        return [self._known[key] for key in keys]
 
 
 def encode(speaker: Speaker, pairs: Sequence[Lesson]) -> list[EncodedLesson]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from guard.uld.assistant import CARD
+from guard.uld.card import CARD
 from guard.uld.course import Material
 from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan

@@ -7,7 +7,7 @@ import torch
 from detectors.targets import Phrase
 from guard.automaton import build_tables, index_phrases
 from guard.device_steering import DeviceSteering
-from guard.errors import GuardError, SnapshotError
+from guard.errors import AssistantError, GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
@@ -24,13 +24,16 @@ ALL_BUT_END = {1, 2, 3, 4, 5, 6}
 SLOTS = 4
 
 
-def write_policy(root, phrases, vocabulary=VOCABULARY, documents=()):
+def write_policy(root, phrases, vocabulary=VOCABULARY, documents=(), rules=None):
     patterns, ids = index_phrases(phrases)
     tables = build_tables(patterns, vocabulary)
     successors = compile_successors(documents, 3, vocabulary.size)
     arrays = WorkerPart(tables, Units.build([ids], []), successors).arrays()
     return write_snapshot(
-        root, meta={"vocabulary": vocabulary.fingerprint}, arrays=arrays, documents={}
+        root,
+        meta={"vocabulary": vocabulary.fingerprint},
+        arrays=arrays,
+        documents={} if rules is None else {"uld": rules},
     )
 
 
@@ -198,3 +201,15 @@ def test_registered_runs_are_never_completed(worker):
 
     assert [{2}, {2}, {6}, {6}] == worker.step(0, 1, 2, 3)
     assert 4 == worker.reader.total(Counter.VETOED_TOKENS)
+
+
+def test_what_it_cannot_subtract_it_does_not_serve(worker):
+    """A policy with an assistant is rejected, and a request under it is closed."""
+    rules = [{"assistant": "0" * 64, "weight": 1.0, "rate": 0.01}]
+    digest = write_policy(worker.root, [Phrase("a")], rules=rules)
+    with pytest.raises(AssistantError, match="V1"):
+        worker.steering.preload(Active(1, digest))
+    worker.open(0, digest, 55)
+
+    assert [ALL_BUT_END] == worker.step(0)
+    assert CloseReason.ASSISTANT_UNAVAILABLE is worker.reader.closed(55)

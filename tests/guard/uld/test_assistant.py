@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from guard.errors import AssistantMismatch, AssistantUnreadable, ModelUnreadable
-from guard.uld.assistant import Card, load_first_layers, load_model, load_tokenizer, num_layers
+from guard.uld.assistant import load_first_layers, load_model, load_tokenizer, num_layers
+from guard.uld.card import Card
 from guard.uld.fingerprints import expect, model_fingerprint, model_folder, tokenizer_fingerprint
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"]

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from guard.errors import TrainingError, TrainingStopped
-from guard.uld.assistant import Card, load_first_layers, load_model, load_tokenizer
+from guard.uld.assistant import load_first_layers, load_model, load_tokenizer
+from guard.uld.card import Card
 from guard.uld.course import train_assistant
 from guard.uld.fingerprints import model_fingerprint
 from guard.uld.lessons import EncodedLesson, Lesson, LessonEncoder, Lessons

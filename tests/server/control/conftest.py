@@ -19,10 +19,14 @@ import structlog
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from guard.errors import AssistantMismatch
 from guard.follower import Active, Follower
+from guard.uld.card import Card
+from guard.uld.shelf import Shelf
 from server.activation import SnapshotPublisher
 from server.admin import create_admin_app
 from server.admin_parts import Control
+from server.assistants import Assistants
 from server.auth import load_keyring
 from server.control import own_directory
 from server.database import Database
@@ -156,6 +160,12 @@ def settle() -> Callable[[Callable[[], bool]], None]:
     return wait
 
 
+def refuse_foreign(card: Card) -> None:
+    """Stands for the check against the served model."""
+    if card.base == "foreign":
+        raise AssistantMismatch("the assistant was trained for another base model")
+
+
 @pytest.fixture
 def admin(
     settings: Settings,
@@ -170,7 +180,9 @@ def admin(
     corpora = assemble_corpora(settings, database, store, metrics)
     corpora.worker.start()
     worker = make_worker(metrics=metrics, sync_documents=corpora.worker.sync_targets)
-    control = Control(store, worker, publisher, load_keyring(settings), registry, corpora)
+    assistants = Assistants(Shelf(settings.assistants), settings, store, publisher, refuse_foreign)
+    keyring = load_keyring(settings)
+    control = Control(store, worker, publisher, keyring, registry, corpora, assistants)
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))

@@ -128,7 +128,7 @@ def test_pages(admin: httpx.Client) -> None:
         ({SECRET: 1}, "?"),
         ({"status": "active"}, "status"),
         ({"labels": {SECRET: "x"}}, "labels.?"),
-        ({"uld": {"assistant": SECRET}}, "uld"),
+        ({"uld": {"assistant": SECRET}}, "uld.assistant"),
         ({"documents": [{"text": SECRET, "uri": SECRET}]}, "documents[0].uri"),
         ({"thresholds": {"minimum_match": 2}}, "thresholds.minimum_match"),
         ({"expires_at": "2001-01-01T00:00:00Z"}, "expires_at"),
@@ -292,4 +292,4 @@ def test_openapi(admin: httpx.Client) -> None:
     assert {TARGETS, f"{TARGETS}/{{target_id}}", "/admin/v1/generation"} <= set(document["paths"])
     fields = document["components"]["schemas"]["TargetIn"]["properties"]
     assert "examples" in fields
-    assert "uld" not in fields
+    assert "uld" in fields

@@ -1,0 +1,116 @@
+"""Registered assistants on disk: immutable folders named by the SHA-256 of what is in them.
+
+The control process writes them, workers read them. They know forget text by heart, so they are
+their owner's only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from guard.errors import AssistantUnreadable
+from guard.uld.card import CARD, Card
+
+NAMES = "names.json"
+_FILES = (CARD, "config.json", "model.safetensors")
+
+
+class Shelf:
+    """The folder of all registered assistants, and their names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self) -> dict[str, str]:
+        """Digests by name."""
+        try:
+            found: dict[str, str] = json.loads((self._folder / NAMES).read_bytes())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def put(self, name: str, source: Path) -> str:
+        """Copy an assistant's folder and give it a name; returns its digest.
+
+        Raises:
+            AssistantUnreadable: a file is missing or the card cannot be read.
+        """
+        Card.read(source)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self._folder / f".{uuid.uuid4().hex}.draft"
+        draft.mkdir(mode=0o700)
+        try:
+            for file in _FILES:
+                try:
+                    shutil.copyfile(source / file, draft / file)
+                except OSError:
+                    raise AssistantUnreadable(f"the assistant's {file} cannot be read") from None
+                (draft / file).chmod(0o600)
+            digest = _digest(draft)
+            if not (self._folder / digest).is_dir():
+                draft.rename(self._folder / digest)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        self._write({**self.names(), name: digest})
+        return digest
+
+    def remove(self, name: str) -> None:
+        """Forget a name, and the folder if no other name has it."""
+        names = self.names()
+        digest = names.pop(name)
+        self._write(names)
+        if digest not in names.values():
+            doomed = self._folder / f".{uuid.uuid4().hex}.draft"
+            (self._folder / digest).rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def folder(self, digest: str) -> Path:
+        """The folder of a digest, after verifying it.
+
+        Raises:
+            AssistantUnreadable: it is not there or damaged.
+        """
+        folder = self._folder / digest
+        try:
+            sound = _digest(folder) == digest
+        except OSError:
+            sound = False
+        if not sound:
+            raise AssistantUnreadable(f"assistant {digest[:12]} is missing or damaged")
+        return folder
+
+    def card(self, digest: str) -> Card:
+        """The card of a registered assistant.
+
+        Raises:
+            AssistantUnreadable: it cannot be read.
+        """
+        return Card.read(self._folder / digest)
+
+    def discard_drafts(self) -> None:
+        """Remove what an interrupted `put` or `remove` left. Only the one writer may call this."""
+        for draft in self._folder.glob(".*.draft"):
+            shutil.rmtree(draft, ignore_errors=True)
+
+    def _write(self, names: dict[str, str]) -> None:
+        draft = self._folder / f"{NAMES}.new"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(names, file, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._folder / NAMES)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _FILES:
+        with (folder / name).open("rb") as file:
+            whole = hashlib.file_digest(file, "sha256")
+        digest.update(whole.digest())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""The registered assistants, as the admin API manages them.
+
+Imports nothing heavy: the served model's fingerprints are read when the first one is registered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from guard.errors import GuardError
+from guard.uld.card import Card
+from guard.uld.shelf import Shelf
+from server.errors import Conflict, InvalidField, NotFound
+from server.policy import Publisher
+from server.schemas import AssistantIn, AssistantOut, TargetIn
+from server.settings import Settings
+from server.store import Store
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Assistants:
+    """What is on the shelf, and who names it.
+
+    `fits` raises a GuardError for a card that was made for another model or tokenizer.
+    """
+
+    shelf: Shelf
+    settings: Settings
+    store: Store
+    publisher: Publisher
+    fits: Callable[[Card], None]
+    _changing: Lock = field(default_factory=Lock)
+
+    def register(self, wanted: AssistantIn) -> AssistantOut:
+        """Check an assistant and copy it to the shelf.
+
+        Raises:
+            Conflict: the name is taken; an assistant is never replaced.
+            InvalidField: the folder holds none, or one for another model.
+        """
+        folder = Path(wanted.folder)
+        if not folder.is_absolute():
+            raise InvalidField("folder: must be an absolute path", param="folder")
+        with self._changing:
+            if wanted.id in self.shelf.names():
+                raise Conflict("There is an assistant of that id; give the new one another.")
+            try:
+                self.fits(Card.read(folder))
+                digest = self.shelf.put(wanted.id, folder)
+            except GuardError as error:
+                raise InvalidField(f"folder: {error}", param="folder") from None
+        return self._described(wanted.id, digest)
+
+    def all(self) -> list[AssistantOut]:
+        """Every registered assistant, by name."""
+        return [self._described(*entry) for entry in sorted(self.shelf.names().items())]
+
+    def remove(self, name: str) -> AssistantOut:
+        """Take an assistant off the shelf.
+
+        Raises:
+            NotFound: there is none of that name.
+            Conflict: a target or the policy in force names it.
+        """
+        with self._changing:
+            digest = self.shelf.names().get(name)
+            if digest is None:
+                raise NotFound("There is no such assistant.")
+            found = self._described(name, digest)
+            if found.in_use:
+                raise Conflict("A target names this assistant, or the policy in force does.")
+            self.shelf.remove(name)
+        return found
+
+    def check(self, target: TargetIn) -> None:
+        """Refuse a target whose subtraction could not be served.
+
+        Raises:
+            InvalidField: no such assistant, no memory for it, or the wrong model runner.
+        """
+        if target.uld is None:
+            return
+        if target.uld.assistant not in self.shelf.names():
+            raise InvalidField("uld.assistant: is not registered", param="uld.assistant")
+        if self.settings.model_runner != "v1":
+            raise InvalidField("uld: needs the setting model_runner v1", param="uld")
+        if not self.settings.assistant_memory_gib:
+            raise InvalidField("uld: needs the setting assistant_memory_gib above 0", param="uld")
+
+    def _described(self, name: str, digest: str) -> AssistantOut:
+        card = self.shelf.card(digest)
+        return AssistantOut(
+            id=name,
+            digest=digest,
+            layers=card.layers,
+            base_layers=card.base_layers,
+            num_pairs=card.data["forget"],
+            trained_on=card.targets,
+            metrics=card.metrics,
+            in_use=name in self._named() or digest in self._in_force(),
+        )
+
+    def _named(self) -> set[str]:
+        """The names that targets give."""
+        found: set[str] = set()
+        after: str | None = None
+        while page := self.store.target_page(after, _PAGE):
+            for record in page:
+                uld = self.store.target(record.id)[1].get("uld")
+                found |= {uld["assistant"]} if uld else set()
+            after = page[-1].id
+        return found
+
+    def _in_force(self) -> set[str]:
+        active = self.publisher.read()
+        if active is None:
+            return set()
+        path = self.settings.snapshots / active.digest / "uld.json"
+        try:
+            rules = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return set()
+        return {rule["assistant"] for rule in rules if rule is not None}
+
+
+def fits_model(model: str, tokenizer: str, *, trust_remote_code: bool) -> Callable[[Card], None]:
+    """A check of cards against the served model."""
+
+    def check(card: Card) -> None:
+        from guard.uld.fingerprints import expect, model_fingerprint, model_folder
+        from guard.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary.load(tokenizer, trust=trust_remote_code)
+        expect("tokenizer", card.tokenizer, vocabulary.fingerprint)
+        expect("base model", card.base, model_fingerprint(model_folder(model)))
+
+    return check

@@ -1,0 +1,226 @@
+"""Subtraction in the worker's steering: token for token what the slow reference gives."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from detectors.targets import ForgetTarget, Phrase, Uld
+from guard.automaton import build_tables, index_phrases
+from guard.errors import AssistantError, CompileError
+from guard.follower import Active
+from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.loading import WorkerPart
+from guard.params import GuardParams
+from guard.snapshot import write_snapshot
+from guard.steering import Steering
+from guard.uld.assistant import load_model, load_tokenizer
+from guard.uld.assistants import Assistants
+from guard.uld.card import Card
+from guard.uld.course import train_assistant
+from guard.uld.plan import TrainingPlan
+from guard.uld.reference import Reference, Subtracted
+from guard.uld.rules import UldRule, rules_document, rules_of
+from guard.uld.shelf import Shelf
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
+
+END = 1
+RATE = 0.05
+LENGTH = 10
+
+
+class World:
+    """A model with two trained assistants on the shelf, and policies that name them."""
+
+    def __init__(self, root, base, material):
+        self.root, self.target = root, load_model(base)
+        self.vocabulary = Vocabulary.from_tokenizer(load_tokenizer(base))
+        shelf = Shelf(root / "assistants")
+        self.digests, self.models = [], []
+        for seed in (0, 1):
+            folder = root / f"trained-{seed}"
+            plan = TrainingPlan(layers=2, epochs=2, batch=4, learning_rate=1e-2, seed=seed)
+            self.card = train_assistant(base, material, plan, folder)
+            self.digests.append(shelf.put(str(seed), folder))
+            self.models.append(load_model(folder))
+
+    def steering(self, *, tokens=4096, memory=2**24, assistants=True):
+        self.reader = LedgerReader(self.root / "facts")
+        loaded = Assistants(
+            self.root / "assistants",
+            tokenizer=self.card.tokenizer,
+            base=lambda: self.card.base,
+            memory=memory,
+            cache_tokens=tokens,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+        return Steering(
+            self.root / "snapshots",
+            self.vocabulary,
+            [END],
+            LedgerWriter(self.root / "facts"),
+            loaded if assistants else None,
+        )
+
+    def policy(self, rules, phrases=()):
+        patterns, ids = index_phrases(phrases)
+        units = Units.build([ids] * len(rules), [])
+        veto = compile_successors([], 4, self.vocabulary.size)
+        part = WorkerPart(build_tables(patterns, self.vocabulary), units, veto)
+        return write_snapshot(
+            self.root / "snapshots",
+            meta={"vocabulary": self.vocabulary.fingerprint},
+            arrays=part.arrays(),
+            documents={"uld": rules_document(rules)},
+        )
+
+    def rules(self, *weights):
+        pairs = zip(self.digests, weights, strict=False)
+        return tuple(UldRule(digest, weight, RATE) for digest, weight in pairs)
+
+    def logits(self, texts):
+        with torch.no_grad():
+            rows = [self.target(torch.tensor([t]), use_cache=False).logits[0, -1] for t in texts]
+        return torch.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, base, material):
+    return World(tmp_path_factory.mktemp("world"), base, material)
+
+
+def test_two_hundred_requests_decode_as_the_reference_does(world):
+    """Entering and leaving at random, preempted and resumed, with one, both or no assistant."""
+    steering, rng = world.steering(), random.Random(0)
+    digest = world.policy((*world.rules(1.5, 0.8), None))
+    prompts = [[rng.randrange(4, 300) for _ in range(rng.randrange(1, 24))] for _ in range(200)]
+    choices = [rng.choice([(0,), (1,), (0, 1), (2,)]) for _ in prompts]
+    outputs = [[] for _ in prompts]
+    waiting, running, slots = list(range(200)), [], {}
+    preempted = 0
+    while waiting or running:
+        while waiting and len(running) < 16 and rng.random() < 0.7:
+            one = waiting.pop(rng.randrange(len(waiting)))
+            params = GuardParams(digest, one + 1, choices[one])
+            slots[one] = steering.open_slot(params, prompts[one], outputs[one], constrained=False)
+            running.insert(rng.randrange(len(running) + 1), one)
+        if not running:
+            continue
+        logits = world.logits([prompts[one] + outputs[one] for one in running])
+        steering.apply(logits, [(row, slots[one]) for row, one in enumerate(running)])
+        for one, token in zip(list(running), logits.argmax(1).tolist(), strict=True):
+            outputs[one].append(token)
+            ended = token == END or len(outputs[one]) == LENGTH
+            if ended or rng.random() < 0.03:
+                running.remove(one)
+                steering.release(slots.pop(one))
+                if not ended:
+                    waiting.append(one)
+                    preempted += 1
+
+    assert preempted > 20
+    assert world.reader.total(Counter.SUBTRACTED_STEPS) > 1000
+    changed = 0
+    for prompt, choice, output in zip(prompts, choices, outputs, strict=True):
+        weights = [(1.5, 0.8)[unit] if unit < 2 else 0 for unit in choice]
+        used = [
+            Subtracted(world.models[unit], weight)
+            for unit, weight in zip(choice, weights, strict=True)
+            if weight
+        ]
+        wanted = Reference(world.target, used, RATE).generate(
+            prompt, max_tokens=LENGTH, end_ids={END}
+        )
+        assert output == wanted
+        changed += bool(used)
+    assert changed > 100
+
+
+def test_sampled_distributions_are_the_references(world):
+    """The logits that a sampler sees, at every temperature alike, and minus infinity elsewhere."""
+    steering = world.steering()
+    digest = world.policy(world.rules(1.0))
+    prompt = [9, 30, 7]
+    slot = steering.open_slot(GuardParams(digest, 1, (0,)), prompt, [], constrained=False)
+    logits = world.logits([prompt, prompt])
+    before = logits[0].clone()
+    steering.apply(logits, [(1, slot)])
+    wanted = Reference(world.target, [Subtracted(world.models[0], 1.0)], RATE).logits(prompt)
+
+    assert torch.equal(logits[0], before)
+    assert torch.equal(logits[1].isneginf(), wanted.isneginf())
+    assert torch.allclose(torch.softmax(logits[1], 0), torch.softmax(wanted, 0), atol=1e-5)
+
+
+def test_vetoes_have_the_last_word(world):
+    """What is forbidden stays so, whatever the assistant says."""
+    steering = world.steering()
+    letter = next(i for i in range(world.vocabulary.size) if world.vocabulary.raw(i) == b"q")
+    digest = world.policy(world.rules(3.0), [Phrase("q")])
+    slot = steering.open_slot(GuardParams(digest, 1, (0,)), [9], [], constrained=False)
+    logits = torch.zeros(1, world.vocabulary.size)
+    logits[0, letter] = 50.0
+    steering.apply(logits, [(0, slot)])
+
+    assert logits[0, letter].isneginf()
+    assert np.isfinite(logits.max().item())
+
+
+def test_a_row_without_room_is_closed_and_the_others_go_on(world):
+    """One request too many ends; it is not served unsubtracted."""
+    steering = world.steering(tokens=64)
+    digest = world.policy(world.rules(1.0))
+    slots = [
+        steering.open_slot(GuardParams(digest, n, (0,)), [9] * 40, [], constrained=False)
+        for n in (101, 102)
+    ]
+    logits = world.logits([[9] * 40] * 2)
+    steering.apply(logits, list(enumerate(slots)))
+
+    assert world.reader.closed(101) is None
+    assert world.reader.closed(102) is CloseReason.ASSISTANT_UNAVAILABLE
+    assert logits[1].isneginf().sum() == logits.shape[1] - 1
+    assert logits[1, END] == 0
+    steering.release(slots[0])
+    third = steering.open_slot(GuardParams(digest, 103, (0,)), [9] * 40, [], constrained=False)
+    steering.release(slots[1])
+    steering.apply(world.logits([[9] * 40]), [(0, third)])
+    assert world.reader.closed(103) is None
+
+
+@pytest.mark.parametrize("options", [{"memory": 0}, {"assistants": False}])
+def test_a_request_whose_assistant_is_not_loaded_is_closed(world, options):
+    """And a policy that needs it is rejected when it is published."""
+    steering = world.steering(**options)
+    digest = world.policy(world.rules(1.0))
+    slot = steering.open_slot(GuardParams(digest, 201, (0,)), [9], [], constrained=False)
+
+    assert slot.closed is CloseReason.ASSISTANT_UNAVAILABLE
+    with pytest.raises(AssistantError):
+        steering.preload(Active(1, digest))
+
+
+def test_a_retired_assistant_is_missed(world):
+    """A digest that is on no shelf."""
+    steering = world.steering()
+    digest = world.policy((UldRule("0" * 64, 1.0, RATE),))
+    with pytest.raises(AssistantError, match="missing"):
+        steering.preload(Active(1, digest))
+
+
+def test_rules_come_from_targets():
+    """By digest; an unknown name cannot be compiled."""
+    targets = [ForgetTarget("a"), ForgetTarget("b", uld=Uld("x", 1.5, 0.1))]
+
+    assert rules_of(targets, {"x": "d"}) == (None, UldRule("d", 1.5, 0.1))
+    with pytest.raises(CompileError, match="b names"):
+        rules_of(targets, {})
+
+
+def test_the_card_fits(world):
+    """What is loaded is what was trained."""
+    assert Card.read(Shelf(world.root / "assistants").folder(world.digests[1])) == world.card

@@ -1,0 +1,149 @@
+"""Assistants over the admin API: registered, named by targets, retired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.uld.card import Card
+from server.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Settings under which assistants can be served."""
+    keys = {"admin_key": "admin-key", "auditor_keys": ["auditor-key"]}
+    state_dir = tmp_path / "state"
+    state_dir.mkdir(mode=0o700)
+    return Settings.model_validate({"state_dir": state_dir, "assistant_memory_gib": 1, **keys})
+
+
+def folder_of(tmp_path: Path, base: str = "served") -> Path:
+    folder = tmp_path / f"assistant-{base}"
+    folder.mkdir()
+    data = {"sha256": "0" * 64, "forget": 3, "flat": 5}
+    Card(base, "tokenizer", 2, 6, data, {}, {"forget": 0.5}, ["ada"]).write(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights of " + base.encode())
+    return folder
+
+
+def target(**uld: Any) -> dict[str, Any]:
+    return {"id": "ada", "phrases": ["Port Sorrel"], "uld": uld}
+
+
+def post(admin: httpx.Client, name: str, folder: Path) -> httpx.Response:
+    return admin.post("/admin/v1/assistants", json={"id": name, "folder": str(folder)})
+
+
+def test_registered_listed_and_retired(admin: httpx.Client, tmp_path: Path) -> None:
+    """A name is given once; the folder may go afterwards."""
+    found = post(admin, "first", folder_of(tmp_path))
+    again = post(admin, "first", tmp_path)
+    listed = admin.get("/admin/v1/assistants").json()["assistants"]
+
+    assert found.status_code == 201
+    assert again.status_code == 409
+    assert listed == [found.json()]
+    assert found.json() | {"digest": ""} == {
+        "id": "first",
+        "digest": "",
+        "layers": 2,
+        "base_layers": 6,
+        "num_pairs": 3,
+        "trained_on": ["ada"],
+        "metrics": {"forget": 0.5},
+        "in_use": False,
+    }
+    assert admin.delete("/admin/v1/assistants/first").status_code == 200
+    assert admin.delete("/admin/v1/assistants/first").status_code == 404
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+def test_what_is_no_assistant_of_this_model_is_refused(admin: httpx.Client, tmp_path: Path) -> None:
+    """A 422 that names the field."""
+    for folder in (tmp_path, folder_of(tmp_path, "foreign"), Path("relative")):
+        found = post(admin, "first", folder)
+
+        assert found.status_code == 422
+        assert found.json()["error"]["param"] == "folder"
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+def test_a_target_names_a_registered_assistant(
+    admin: httpx.Client, tmp_path: Path, settle: Callable[[Callable[[], bool]], None]
+) -> None:
+    """While it does, the assistant cannot be retired."""
+    unknown = admin.post("/admin/v1/targets", json=target(assistant="first"))
+    post(admin, "first", folder_of(tmp_path))
+    known = admin.post("/admin/v1/targets", json=target(assistant="first", weight=1.5))
+    stored = admin.get("/admin/v1/targets/ada").json()["target"]
+
+    assert unknown.status_code == 422
+    assert unknown.json()["error"]["param"] == "uld.assistant"
+    assert known.status_code == 202
+    assert stored["uld"] == {"assistant": "first", "weight": 1.5, "filter": 0.01}
+    assert admin.get("/admin/v1/assistants").json()["assistants"][0]["in_use"]
+    assert admin.delete("/admin/v1/assistants/first").status_code == 409
+
+    admin.delete("/admin/v1/targets/ada")
+    settle(lambda: admin.get("/admin/v1/targets/ada").status_code == 404)
+
+    assert admin.delete("/admin/v1/assistants/first").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("uld", "param"),
+    [
+        ({"assistant": "first", "weight": 0}, "uld.weight"),
+        ({"assistant": "first", "filter": 1.5}, "uld.filter"),
+        ({"assistant": "First"}, "uld.assistant"),
+        ({}, "uld.assistant"),
+        ({"assistant": "first", "alpha": 1.0}, "uld.alpha"),
+    ],
+)
+def test_bad_subtractions_are_refused_by_field(
+    admin: httpx.Client, uld: dict[str, Any], param: str
+) -> None:
+    """Nothing is stored."""
+    found = admin.post("/admin/v1/targets", json=target(**uld))
+
+    assert found.status_code == 422
+    assert found.json()["error"]["param"] == param
+    assert admin.get("/admin/v1/targets/ada").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"model_runner": "v2"}, "model_runner"), ({"assistant_memory_gib": 0.0}, "memory")],
+)
+def test_a_server_that_cannot_subtract_says_so(
+    admin: httpx.Client,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: dict[str, Any],
+    said: str,
+) -> None:
+    """At registration, not by serving unsubtracted."""
+    post(admin, "first", folder_of(tmp_path))
+    for name, value in changed.items():
+        monkeypatch.setitem(settings.__dict__, name, value)
+    found = admin.post("/admin/v1/targets", json=target(assistant="first"))
+
+    assert found.status_code == 422
+    assert said in found.json()["error"]["message"]
+
+
+def test_auditors_read_and_do_not_write(admin: httpx.Client, tmp_path: Path) -> None:
+    """As everywhere."""
+    auditor = {"authorization": "Bearer auditor-key"}
+    body = {"id": "x", "folder": str(tmp_path)}
+
+    assert admin.get("/admin/v1/assistants", headers=auditor).status_code == 200
+    assert admin.post("/admin/v1/assistants", json=body, headers=auditor).status_code == 403
+    assert admin.delete("/admin/v1/assistants/x", headers=auditor).status_code == 403
