@@ -57,6 +57,7 @@ DECISIONS = Board(
             "Decode steps per second, beside those of all requests.",
             {
                 "steered": rate("lethegate_steered_steps_total"),
+                "with an assistant": rate("lethegate_subtracted_steps_total"),
                 "all": rate("vllm:generation_tokens_total"),
             },
         ),
