@@ -91,6 +91,11 @@ def test_the_admin_port_is_closed_but_to_operators_and_nothing_goes_out():
     assert peer["podSelector"]["matchLabels"] == {"lethegate/operator": "true"}
 
 
+def test_services_set_no_setting_by_accident():
+    """A service of our name would put LETHEGATE_PORT=tcp://... into the environment."""
+    assert POD["enableServiceLinks"] is False
+
+
 def test_selectors_ports_and_volumes_name_what_is_there():
     """Services, budget and mounts point at the pod's own labels, ports and volumes."""
     ports = {port["name"] for port in CONTAINER["ports"]}
