@@ -51,7 +51,8 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/demo/train.py
+	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/prometheus/reference.py \
+	  deploy/demo/train.py
 	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py
 	@$(BIN)/lint-imports --no-cache
 	@git ls-files '*.py' '*.md' '*.toml' Makefile | xargs $(BIN)/codespell

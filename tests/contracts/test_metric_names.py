@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -22,7 +23,10 @@ DEPLOYED = [
     *sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json")),
     *sorted((ROOT / "deploy" / "prometheus" / "rules").glob("*.yml")),
 ]
-DOCUMENTED = [ROOT / "README.md", ROOT / "deploy" / "RUNBOOK.md", ROOT / "deploy" / "README.md"]
+DOCUMENTED = [
+    ROOT / "README.md",
+    *(ROOT / "deploy" / name for name in ("README.md", "RUNBOOK.md", "METRICS.md")),
+]
 UNIT_TESTS = sorted((ROOT / "deploy" / "prometheus" / "tests").glob("*.yml"))
 # A file's name in the scrape configuration, and the prefix of all.
 NO_METRICS = {"lethegate_scrape_key"}
@@ -99,3 +103,12 @@ def test_every_metric_is_shown_somewhere() -> None:
     shown = set().union(*map(_mentioned, DEPLOYED))
 
     assert _names() - shown == set()
+
+
+def test_the_reference_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else run deploy/prometheus/reference.py again."""
+    monkeypatch.syspath_prepend(ROOT / "deploy" / "prometheus")
+    page = importlib.import_module("reference").page()
+
+    assert (ROOT / "deploy" / "METRICS.md").read_text(encoding="utf-8") == page
+    assert _mentioned(ROOT / "deploy" / "METRICS.md") == _names()
