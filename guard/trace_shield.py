@@ -33,6 +33,7 @@ class Witness(Protocol):
 
 # A run of letters that is longer is no word: it is cut there, so that it cannot hold a text up.
 LONGEST_WORD = 1024
+_PASSAGE_CHARS = 64
 
 
 class TraceShield:
@@ -88,6 +89,9 @@ class TraceShield:
 
     def reveals(self, ending: str) -> Catch | None:
         """What would be caught if the text so far went on with `ending` and then ended."""
+        if not self._base and not self._window and len(ending) < _PASSAGE_CHARS:
+            # One of the tokens that might have been said instead is no passage.
+            return None
         would = any(reading.would_refuse(ending) for reading in self._readings)
         return Catch.PROVENANCE if would else None
 
@@ -144,6 +148,10 @@ class _Reading:
         Gives the place up to which it may be shown, and the window that was refused.
         """
         end = at + len(delta)
+        if self._goes_on(delta):
+            self._pending += delta
+            self._origins.extend(range(at, end))
+            return min([end, *self._open_places(end)]), None
         chars, origins = self._read(delta, at)
         text, places = self._pending + chars, self._origins + origins
         words, is_open = self.words.words_so_far(text)
@@ -177,6 +185,16 @@ class _Reading:
         words, _ = self.words.words_so_far(self._pending + ending)
         refused = trail.take(words.symbols, words.folded).refused
         return refused is not None or trail.finish() is not None
+
+    def _goes_on(self, delta: str) -> bool:
+        """Whether some text only makes the word longer that is being written."""
+        return (
+            bool(self._pending)
+            and not self._raw
+            and delta.isascii()
+            and delta.isalnum()
+            and len(self._pending) + len(delta) <= LONGEST_WORD
+        )
 
     def _start_of(self, finding: Finding) -> int:
         """Where the words begin that were held back when the last one came, and that one."""

@@ -182,12 +182,14 @@ def watch(
     json_file: JsonFile,
     answers: Annotated[int, typer.Option(help="Answers per arm.", min=3)] = 100,
     chunks: Annotated[int, typer.Option(help="Chunks of an answer.", min=2)] = 256,
+    megabytes: Annotated[float, typer.Option(help="Text registered for TraceShield.")] = 10,
 ) -> None:
-    """What it costs the gateway to watch answers for registered names, per streamed chunk."""
+    """What it costs to hold answers against names and registered texts, per streamed chunk."""
     with _one_line_errors():
         from server.bench.watch import WatchPlan, bench_watch
 
-        _run(json_file, lambda progress: bench_watch(WatchPlan(answers, chunks), progress))
+        plan = WatchPlan(answers, chunks, megabytes)
+        _run(json_file, lambda progress: bench_watch(plan, progress))
 
 
 @bench_app.command()

@@ -33,8 +33,8 @@ from tracing.matching import (
     streamed_lengths,
 )
 
-# Nats per word of a short text that is taken for a secret; ordinary prose has five to seven.
-SHORT_NATS = 10.0
+# Nats per word of a short text that is taken for a secret: rarer than one word in a million.
+SHORT_NATS = 14.0
 _SOURCES = 5
 
 Symbols = npt.NDArray[np.uint32]
@@ -87,11 +87,12 @@ class Judge:
     watched: tuple[Watched, ...]
     allowed: tuple[View, ...]
     unigrams: Unigrams
+    # Words that a judgement looks back.
+    width: int = field(init=False)
 
-    @property
-    def width(self) -> int:
-        """Words that a judgement looks back."""
-        return max((2 * corpus.minimum - 1 for corpus in self.watched), default=1)
+    def __post_init__(self) -> None:
+        width = max((2 * corpus.minimum - 1 for corpus in self.watched), default=1)
+        object.__setattr__(self, "width", width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,8 @@ def _candidates(corpus: Watched, text: Symbols, old: int, lengths: Lengths) -> l
     """The matches at new places that have to be judged; `lengths` [k] of the new places."""
     found = np.flatnonzero(lengths >= corpus.minimum)
     candidates = [(old + i, int(lengths[i]), corpus) for i in found.tolist()]
+    if not any(segment.short for segment in corpus.view.segments):
+        return candidates
     short = short_lengths(corpus.view, text)
     candidates += [
         (end, int(short[end]), corpus)
@@ -303,6 +306,12 @@ def _place(candidate: _Candidate) -> tuple[int, int]:
 
 def _rows(tail: Symbols, old: int, width: int) -> tuple[Array, Array]:
     """The last `width` words at each new place, [k, width], and how many of them there are."""
+    new = len(tail) - old
+    if new == 1:
+        # As a stream comes: one word at a time.
+        row = np.zeros((1, width), np.uint32)
+        row[0, width - min(width, len(tail)) :] = tail[-width:]
+        return row, np.array([min(width, len(tail))], np.int64)
     padded = np.concatenate([np.zeros(max(0, width - 1 - old), np.uint32), tail])
     rows = np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(padded, width))
     sizes = np.minimum(np.arange(old + 1, len(tail) + 1), width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,26 +17,33 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from detectors.benign import benign_prompts
 from detectors.targets import Phrase
+from guard.background import background, word_view
 from guard.decision import Decision, Verdict
 from guard.ledger import CloseReason
 from guard.nets import AnswerNets, Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.shield import OutputShield
+from guard.trace_shield import TraceShield
 from server.auth import KeyRing
 from server.bench.figures import spread
+from server.bench.provenance_texts import corpus, library
 from server.bench.spellings import invented_phrases
 from server.gateway import Gateway
 from server.guarding import Engine
 from server.metrics import GatewayMetrics
 from server.settings import Settings
 from server.sse import DONE, encode_event, encode_json
+from tracing.document import Document
+from tracing.index import Index
+from tracing.judge import Finding, Judge, Watched
 
 METHOD = (
     "The gateway, with a guard that allows everything, before an app that streams the chunks of "
     "chat answers as vLLM writes them, a word or half a word each, one message per chunk; no "
     "network and no engine. CPU time of one process, median over answers, with names to watch for "
     "and without (passed), by turns. logprobs: each chunk has 20 alternatives. Texts are the "
-    "shipped benign prompts; names are two invented words each."
+    "shipped benign prompts; names are two invented words each. traced: TraceShield, minimum 8, "
+    "over traced_mb megabytes of the installed packages' texts."
 )
 NAMES = (20, 10_000)
 _ALTERNATIVES = 20
@@ -44,10 +52,11 @@ _BODY = encode_json({"model": "bench", "messages": [], "stream": True})
 
 @dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """What to measure."""
+    """What to measure; `megabytes` of text are registered for TraceShield."""
 
     answers: int
     chunks: int
+    megabytes: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +88,19 @@ class _Allowing:
 
 
 def bench_watch(plan: WatchPlan, progress: Progress) -> dict[str, Any]:
-    """Microseconds of CPU per streamed chunk, passed on and watched; flat figures."""
+    """Microseconds of CPU per streamed chunk: passed on, watched, traced; flat figures.
+
+    Raises:
+        InputMissing: there are too few texts to register.
+    """
+    with tempfile.TemporaryDirectory(prefix="lethegate-bench-") as directory:
+        traced = _tracing(Path(directory) / "index", plan.megabytes)
+        return _measure(plan, traced, progress)
+
+
+def _measure(plan: WatchPlan, traced: AnswerNets, progress: Progress) -> dict[str, Any]:
     watches = {f"watched_{count}_names": _watching(count) for count in NAMES}
-    nets = {"passed": AnswerNets(), **watches}
+    nets = {"passed": AnswerNets(), **watches, "traced": traced}
     task = progress.add_task("streaming", total=2 * plan.answers)
     figures: dict[str, Any] = {}
     for prefix, alternatives in (("", 0), ("logprobs_", _ALTERNATIVES)):
@@ -97,7 +116,8 @@ def bench_watch(plan: WatchPlan, progress: Progress) -> dict[str, Any]:
             if name != "passed":
                 added = median(values) - median(costs["passed"])
                 figures[f"{prefix}{name}_added_us_per_chunk"] = round(added, 4)
-    return {**figures, "answers": plan.answers, "chunks": plan.chunks, "method": METHOD}
+    counts = {"answers": plan.answers, "chunks": plan.chunks, "traced_mb": plan.megabytes}
+    return {**figures, **counts, "method": METHOD}
 
 
 def _watching(count: int) -> AnswerNets:
@@ -105,6 +125,25 @@ def _watching(count: int) -> AnswerNets:
     names = (Phrase(f"{a} {b}") for a, b in zip(words[::2], words[1::2], strict=True))
     matchers = [PhraseMatcher(names, Catch.NAME)]
     return AnswerNets(enforced=(lambda: OutputShield(matchers),))
+
+
+class _Silent:
+    def found(self, finding: Finding) -> None:
+        raise AssertionError("an answer of the bench is registered")
+
+    def matched(self, seconds: float) -> None:
+        pass
+
+
+def _tracing(directory: Path, megabytes: float) -> AnswerNets:
+    """TraceShield with an index of texts that the answers are not taken from."""
+    index = Index(directory, word_view())
+    index.add(Document(text) for text in corpus(library(), int(1e6 * megabytes)))
+    index.close()
+    # The answers are prompts; a threshold that nothing exceeds lets all of every answer be read.
+    watched = Watched("bench", "forget", index.view, 8, float("inf"))
+    judge = Judge((watched,), (), background())
+    return AnswerNets(enforced=(lambda: TraceShield(judge, word_view(), 2000, _Silent()),))
 
 
 def _gateway(app: ASGIApp, nets: AnswerNets) -> Gateway:

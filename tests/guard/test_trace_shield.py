@@ -144,7 +144,8 @@ def test_short_secrets(judge: Judge) -> None:
 
     assert (caught, shown) == (Catch.PROVENANCE, "It is ")
     assert _run(judge, ["zyxoqua-77"])[:2] == ("", Catch.PROVENANCE)
-    assert _run(judge, ["the fog"])[:2] == ("the fog", None)
+    for ordinary in ("the fog", "lighthouse keeper", "Port Sorrel"):
+        assert _run(judge, [ordinary])[:2] == (ordinary, None)
     assert _run(judge, ["Yes."])[:2] == ("Yes.", None)
 
 
