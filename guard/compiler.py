@@ -144,7 +144,7 @@ def _veto(
 ) -> CompiledVeto:
     """The table over the documents of the targets that are enforced, and its reports."""
     if tokenisations is None:
-        return compile_veto([], Tokenisations(lambda texts: [], 2), vocabulary)
+        return compile_veto([], Tokenisations(lambda texts: [], 3), vocabulary)
     enforced = (t for t in targets if t.enforcement is Enforcement.ENFORCE)
     texts = ((target.id, document.text) for target in enforced for document in target.documents)
     return compile_veto(texts, tokenisations, vocabulary, progress)

@@ -3,10 +3,12 @@
 A model mostly writes a text as its tokenizer would, and from the second word on that does not
 depend on what stood before. Registered are therefore: the text as it stands; the same with its hard
 line breaks taken out, if it has any; and for every line and sentence its first tokens as they are
-where an answer, a line or a sentence in running text begins there. Not covered, because no table of
-token runs could: other spellings (case, typography, line breaks elsewhere), tokens that a model
-splits otherwise than its tokenizer, and, for an answer that begins in the middle of a sentence, the
-n-grams that contain its first word.
+where an answer, a line or a sentence in running text begins there. The first token of a run may
+still be another one: it stands behind other text, with which it may have been put together. So runs
+are registered that are one token shorter than what must not come out.
+
+Not covered, because no table of token runs could: other spellings (case, typography, line breaks
+elsewhere), and tokens that a model splits otherwise than its tokenizer inside a run.
 """
 
 from __future__ import annotations
@@ -56,11 +58,15 @@ class Tokenisations:
 
     Args:
         encode: the served model's tokenizer.
-        n: tokens of the shortest run that must not come out; at least 2.
+        minimum_match: tokens of the shortest run that must not come out; at least 3.
+
+    Attributes:
+        n: tokens of the runs to register.
     """
 
-    def __init__(self, encode: Encode, n: int) -> None:
-        self.n = n
+    def __init__(self, encode: Encode, minimum_match: int) -> None:
+        self.minimum_match = minimum_match
+        self.n = minimum_match - 1
         self._encode = encode
         self._known: dict[bytes, list[Tokens]] = {}
         self._used: dict[bytes, list[Tokens]] = {}

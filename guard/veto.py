@@ -54,14 +54,18 @@ def compile_veto(
         tokenisations: of the served model's tokenizer.
         progress: called after every text with how far it is.
 
-    The reports hold `minimum_match` (n), `documents`, `tokens`, and how many documents are
+    The reports hold `minimum_match`, `documents`, `tokens`, and how many documents are
     `too_short` to be vetoed. The hashes' key depends on the content, so that the same texts give
     the same table.
 
     Raises:
         CompileError: there are 2**31 n-grams or more.
     """
-    n, special = tokenisations.n, np.flatnonzero(vocabulary.transparent)
+    n, limit, special = (
+        tokenisations.n,
+        tokenisations.minimum_match,
+        np.flatnonzero(vocabulary.transparent),
+    )
     shortest = min(n, SHORTEST)
     sequences: list[npt.NDArray[np.uint32]] = []
     reports: dict[str, dict[str, Any]] = {}
@@ -72,7 +76,7 @@ def compile_veto(
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         length = len(spoken[0]) if spoken else 0
         report = reports.setdefault(
-            owner, {"minimum_match": n, "documents": 0, "tokens": 0, "too_short": 0}
+            owner, {"minimum_match": limit, "documents": 0, "tokens": 0, "too_short": 0}
         )
         report["documents"] += 1
         report["tokens"] += length

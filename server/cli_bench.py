@@ -225,6 +225,40 @@ def uld(
             raise InputMissing(str(error)) from None
 
 
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def recite(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder made by deploy/demo/recite.py. [default: train one]"),
+    ] = None,
+    generations: Annotated[int, typer.Option(help="Generations per arm.", min=1)] = 1000,
+    rounds: Annotated[int, typer.Option(help="Rounds of both arms.", min=1)] = 6,
+    requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 96,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 16,
+    max_tokens: MaxTokens = 128,
+) -> None:
+    """A model that recites documents: what the veto stops, changes and costs."""
+    with _one_line_errors():
+        from server.bench.inputs import DEMO_FLAGS
+        from server.bench.recite import RecitePlan, bench_recite
+        from server.settings import Settings
+
+        _, flags = _model_and_flags(str(model), context.args or list(DEMO_FLAGS))
+        plan = RecitePlan(
+            model=model,
+            flags=flags,
+            generations=generations,
+            rounds=rounds,
+            requests=requests,
+            concurrency=concurrency,
+            max_tokens=max_tokens,
+            minimum_match=Settings().minimum_match_tokens,
+        )
+        _run(json_file, lambda progress: bench_recite(plan, progress))
+
+
 @bench_app.command()
 def provenance(
     json_file: JsonFile,

@@ -16,6 +16,7 @@ from detectors import normaliser
 from server.bench.figures import spread
 from server.bench.provenance_rival import ShortWords, compare
 from server.bench.provenance_texts import Library, corpus, library, outputs
+from server.bench.veto_step import veto_step
 from tracing.document import Document
 from tracing.index import Index, View
 from tracing.matching import maximal_spans, occurrences, streamed_lengths
@@ -31,8 +32,9 @@ METHOD = (
     "copied passages; spans are all maximal ones of at least 8 words with counts and up to 10 "
     "sources each; `fold_ms` is the way from text to symbols. A step brings one new word to each "
     "of 64 rows. Veto: n = 8, logits of 131,072 tokens, a tenth of the rows inside a registered "
-    "text, other rows at every step. infini-gram: the same words as 16-bit tokens, its index in "
-    "memory, one core, spans of at most 10 occurrences."
+    "text, other rows at every step; a worker's step is its whole `Steering.apply` with one "
+    "phrase, by turns with and without the table. infini-gram: the same words as 16-bit tokens, "
+    "its index in memory, one core, spans of at most 10 occurrences."
 )
 _DEPTH = 8
 _BATCH = 64
@@ -182,6 +184,7 @@ def _veto(plan: ProvenancePlan, texts: Library, encoder: ShortWords) -> dict[str
         "veto_bytes_per_ngram": round(table.bytes / max(1, plan.ngrams), 2),
         "veto_compile_s": round(seconds, 2),
         "veto_forbidden_per_step": round(forbidden / (plan.steps + 1), 2),
+        **veto_step(table, documents, _BATCH, max(20, plan.steps)),
     }
 
 

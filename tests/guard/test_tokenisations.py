@@ -7,7 +7,8 @@ import pytest
 from guard.tokenisations import Tokenisations, tokenizer_of
 
 WORDS = ("the", "Harbour", "lantern", "was", "unlit", "and", "Nobody", "rowed", "across", "water")
-N = 8
+LIMIT = 8
+N = LIMIT - 1  # what is registered
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def grams(sequences, n=N):
 def covers(encode, text, said, skip=0):
     """Whether every n-gram of what was said is registered, but for the first `skip` tokens."""
     [ids] = encode([said])
-    return grams([ids[skip:]]) <= grams(Tokenisations(encode, N).of(text))
+    return grams([ids[skip:]]) <= grams(Tokenisations(encode, LIMIT).of(text))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -56,12 +57,16 @@ def test_hard_line_breaks(encode):
     assert not covers(encode, " ".join(words), wrapped)
 
 
-def test_from_the_middle_of_a_sentence(encode):
-    """All but what holds the first word is covered: the limit that is stated."""
+@pytest.mark.parametrize("before", ["", " ", "So, ", "“", "Un"])
+def test_from_the_middle_of_a_sentence(encode, before):
+    """Wherever a run begins and whatever stood before, its last tokens are a registered run."""
     words = " ".join(sentences(random.Random(8), 3)).split()
-    said = " ".join(words[3:])
+    registered = grams(Tokenisations(encode, LIMIT).of(" ".join(words)))
+    for start in range(1, len(words) - LIMIT):
+        [[*said]] = encode([before + " ".join(words[start:])])
+        [[*first]] = encode([before + words[start]])
 
-    assert covers(encode, " ".join(words), said, skip=4)
+        assert tuple(said[len(first) : len(first) + N]) in registered
 
 
 def test_special_tokens_are_text(encode):
@@ -76,7 +81,7 @@ def test_special_tokens_are_text(encode):
 def test_beginnings_of_few_tokens(encode):
     """A sentence whose first tokens are long is read far enough."""
     rest = "Across" + " " * 300 + "water and " * 9
-    found = Tokenisations(encode, N).of(f"Nobody rowed. {rest}")
+    found = Tokenisations(encode, LIMIT).of(f"Nobody rowed. {rest}")
     [ids] = encode([rest.strip()])
 
     assert tuple(ids[:N]) in grams(found)
@@ -101,7 +106,7 @@ def test_only_new_texts_are_tokenised(encode):
         asked.extend(texts)
         return encode(texts)
 
-    tokenisations = Tokenisations(noted, N)
+    tokenisations = Tokenisations(noted, LIMIT)
     first = tokenisations.of("Nobody rowed across.")
     tokenisations.forget_unused()
     asked.clear()
