@@ -24,6 +24,7 @@ from guard.nets import Catch
 from server.policy import FollowerStatus
 
 REQUESTS = "lethegate_requests_total"
+VETOED_TOKENS = "lethegate_vetoed_tokens_total"
 OTHER = "other"
 
 
@@ -374,7 +375,7 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         value=facts.steered_steps,
     )
     yield CounterMetricFamily(
-        "lethegate_vetoed_tokens_total",
+        VETOED_TOKENS,
         "Vocabulary entries masked because they would have continued a registered document.",
         value=facts.vetoed_tokens,
     )

@@ -28,6 +28,7 @@ from server.bench.figures import arm_figures, spread
 from server.bench.load import Workload, run_load, take_prompts
 from server.bench.recitals import recited_figures
 from server.bench.servers import SERVED_NAME, Launch, Servers, guarded_launch, plain_launch
+from server.metrics import VETOED_TOKENS
 
 METHOD = (
     "A small model is trained until it knows invented passages by heart; they are then registered "
@@ -240,7 +241,7 @@ def _other_figures(measured: _Measured) -> dict[str, Any]:
 def _vetoed_tokens(url: str) -> int:
     """What the guarded server has counted."""
     lines = httpx.get(f"{url}/metrics", trust_env=False).text.splitlines()
-    found = (line for line in lines if line.startswith("lethegate_vetoed_tokens_total"))
+    found = (line for line in lines if line.startswith(VETOED_TOKENS))
     return round(sum(float(line.rsplit(" ", 1)[1]) for line in found))
 
 
