@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.errors import EncoderUnavailable
+from detectors.threads import core_share, torch_threads
 
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # `prompt_windows` cuts its windows so that this many tokens are enough.
@@ -91,6 +91,19 @@ class SentenceEncoder:
         """Whether it computes on a GPU."""
         return self.device != "cpu"
 
+    @property
+    def config(self) -> Any:
+        """The transformer's configuration (transformers)."""
+        return self._model[0].auto_model.config
+
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as the model sees it, special ones among them."""
+        with self._lock:
+            ids = self._model.tokenizer(
+                list(texts), truncation=True, max_length=self._model.max_seq_length
+            )["input_ids"]
+        return [len(one) for one in ids]
+
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Embeddings [len(texts), dimension], each of Euclidean length 1.
 
@@ -100,7 +113,8 @@ class SentenceEncoder:
         if not texts:
             return np.zeros((0, self._dimension), dtype=np.float32)
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        with self._lock, _cpu_threads(len(texts)):
+        threads = core_share() if len(texts) >= _LARGE_BATCH else 1
+        with self._lock, torch_threads(threads):
             vectors = self._packed_vectors(clean) if self._packed else self._vectors(clean)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: npt.NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
@@ -122,24 +136,6 @@ class SentenceEncoder:
         starts = range(0, len(texts), self._batch_size)
         parts = [self._packed.encode(texts[s : s + self._batch_size]).numpy() for s in starts]
         return np.concatenate(parts)
-
-
-@contextmanager
-def _cpu_threads(texts: int) -> Iterator[None]:
-    """Few torch threads while encoding.
-
-    Beside a busy engine the threads of one small product wait for each other's turn on a core:
-    on two full cores one prompt took 1 s with two threads and 0.08 s with one.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    share = max(1, min(4, (os.cpu_count() or 1) // 2))
-    torch.set_num_threads(share if texts >= _LARGE_BATCH else 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def load_encoder(

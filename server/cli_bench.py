@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from detectors.encoder import DEFAULT_ENCODER
+from detectors.errors import DetectorError
 from server.errors import ServerError
 
 bench_app = typer.Typer(help="Measure what the guard costs, against plain vLLM on this machine.")
@@ -99,6 +101,30 @@ def registration(
             max_tokens=max_tokens,
         )
         _run(json_file, lambda progress: bench_registration(plan, progress))
+
+
+@bench_app.command()
+def classifier(
+    json_file: JsonFile,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
+    encoder_device: Annotated[
+        str | None, typer.Option(help="Its device. [default: CUDA where there is one]")
+    ] = None,
+    prompts: Annotated[
+        int, typer.Option(help="Prompts per registry, alone and at 64.", min=10)
+    ] = 512,
+    seconds: Annotated[float, typer.Option(help="Longest time for either.", min=1)] = 30,
+    largest: Annotated[
+        int, typer.Option(help="Prompts of the largest registry; below 1M only to try it.", min=1)
+    ] = 1_000_000,
+) -> None:
+    """Cost of judging a prompt, against 100, 10k and 1M registered ones; needs 4 GB at 1M."""
+    with _one_line_errors():
+        from server.bench.classifier import ClassifierBenchPlan, bench_classifier
+
+        sizes = sorted({min(size, largest) for size in (100, 10_000, 1_000_000)})
+        plan = ClassifierBenchPlan(sizes, encoder, encoder_device, prompts, seconds)
+        _run(json_file, lambda progress: bench_classifier(plan, progress))
 
 
 @bench_app.command("token-filter")
@@ -336,7 +362,7 @@ def _one_line_errors() -> Iterator[None]:
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
-    except ServerError as error:
+    except (ServerError, DetectorError) as error:
         for note in getattr(error, "__notes__", ()):
             typer.echo(note, err=True)
         typer.echo(f"lethegate: {error}", err=True)

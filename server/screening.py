@@ -19,6 +19,7 @@ import numpy as np
 
 from detectors.encoder import SentenceEncoder, load_encoder
 from detectors.errors import PromptTooLong
+from detectors.threads import limit_products
 from detectors.windows import prompt_windows
 from guard.decision import Decision
 from guard.errors import SnapshotError
@@ -177,6 +178,7 @@ class Screening:
         device = self._settings.encoder_device
         encoder = load_encoder(self._settings.encoder, device=None if device == "auto" else device)
         encoder.encode(["warm up"])
+        limit_products()
         self._batch = GPU_BATCH if encoder.on_gpu else CPU_BATCH
         self._windows = KnownWindows(encoder, KNOWN_WINDOWS)
         self._encoder = encoder
