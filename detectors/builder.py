@@ -12,7 +12,7 @@ from detectors.calibration_report import NamedPrompts, calibration_report
 from detectors.encoder import Encoder
 from detectors.extraction import subject_names
 from detectors.other_names import other_names
-from detectors.registry import RegistryCalibration, Thresholds
+from detectors.registry import RegistryCalibration, Rows, Thresholds
 from detectors.tables import ClassifierTables, RowKind
 from detectors.targets import ForgetTarget
 from detectors.windows import passages, prompt_windows
@@ -42,9 +42,9 @@ def build_tables(
     """Tables for a registry of targets.
 
     `alpha` is the false-positive rate on benign prompts for targets that state none. Benign are
-    `benign` and every target's retain examples; a benign prompt's score is its greatest cosine to
-    any row of the whole registry, so that the rate is one of the registry and not of each target.
-    It is shared equally among the kinds of rows present (union bound).
+    `benign` and every target's retain examples; a benign prompt's score is its greatest one by any
+    row of the whole registry (`detectors.registry`), so that the rate is one of the registry and
+    not of each target. It is shared equally among the kinds of rows present (union bound).
     """
     rows = _rows(targets)
     retain = [text for target in targets for text in target.retain_examples]
@@ -52,7 +52,8 @@ def build_tables(
     innocent = _Texts.cut(harmless, lambda text: prompt_windows([text]))
     encoded = encoder.encode([*rows.windows, *innocent.windows])
     embeddings, of_innocent = np.split(encoded, [len(rows.windows)])
-    calibration = RegistryCalibration(embeddings, rows.kind, of_innocent, innocent.owners)
+    registered = Rows(embeddings, rows.target, rows.kind, len(targets))
+    calibration = RegistryCalibration(registered, of_innocent, innocent.owners)
     by_target = [calibration.thresholds(target.alpha or alpha) for target in targets]
     aliases = tuple(pair for t, x in enumerate(targets) for pair in _aliases(x, t))
     names = NamedPrompts(aliases, harmless)
@@ -63,11 +64,12 @@ def build_tables(
         row_target=rows.target,
         row_item=rows.item,
         row_kind=rows.kind,
+        heads=calibration.heads,
         thresholds=_threshold_array(by_target),
         aliases=aliases,
         reports={
             target.id: calibration_report(
-                target, by_target[t], calibration, rows.target == t, names.counts(target, t)
+                target, t, by_target[t], calibration, names.counts(target, t)
             )
             for t, target in enumerate(targets)
         },

@@ -10,16 +10,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from detectors.alias import AliasMatcher
 from detectors.calibration import smallest_sample
-from detectors.registry import CEILING, RegistryCalibration, Thresholds
+from detectors.heads import HEAD_WEIGHT
+from detectors.registry import CEILING, FLOORS, PROMPT_FLOOR, RegistryCalibration, Thresholds
+from detectors.similarity import Embeddings
 from detectors.tables import RowKind
 from detectors.targets import ForgetTarget
 
 # Of a target with more prompts the share that names it is estimated on this many.
 NAMED_SAMPLE = 500
+# Recall is estimated on this many prompts.
+RECALL_SAMPLE = 1000
 
 
 class NamedPrompts:
@@ -42,28 +45,32 @@ class NamedPrompts:
 
 def calibration_report(
     target: ForgetTarget,
+    index: int,
     pairs: Thresholds,
     calibration: RegistryCalibration,
-    own: npt.NDArray[np.bool_],
     named: dict[str, Any],
 ) -> dict[str, Any]:
-    """The report of one target.
+    """The report of one target, the registry's `index`-th.
 
-    `own` [rows] says which rows are the target's, `named` is `NamedPrompts.counts` of it.
+    `named` is `NamedPrompts.counts` of it. Thresholds are cosines; of prompt rows, `strong` is the
+    cosine plus a share of the target's head (`detectors.heads`), from a cosine of `floor` on.
     `alpha` is the stated rate over the whole registry, and `benign_sample` how many benign prompts
     and retain examples (of all targets) support it. `estimated_recall` is by similarity alone, over
     `recall_sample` prompts; prompts that name the target (`named_share`) are found without it.
     """
-    recall, sample = _leave_one_out(pairs, calibration, own)
+    prompts = calibration.prompts_of(index)
+    recall, sample = _leave_one_out(pairs, calibration, prompts)
+    kinds = calibration.rows.kind[calibration.rows.of(index)]
     return {
         "alpha": next((strong.alpha for _, strong in pairs.values()), 0.0) * max(1, len(pairs)),
         "benign_sample": max((strong.sample for _, strong in pairs.values()), default=0),
         "retain_examples": len(target.retain_examples),
         "thresholds": {
             kind.name.lower(): {
-                "rows": int(np.count_nonzero(own & (calibration.kinds == kind))),
+                "rows": int(np.count_nonzero(kinds == kind)),
                 "weak": round(weak.value, 4),
                 "strong": round(strong.value, 4),
+                "floor": FLOORS[kind][1],
                 "alpha": strong.alpha,
                 "supported": strong.supported,
             }
@@ -81,20 +88,22 @@ def calibration_report(
 
 
 def _leave_one_out(
-    pairs: Thresholds,
-    calibration: RegistryCalibration,
-    own: npt.NDArray[np.bool_],
+    pairs: Thresholds, calibration: RegistryCalibration, prompts: Embeddings
 ) -> tuple[float | None, int]:
     """Share of the target's prompts that its other prompts find by similarity, and their number.
 
-    It stands for unseen questions about the target, which are farther away than paraphrases.
+    It stands for unseen questions about the target, which are farther away than paraphrases. Of
+    many prompts every n-th is taken.
     """
-    rows = calibration.rows[own & (calibration.kinds == RowKind.PROMPT)]
+    rows = prompts[:: -(-len(prompts) // RECALL_SAMPLE) or 1]
     if len(rows) < 2 or RowKind.PROMPT not in pairs:
         return None, len(rows)
     cosines = rows @ rows.T
     np.fill_diagonal(cosines, -1.0)
-    found = cosines.max(axis=1) >= pairs[RowKind.PROMPT][1].value
+    nearest = cosines.max(axis=1)
+    scores = nearest + HEAD_WEIGHT * calibration.gram.unseen_own(rows)
+    strong = (nearest >= PROMPT_FLOOR) & (scores >= pairs[RowKind.PROMPT][1].value)
+    found = strong | (nearest >= CEILING)
     return round(float(found.mean()), 4), len(rows)
 
 

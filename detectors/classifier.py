@@ -1,7 +1,7 @@
 """Is a conversation about a forget target? Aliases and similarity, graded (GUARD, step 1).
 
-Retrieval, not a trained head: on TOFU the greatest cosine to the registered prompts finds
-paraphrases that logistic and MLP heads on the same embeddings miss.
+Retrieval carries it: on TOFU the greatest cosine to the registered prompts finds paraphrases that
+logistic and MLP heads on the same embeddings miss. Strong evidence adds a head in closed form.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from detectors.alias import AliasMatcher
 from detectors.builder import build_tables
 from detectors.detection import Detection, Layer, Strength
 from detectors.errors import TablesError
-from detectors.similarity import Hits, HostRows, Query, RowSearch
+from detectors.heads import NO_SCORE, scores
+from detectors.registry import CEILING, PROMPT_FLOOR
+from detectors.similarity import Embeddings, Hits, HostRows, Query, RowSearch
 from detectors.tables import ClassifierTables, RowKind
 from detectors.windows import prompt_windows
 
@@ -44,11 +46,16 @@ class PromptClassifier:
         bounds = tables.thresholds[tables.row_target, tables.row_kind]
         self._weak = np.ascontiguousarray(bounds[:, 0])
         self._strong = np.ascontiguousarray(bounds[:, 1])
+        self._is_prompt = tables.row_kind == RowKind.PROMPT
+        # Strong evidence by a prompt may have a smaller cosine than weak evidence by another.
+        self._least = np.where(
+            self._is_prompt, np.minimum(self._weak, np.float32(PROMPT_FLOOR)), self._weak
+        )
         self._search = self._make_search(device)
 
     def _make_search(self, device: str) -> RowSearch:
         tables = self._tables
-        rows = (tables.embeddings, self._weak, tables.row_target, tables.row_item)
+        rows = (tables.embeddings, self._least, tables.row_target, tables.row_item)
         if device == "cpu":
             return HostRows(*rows)
         from detectors.device_similarity import DeviceRows
@@ -96,8 +103,19 @@ class PromptClassifier:
             Query(windows, judgement.named)
             for judgement, windows in zip(judgements, embeddings, strict=True)
         ]
-        for judgement, hits in zip(judgements, self._search.find(queries), strict=True):
-            judgement.hits = judgement.hits.merged(hits)
+        found = self._search.find(queries)
+        for judgement, query, hits in zip(judgements, queries, found, strict=True):
+            judgement.hits = judgement.hits.merged(self._scored(query.windows, hits))
+
+    def _scored(self, windows: Embeddings, hits: Hits) -> Hits:
+        """Hits with the scores of prompt rows by their targets' heads."""
+        near = np.flatnonzero(self._is_prompt[hits.rows] & (hits.cosines >= PROMPT_FLOOR))
+        found = np.where(self._is_prompt[hits.rows], np.float32(NO_SCORE), hits.cosines)
+        if len(near):
+            rows = hits.rows[near]
+            heads = self._tables.heads[self._tables.row_target[rows]]
+            found[near] = scores(windows, self._tables.embeddings[rows], heads, PROMPT_FLOOR)
+        return Hits(hits.rows, hits.cosines, found)
 
     def detections(self, judgement: Judgement) -> list[Detection]:
         """What was found, at most one detection per target and layer."""
@@ -117,7 +135,7 @@ class PromptClassifier:
         order = np.argsort(targets, kind="stable")
         edges = np.flatnonzero(np.diff(targets[order])) + 1
         for part in np.split(order, edges) if len(order) else ():
-            yield int(targets[part[0]]), Hits(hits.rows[part], hits.cosines[part])
+            yield int(targets[part[0]]), hits.chosen(part)
 
     def _by_alias(self, target: int, hits: Hits) -> Detection:
         return Detection(
@@ -131,29 +149,43 @@ class PromptClassifier:
 
     def _by_similarity(self, target: int, hits: Hits) -> Detection | None:
         # Where the target is named, there are rows below their bounds as well.
-        above = hits.cosines >= self._weak[hits.rows]
-        hits = Hits(hits.rows[above], hits.cosines[above])
-        if not len(hits.rows):
-            return None
-        margins = hits.cosines - self._strong[hits.rows]
-        best = int(np.argmax(margins))
-        strong = bool(margins[best] >= 0)
+        strong = self._are_strong(hits)
+        above = strong | (hits.cosines >= self._weak[hits.rows])
+        hits, strong = hits.chosen(above), strong[above]
         items = self._items(hits)
-        if not strong and not items:
+        if strong.any():
+            strength = Strength.STRONG
+            score, threshold = self._best(hits.chosen(strong))
+        elif items:
+            prompts = hits.chosen(self._is_prompt[hits.rows])
+            best = int(np.argmax(prompts.cosines))
+            strength = Strength.WEAK
+            score, threshold = prompts.cosines[best], self._weak[prompts.rows[best]]
+        else:
             # A document nearly matched: there is no item whose answer could be forbidden.
             return None
-        if not strong:
-            prompts = self._tables.row_kind[hits.rows] == RowKind.PROMPT
-            best = int(np.argmax(np.where(prompts, hits.cosines, -1.0)))
-        bounds = self._strong if strong else self._weak
         return Detection(
             self._tables.target_ids[target],
             Layer.SIMILARITY,
-            Strength.STRONG if strong else Strength.WEAK,
-            score=float(hits.cosines[best]),
-            threshold=float(bounds[hits.rows[best]]),
+            strength,
+            score=float(score),
+            threshold=float(threshold),
             items=items,
         )
+
+    def _are_strong(self, hits: Hits) -> npt.NDArray[np.bool_]:
+        verbatim = self._is_prompt[hits.rows] & (hits.cosines >= CEILING)
+        found: npt.NDArray[np.bool_] = verbatim | (hits.scores >= self._strong[hits.rows])
+        return found
+
+    def _best(self, strong: Hits) -> tuple[np.float32, np.float32]:
+        """Score and threshold of the row that is farthest above its own."""
+        margins = strong.scores - self._strong[strong.rows]
+        best = int(np.argmax(margins))
+        if margins[best] >= 0:
+            return strong.scores[best], self._strong[strong.rows[best]]
+        # Only a nearly verbatim repetition.
+        return strong.cosines.max(), np.float32(CEILING)
 
     def _items(self, hits: Hits) -> tuple[int, ...]:
         nearest = hits.rows[np.argsort(-hits.cosines, kind="stable")]

@@ -87,7 +87,7 @@ class DeviceRows:
         if not len(on_host):
             return []
         return [
-            (int(on_host[start]), Hits(group, values))
+            (int(on_host[start]), Hits.of(group, values))
             for start, (group, values) in zip(starts, groups, strict=True)
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,26 +26,42 @@ Embeddings = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Rows that were reached, ascending and without repetition, with their greatest cosines."""
+    """Rows that were reached, ascending and without repetition, with their greatest cosines.
+
+    `scores` are their greatest scores by head and cosine (`detectors.heads`) or, before those are
+    known, the cosines themselves.
+    """
 
     rows: npt.NDArray[np.int64]  # [k]
     cosines: npt.NDArray[np.float32]  # [k]
+    scores: npt.NDArray[np.float32]  # [k]
+
+    @classmethod
+    def of(cls, rows: npt.NDArray[np.int64], cosines: npt.NDArray[np.float32]) -> Hits:
+        """Hits whose scores are not known yet."""
+        return cls(rows, cosines, cosines)
 
     @classmethod
     def none(cls) -> Hits:
         """No row."""
-        return cls(np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return cls.of(np.zeros(0, np.int64), np.zeros(0, np.float32))
+
+    def chosen(self, which: npt.NDArray[Any]) -> Hits:
+        """Some of them, by a mask or by their places."""
+        return Hits(self.rows[which], self.cosines[which], self.scores[which])
 
     def merged(self, other: Hits) -> Hits:
-        """The rows of both, each with the greater cosine."""
+        """The rows of both, each with the greater cosine and the greater score."""
         if not len(other.rows) or not len(self.rows):
             return self if len(self.rows) else other
-        rows = np.concatenate([self.rows, other.rows])
-        cosines = np.concatenate([self.cosines, other.cosines])
-        order = np.lexsort((-cosines, rows))
-        rows, cosines = rows[order], cosines[order]
-        first = np.concatenate([[True], rows[1:] != rows[:-1]])
-        return Hits(rows[first], cosines[first])
+        both = joined([self, other])
+        both = both.chosen(np.argsort(both.rows, kind="stable"))
+        starts = np.flatnonzero(np.diff(both.rows, prepend=-1))
+        return Hits(
+            both.rows[starts],
+            np.maximum.reduceat(both.cosines, starts),
+            np.maximum.reduceat(both.scores, starts),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +118,7 @@ class HostRows:
                 bounds = self._bounds_for(queries[number].named, block)
                 near = np.flatnonzero(best[place] >= bounds)
                 if len(near):
-                    parts[place].append(Hits(near + first, best[place, near]))
+                    parts[place].append(Hits.of(near + first, best[place, near]))
         for place, number in enumerate(asked):
             found[number] = joined(parts[place])
         return found
@@ -132,6 +148,7 @@ def joined(parts: Sequence[Hits]) -> Hits:
     return Hits(
         np.concatenate([part.rows for part in parts]),
         np.concatenate([part.cosines for part in parts]),
+        np.concatenate([part.scores for part in parts]),
     )
 
 

@@ -1,7 +1,7 @@
 """The classifier's data: what a policy snapshot stores of it.
 
-Nothing is trained per target: a target adds its rows and aliases, and only the thresholds, which
-are calibrated over the whole registry, can move for others.
+A target adds its rows, its aliases and a head of its own; only the thresholds, which are calibrated
+over the whole registry, can move for others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from detectors.errors import TablesError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RowKind(IntEnum):
@@ -33,9 +33,10 @@ class RowKind(IntEnum):
 
 @dataclass(frozen=True)
 class ClassifierTables:
-    """Rows, thresholds and aliases of a set of targets.
+    """Rows, heads, thresholds and aliases of a set of targets.
 
-    `thresholds` holds weak and strong, in that order. `reports` are the targets' calibration
+    `thresholds` holds weak and strong, in that order; weak ones and those of documents are cosines,
+    strong ones of prompts are scores (`detectors.heads`). `reports` are the targets' calibration
     reports, plain JSON without any forget text.
     """
 
@@ -45,6 +46,7 @@ class ClassifierTables:
     row_target: npt.NDArray[np.int32]  # [rows]
     row_item: npt.NDArray[np.int32]  # [rows], -1 for document windows
     row_kind: npt.NDArray[np.int8]  # [rows], RowKind
+    heads: npt.NDArray[np.float32]  # [targets, dimension], zeros without prompts
     thresholds: npt.NDArray[np.float32]  # [targets, kinds, 2]
     aliases: tuple[tuple[str, int], ...]  # alias, target
     reports: Mapping[str, Mapping[str, Any]]  # by target id
@@ -59,6 +61,7 @@ class ClassifierTables:
             "row_target": self.row_target,
             "row_item": self.row_item,
             "row_kind": self.row_kind,
+            "heads": self.heads,
             "thresholds": self.thresholds,
         }
 
@@ -93,6 +96,7 @@ class ClassifierTables:
                 row_target=arrays["row_target"],
                 row_item=arrays["row_item"],
                 row_kind=arrays["row_kind"],
+                heads=arrays["heads"],
                 thresholds=arrays["thresholds"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -106,6 +110,7 @@ class ClassifierTables:
         fits = (
             self.embeddings.ndim == 2
             and all(array.shape == (rows,) for array in per_row)
+            and self.heads.shape == (targets, self.embeddings.shape[1])
             and self.thresholds.shape == (targets, len(RowKind), 2)
             and (not rows or 0 <= self.row_target.min() <= self.row_target.max() < targets)
             and (not rows or 0 <= self.row_kind.min() <= self.row_kind.max() < len(RowKind))

@@ -26,7 +26,7 @@ from guard.units import Units
 from guard.veto import CompiledVeto, compile_veto
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 6
+COMPILER_VERSION = 7
 
 Progress = Callable[[str, float], None]
 

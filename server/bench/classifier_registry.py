@@ -69,6 +69,7 @@ def _tables(encoder: Encoder, size: int, encoded: int) -> ClassifierTables:
         row_target=(rows // PROMPTS_PER_TARGET).astype(np.int32),
         row_item=(rows % PROMPTS_PER_TARGET).astype(np.int32),
         row_kind=np.full(size, RowKind.PROMPT, np.int8),
+        heads=np.zeros((targets, encoder.dimension), np.float32),
         thresholds=np.tile(np.array([FLOORS[k] for k in RowKind], np.float32), (targets, 1, 1)),
         aliases=tuple((names[n], n) for n in range(targets)),
         reports={},

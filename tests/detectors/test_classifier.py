@@ -18,6 +18,7 @@ from detectors.classifier import (
 from detectors.detection import Detection, Layer, Strength
 from detectors.encoder import SentenceEncoder
 from detectors.errors import TablesError
+from detectors.registry import PROMPT_FLOOR
 from detectors.targets import Example, ForgetTarget
 from tracing.document import Document
 
@@ -101,15 +102,50 @@ def test_weak_evidence_carries_only_items_above_its_threshold(toy_encoder) -> No
     """Between the thresholds a detection is weak and names what it matched."""
     tables = build_tables([ORLA], toy_encoder, alpha=0.1, benign=["a b c", "d e f"] * 20)
     rows = tables.embeddings
-    weak, strong = tables.thresholds[0, 0]
+    weak = tables.thresholds[0, 0, 0]
     other = np.linalg.qr(np.stack([rows[1], np.eye(1, 256, 255)[0]]).T)[0][:, 1]
-    cosine = (weak + strong) / 2
+    cosine = (weak + PROMPT_FLOOR) / 2
     probe = cosine * rows[1] + np.sqrt(1 - cosine**2) * other
     items = {int(i) for i in np.flatnonzero(rows @ probe >= weak)}
     found = PromptClassifier(tables).classify([], probe[None].astype(np.float32))
 
-    assert [d.strength for d in found] in ([Strength.WEAK], [Strength.STRONG])
+    assert [d.strength for d in found] == [Strength.WEAK]
     assert set(found[0].items) == items
+
+
+def test_retain_examples_of_the_same_form_are_told_apart(encoder) -> None:
+    """The head learns from them what the cosine alone cannot see: who is meant."""
+    forms = ("Where was {} born?", "What does {} write?", "Who taught {}?", "Where does {} live?")
+    others = ("Ewa Lund", "Jan Holm", "Ida Moss", "Per Dahl", "Liv Berg")
+    target = ForgetTarget(
+        "orla",
+        examples=tuple(Example(form.format("Orla Fenwick"), "x") for form in forms),
+        retain_examples=tuple(form.format(name) for name in others for form in forms),
+    )
+    tables = build_tables([target], encoder, alpha=0.05, benign=benign_prompts()[:60])
+    found = _classify(tables, encoder, "In which place was Orla Fenwick born?")
+    other = _classify(tables, encoder, "In which place was Una Vik born?")
+
+    assert Layer.SIMILARITY in {d.layer for d in found if d.strength is Strength.STRONG}
+    assert not [d for d in other if d.strength is Strength.STRONG]
+    assert tables.reports["orla"]["estimated_recall"] == 1.0
+
+
+def test_a_long_conversation_may_be_compared_in_parts(tables, encoder) -> None:
+    """In any order, with the same detections as at once."""
+    texts = [QUESTIONS[0], "How do I boil rice?", "What work did the father of Orla Fenwick do?"]
+    embeddings = encoder.encode(prompt_windows(texts))
+    classifier = PromptClassifier(tables)
+    judgement = classifier.begin(texts)
+    for place in reversed(range(len(embeddings))):
+        classifier.compare([judgement], [embeddings[place : place + 1]])
+
+    parts, whole = classifier.detections(judgement), classifier.classify(texts, embeddings)
+
+    assert [(d.layer, d.strength, d.items) for d in parts] == [
+        (d.layer, d.strength, d.items) for d in whole
+    ]
+    assert [d.score for d in parts] == pytest.approx([d.score for d in whole], abs=1e-5)
 
 
 def test_items_are_bounded(toy_encoder) -> None:
@@ -128,6 +164,7 @@ def test_targets_do_not_change_each_other(toy_encoder) -> None:
     mine = both.row_target == 0
 
     assert np.array_equal(both.embeddings[mine], alone.embeddings)
+    assert np.array_equal(both.heads[0], alone.heads[0])
     assert set(alone.aliases) <= set(both.aliases)
 
 
@@ -214,7 +251,7 @@ def test_tables_survive_storage(tables, encoder) -> None:
     assert _classify(restored, encoder, text) == _classify(tables, encoder, text)
 
 
-@pytest.mark.parametrize("damage", ["format", "missing", "shape", "target", "alias"])
+@pytest.mark.parametrize("damage", ["format", "missing", "shape", "heads", "target", "alias"])
 def test_malformed_tables_are_refused(tables, damage: str) -> None:
     """A damaged part is an error on load, not a wrong judgement later."""
     arrays, meta = tables.arrays(), tables.meta()
@@ -224,6 +261,8 @@ def test_malformed_tables_are_refused(tables, damage: str) -> None:
         del arrays["row_item"]
     elif damage == "shape":
         arrays["row_kind"] = arrays["row_kind"][:-1]
+    elif damage == "heads":
+        arrays["heads"] = arrays["heads"][:, :-1]
     elif damage == "target":
         arrays["row_target"] = arrays["row_target"] + 5
     else:

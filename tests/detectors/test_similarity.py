@@ -94,8 +94,8 @@ def test_rows_may_be_mapped_read_only(tmp_path) -> None:
 
 def test_parts_of_a_conversation_are_merged() -> None:
     """Each row once, with its greater cosine, in order."""
-    one = Hits(np.array([1, 4]), np.array([0.5, 0.9], np.float32))
-    two = Hits(np.array([0, 1, 4]), np.array([0.2, 0.6, 0.3], np.float32))
+    one = Hits.of(np.array([1, 4]), np.array([0.5, 0.9], np.float32))
+    two = Hits.of(np.array([0, 1, 4]), np.array([0.2, 0.6, 0.3], np.float32))
     merged = one.merged(two)
 
     assert merged.rows.tolist() == [0, 1, 4]
