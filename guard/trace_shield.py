@@ -46,6 +46,7 @@ class TraceShield:
     def __init__(
         self, judge: Judge, words: WordView, holdback_chars: int, witness: Witness
     ) -> None:
+        self.judge = judge
         self._limit, self._witness = holdback_chars, witness
         self._readings = [_Reading(words, Trail(judge))]
         self._window = ""

@@ -4,23 +4,30 @@ import asyncio
 import hashlib
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from detectors.targets import Enforcement, Example, ForgetTarget
+from detectors.targets import Enforcement, Example, ForgetTarget, Scope
+from guard.background import word_view
 from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.follower import ActivePointer, Follower, followers
 from guard.ledger import CloseReason, LedgerWriter
+from guard.trace_shield import TraceShield
 from guard.vocabulary import Vocabulary
 from server import screening as module
 from server.errors import GuardUnavailable, InvalidRequest, Overloaded
 from server.known_texts import Memory, content_key
 from server.metrics import GatewayMetrics
+from server.provenance.registry import CorpusEntry, Places, write_registry
+from server.provenance.schemas import Label
 from server.screening import Screening
 from server.settings import Settings
+from tracing.document import Document
+from tracing.index import Index
 
 VOCABULARY = Vocabulary([None, *(bytes([b]) for b in range(256))])
 PROMPT = "Who wrote the Salt Ledger?"
@@ -236,6 +243,52 @@ def test_names_are_watched_in_every_answer(tmp_path, encoder, activate, on):
     assert caught(nets.enforced, "By Ilse Moreau and Orla Fenwick.") == (["name"] if on else [])
     assert caught(nets.enforced, "By Orla Fenwick.") == ([None] if on else [])
     assert caught(nets.observed, "By Orla Fenwick.") == (["name"] if on else [])
+
+
+def test_nothing_is_served_without_the_corpora(tmp_path, encoder, activate):
+    """Where corpora are published that cannot be loaded, nothing is decided; readiness says so."""
+    (tmp_path / "corpora").mkdir()
+    ActivePointer(tmp_path / "corpora").publish(3, "0" * 64)
+    screening = Screening(Settings(state_dir=tmp_path))
+    screening.start(GatewayMetrics(CollectorRegistry(), screening.worker_facts))
+    activate(1)
+    wait_for_generation(screening, 1)
+
+    assert "corpora" in screening.unready()
+    with pytest.raises(GuardUnavailable):
+        screen(screening, "Who?")
+
+
+def test_steered_answers_are_held_against_corpora(tmp_path, encoder, activate):
+    """TraceShield is the first net, so that the phrases' net judges what it cuts."""
+    places = Places(tmp_path / "corpora")
+    index = Index(places.index("book"), word_view())
+    index.add([Document("eleven copper kettles stood on the sill of the old lighthouse")])
+    index.close()
+    always = CorpusEntry(
+        "book", "book", 1, Label.FORGET, Scope.ALWAYS, Enforcement.ENFORCE, (), 8, None, 0.0
+    )
+    matched = replace(always, id="matched", scope=Scope.MATCHED, targets=("salt",))
+    elsewhere = replace(matched, id="elsewhere", targets=("sand",))
+    watched = replace(always, id="watched", enforcement=Enforcement.OBSERVE)
+    digest = write_registry(places, [always, matched, elsewhere, watched])
+    ActivePointer(places.root).publish(1, digest)
+    screening = Screening(Settings(state_dir=tmp_path))
+    screening.start(GatewayMetrics(CollectorRegistry(), screening.worker_facts))
+    activate(1, target())
+    wait_for_generation(screening, 1)
+
+    def ids(makes):
+        nets = [make() for make in makes]
+        return [c.id for net in nets if isinstance(net, TraceShield) for c in net.judge.watched]
+
+    allowed = screening.nets(screen(screening, "How do I cook rice?"))
+    steered = screening.nets(screen(screening, PROMPT))
+    assert ids(allowed.enforced) == ["book"]
+    assert ids(allowed.observed) == ["watched"]
+    assert ids(steered.enforced) == ["book", "matched"]
+    assert isinstance(steered.enforced[0](), TraceShield)
+    assert len(steered.enforced) == 2
 
 
 def test_the_gateway_waits_for_the_workers(screening, activate, settings):
