@@ -2,8 +2,8 @@
 
 About half are everyday requests, half questions about invented people: a threshold that is honest
 for the neighbours of a person must have seen questions about other persons. The answers are
-everyday prose, code, letters, and the boilerplate that everybody quotes: licences, disclaimers,
-famous first sentences.
+everyday prose, code and letters. The boilerplate is what everybody quotes, so that nobody can want
+it stopped: licences, disclaimers, famous first sentences.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ def benign_prompts() -> tuple[str, ...]:
 def benign_answers() -> tuple[str, ...]:
     """The shipped answers, in file order."""
     return _lines("benign_answers.txt")
+
+
+@lru_cache(maxsize=1)
+def boilerplate() -> tuple[str, ...]:
+    """The shipped boilerplate, in file order."""
+    return _lines("boilerplate.txt")
 
 
 def _lines(name: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def add(
         int | None, typer.Option(help="A passage that occurs more often is boilerplate.")
     ] = None,
     false_positive_rate: Annotated[
-        float | None, typer.Option(help="That the threshold is calibrated for. [default: 0.01]")
+        float | None, typer.Option(help="That the threshold is calibrated for. [default: 0.02]")
     ] = None,
     wait: Wait = False,
     timeout: Timeout = 600,

@@ -92,7 +92,7 @@ def eval_near_verbatim(plan: NearVerbatimPlan, progress: Progress) -> dict[str, 
     with tempfile.TemporaryDirectory(prefix="lethegate-eval-") as directory:
         index = Index(Path(directory) / "index", word_view(), depth=plan.minimum)
         index.add(Document(text) for text in registered)
-        threshold = calibrated(index.view, (), plan.minimum, None, 0.01)
+        threshold = calibrated(index.view, (), plan.minimum, None, 0.02)
         watched = Watched("passages", "forget", index.view, plan.minimum, threshold)
         judge = Judge((watched,), (), background())
         veto = _Veto(_VOCABULARIES[plan.vocabulary](), registered, plan.tokens)

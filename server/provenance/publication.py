@@ -10,6 +10,8 @@ from guard.errors import CorporaUnusable
 from server.errors import CorpusNotAcknowledged, CorpusRejected
 from server.log import fault_fields, get_logger
 from server.policy import Publisher
+from server.provenance.boilerplate import ID as BOILERPLATE
+from server.provenance.boilerplate import boilerplate_entry, boilerplate_view
 from server.provenance.groups import TargetGroup
 from server.provenance.library import Library
 from server.provenance.registry import (
@@ -28,7 +30,7 @@ from tracing.index import View
 
 POLL_SECONDS = 0.02
 # The rate that the documents of targets are calibrated for.
-TARGET_RATE = 0.01
+TARGET_RATE = 0.02
 
 # What may be given away: the directories and states of the allowed corpora's indexes.
 Allowed = Sequence[tuple[str, View]]
@@ -121,7 +123,9 @@ class Publication:
             for record in records
             if record.settings.label is Label.ALLOWED and (view := views[record.id]) is not None
         ]
-        found = []
+        common = boilerplate_view(self._library)
+        allowed.append((BOILERPLATE, common))
+        found = [boilerplate_entry(common)]
         for record in records:
             view = views[record.id]
             if view is not None:

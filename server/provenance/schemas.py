@@ -51,7 +51,7 @@ class CorpusIn(_Input):
     enforcement: Enforcement = Enforcement.ENFORCE
     minimum_match: MatchWords = DEFAULT_MATCH
     max_frequency: Annotated[int, Field(strict=True, ge=1)] | None = None
-    false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] = 0.01
+    false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] = 0.02
 
     @model_validator(mode="after")
     def _allowed_refuses_nothing(self) -> CorpusIn:

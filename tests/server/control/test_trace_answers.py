@@ -221,7 +221,7 @@ def test_damage_fails_closed(
     stack = guarded(gateway)
     stack.vllm.says = [WORDS]
     put({"id": "book", "scope": "always"}, SECRET)
-    [segment] = (settings.corpora / "index").rglob("*.segment")
+    [segment] = (settings.corpora / "index").glob("book-*/*.segment")
     raw = bytearray(segment.read_bytes())
     raw[-5] ^= 4
     segment.unlink()
