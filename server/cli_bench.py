@@ -260,12 +260,12 @@ def recite(
         typer.Option(help="Folder made by deploy/demo/recite.py. [default: train one]"),
     ] = None,
     generations: Annotated[int, typer.Option(help="Generations per arm.", min=1)] = 1000,
-    rounds: Annotated[int, typer.Option(help="Rounds of both arms.", min=1)] = 6,
+    rounds: Annotated[int, typer.Option(help="Rounds of all arms.", min=1)] = 6,
     requests: Annotated[int, typer.Option(help="Requests per arm and round.", min=1)] = 96,
     concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 16,
     max_tokens: MaxTokens = 128,
 ) -> None:
-    """A model that recites documents: what the veto stops, changes and costs."""
+    """A model that recites documents: what veto and shield stop, change and cost."""
     with _one_line_errors():
         from server.bench.inputs import DEMO_FLAGS
         from server.bench.recite import RecitePlan, bench_recite

@@ -1,4 +1,4 @@
-"""`lethegate bench recite`: a model that recites its training texts, plain and with the veto.
+"""`lethegate bench recite`: a model that recites its training texts: plain, vetoed, shielded.
 
 The model is trained for this from nothing, unless one is given: see `deploy/demo/recite.py`.
 """
@@ -27,24 +27,36 @@ from server.bench.errors import ArmInvalid, InputMissing
 from server.bench.figures import arm_figures, spread
 from server.bench.load import Workload, run_load, take_prompts
 from server.bench.recitals import recited_figures
-from server.bench.servers import SERVED_NAME, Launch, Servers, guarded_launch, plain_launch
+from server.bench.servers import (
+    SERVED_NAME,
+    GuardedLaunch,
+    Launch,
+    Servers,
+    guarded_launch,
+    plain_launch,
+)
 from server.metrics import VETOED_TOKENS
 
 METHOD = (
-    "A small model is trained until it knows invented passages by heart; they are then registered "
-    "as a target's documents with scope always, so that every request is steered. Plain vLLM and "
+    "A small model is trained until it knows invented passages by heart. Arms: plain vLLM; veto, "
+    "the passages are documents of a target with scope always, so that every request is steered, "
+    "and TraceShield is left out as far as it can be (minimum match of 60 words); shield, they are "
+    "a corpus with scope always and no target; both, the target with its defaults. Plain vLLM and "
     "the guarded server run with the same flags; on CPUs both engines run on all cores but the "
-    "first. Generations ask for a passage or its rest at temperatures 0, 0.7 and 1, seeded, both "
+    "first. Generations ask for a passage or its rest at temperatures 0, 0.7 and 1, seeded, all "
     "arms with the same requests. A generation recites when its text, tokenised, has a run of "
     "`minimum_match` tokens in common with a passage tokenised; the longest run of words is told "
     "beside it, since text can go on in other tokens. Benign answers are greedy, one request at a "
     "time, and changed when they differ from plain vLLM's in any character. Throughput is of "
-    "streamed completions of fixed token counts, arms by turns, ratios within a round."
+    "streamed completions of fixed token counts that ask benign questions, arms by turns, ratios "
+    "within a round, then the median over rounds."
 )
 _TRAINER = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "recite.py"
-_ARMS = ("plain", "veto")
+_GUARDED = ("veto", "shield", "both")
+_ARMS = ("plain", *_GUARDED)
+_LONGEST_WORDS = 60  # the longest minimum match that a target takes
 _TEMPERATURES = (0.0, 0.7, 1.0)
-_TARGET = "recited"
+_NAME = "recited"  # of the target and of the corpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +103,13 @@ def bench_recite(plan: RecitePlan, progress: Progress) -> dict[str, Any]:
         progress.advance(task)
         material = read_material(model)
         servers = stack.enter_context(Servers())
+        plain = plain_launch(str(model), plan.flags)
         guarded = guarded_launch(str(model), plan.flags, servers.state)
-        launches: dict[str, Launch] = {
-            "plain": plain_launch(str(model), plan.flags),
-            "veto": guarded,
-        }
-        for launch in launches.values():
+        for launch in (plain, guarded):
             task = progress.add_task(f"starting the {launch.name} server", total=1)
             servers.start(launch)
             progress.advance(task)
-        with guarded.admin() as admin:
-            job_done(admin, admin.register(_target(material.documents)))
-            report = admin.target(_TARGET)["report"]
-        measured = _measure(plan, material, launches, progress)
+        measured = _measure(plan, material, plain, guarded, progress)
         servers.check()
         figures["vetoed_tokens"] = _vetoed_tokens(guarded.base_url)
         encode = tokenizer_of(str(model))
@@ -112,7 +118,6 @@ def bench_recite(plan: RecitePlan, progress: Progress) -> dict[str, Any]:
     return {
         **figures,
         **_other_figures(measured),
-        "extracted_phrases": len(report["phrases"]),
         "minimum_match": plan.minimum_match,
         "documents": len(material.documents),
         "rounds": plan.rounds,
@@ -154,38 +159,59 @@ def _trained(stack: ExitStack) -> Path:
     return model / "reciter"
 
 
-def _target(documents: Sequence[str]) -> bytes:
-    texts = [{"text": text} for text in documents]
-    return json.dumps({"id": _TARGET, "documents": texts, "scope": "always"}).encode()
-
-
 def _measure(
-    plan: RecitePlan, material: Material, launches: dict[str, Launch], progress: Progress
+    plan: RecitePlan,
+    material: Material,
+    plain: Launch,
+    guarded: GuardedLaunch,
+    progress: Progress,
 ) -> _Measured:
     measured = _Measured()
     each = plan.rounds * plan.requests + plan.generations + len(material.benign)
     task = progress.add_task("rounds", total=len(_ARMS) * each)
+    bodies = _generations(plan, material.prompts)
+    benign = [_body(question, plan.max_tokens) for question in material.benign]
 
     def on_answer() -> None:
         progress.advance(task)
 
-    for launch in launches.values():
-        run_load(_workload(plan, launch), take_prompts(material.prompts, 0, plan.concurrency))
     for turn in range(plan.rounds):
-        asked = take_prompts(material.prompts, turn * plan.requests, plan.requests)
-        for arm in _ARMS if turn % 2 == 0 else _ARMS[::-1]:
-            exchanges = run_load(_workload(plan, launches[arm]), asked, on_answer)
+        first = turn % len(_ARMS)
+        asked = take_prompts(material.benign, turn * plan.requests, plan.requests)
+        for arm in (*_ARMS[first:], *_ARMS[:first]):
+            launch = plain if arm == "plain" else guarded
+            if arm != "plain":
+                _register(guarded, arm, material.documents)
+            run_load(_workload(plan, launch), asked[: plan.concurrency])
+            exchanges = run_load(_workload(plan, launch), asked, on_answer)
             answers = [read_answer(exchange) for exchange in exchanges]
             if failures := sorted({answer.failure for answer in answers if answer.failure}):
                 raise ArmInvalid(f"{arm}: requests failed: {', '.join(failures)}")
             measured.throughput[arm].append(arm_figures(answers).tokens_per_second)
-    bodies = _generations(plan, material.prompts)
-    benign = [_body(question, plan.max_tokens) for question in material.benign]
-    for arm in _ARMS:
-        url = launches[arm].base_url
-        measured.generations[arm] = _ask(url, bodies, plan.concurrency, on_answer)
-        measured.benign[arm] = _ask(url, benign, 1, on_answer)
+            if not turn:
+                url = launch.base_url
+                measured.generations[arm] = _ask(url, bodies, plan.concurrency, on_answer)
+                measured.benign[arm] = _ask(url, benign, 1, on_answer)
     return measured
+
+
+def _register(guarded: GuardedLaunch, arm: str, documents: Sequence[str]) -> None:
+    """Take back what another arm registered, and register what this one asks for."""
+    texts = [{"text": text} for text in documents]
+    with guarded.admin() as admin:
+        if any(target["id"] == _NAME for target in admin.targets()):
+            job_done(admin, admin.withdraw(_NAME))
+        if any(corpus["id"] == _NAME for corpus in admin.corpora()):
+            job_done(admin, admin.withdraw_corpus(_NAME))
+        if arm == "shield":
+            job_done(admin, admin.create_corpus({"id": _NAME, "scope": "always"}))
+            lines = (json.dumps(text).encode() + b"\n" for text in texts)
+            job_done(admin, admin.upload_documents(_NAME, lines))
+            return
+        target: dict[str, Any] = {"id": _NAME, "documents": texts, "scope": "always"}
+        if arm == "veto":
+            target["thresholds"] = {"minimum_match": _LONGEST_WORDS}
+        job_done(admin, admin.register(json.dumps(target).encode()))
 
 
 def _generations(plan: RecitePlan, prompts: Sequence[str]) -> list[dict[str, Any]]:
@@ -229,13 +255,15 @@ def _ask(
 
 
 def _other_figures(measured: _Measured) -> dict[str, Any]:
-    pairs = zip(measured.throughput["veto"], measured.throughput["plain"], strict=True)
-    found: dict[str, Any] = spread("throughput_ratio_veto", [one / plain for one, plain in pairs])
+    found: dict[str, Any] = {"benign_questions": len(measured.benign["plain"])}
+    for arm in _GUARDED:
+        pairs = zip(measured.throughput[arm], measured.throughput["plain"], strict=True)
+        found |= spread(f"throughput_ratio_{arm}", [one / plain for one, plain in pairs])
+        answers = zip(measured.benign[arm], measured.benign["plain"], strict=True)
+        found[f"benign_changed_{arm}"] = sum(one != plain for one, plain in answers)
     for arm in _ARMS:
         found |= spread(f"tokens_per_second_{arm}", measured.throughput[arm])
-    answers = zip(measured.benign["veto"], measured.benign["plain"], strict=True)
-    changed = sum(one != plain for one, plain in answers)
-    return {**found, "benign_questions": len(measured.benign["plain"]), "benign_changed": changed}
+    return found
 
 
 def _vetoed_tokens(url: str) -> int:
