@@ -68,6 +68,13 @@ class Library:
                 log.error("index_not_merged", directory=directory, **fault_fields(error))
         return False
 
+    def forget(self, directory: str) -> None:
+        """Close an index: when next used, it is read and compared with its checksums."""
+        with self._lock:
+            index = self._open.pop(directory, None)
+            if index is not None:
+                index.close()
+
     def drop(self, directory: str) -> None:
         """Delete an index from disk."""
         with self._lock:

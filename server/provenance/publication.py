@@ -142,6 +142,8 @@ class Publication:
             log.error("corpus_damaged", corpus=record.id, **fault_fields(error))
             self._store.set_status(record.id, CorpusStatus.DAMAGED)
             return None
+        if record.status is CorpusStatus.DAMAGED:
+            self._store.set_status(record.id, CorpusStatus.ACTIVE)
         return index.view
 
     def _entry(self, record: CorpusRecord, view: View, allowed: Allowed) -> CorpusEntry:

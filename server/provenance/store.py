@@ -113,11 +113,12 @@ class CorpusStore:
 
         Raises:
             NotFound: there is no such corpus.
-            Conflict: it is being withdrawn.
+            Conflict: it is being withdrawn, which may be asked for again if its job failed.
         """
         with self._database.write() as connection:
             known = _get(connection, corpus_id)
-            if known.status is CorpusStatus.WITHDRAWN:
+            withdrawn = known.status is CorpusStatus.WITHDRAWN
+            if withdrawn and kind is not JobKind.CORPUS_DELETE:
                 raise Conflict("The corpus is being withdrawn.", param="id")
             if kind is JobKind.CORPUS_DELETE:
                 _set_status(connection, corpus_id, CorpusStatus.WITHDRAWN)

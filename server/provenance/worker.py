@@ -133,6 +133,7 @@ class CorpusWorker:
         except (TracingError, GuardError) as error:
             log.error("corpus_unusable", corpus=job.corpus_id, **fault_fields(error))
             if isinstance(error, IndexProblem):
+                self._library.forget(self._store.corpus(job.corpus_id).directory)
                 self._store.set_status(job.corpus_id, CorpusStatus.DAMAGED)
             self._fail(job, CorpusDamaged("the index of the corpus cannot be used"))
             return
@@ -209,9 +210,8 @@ class CorpusWorker:
     def _verify(self, _job: CorpusJob, record: CorpusRecord) -> str:
         index = self._index(record)
         index.verify()
-        if record.status is CorpusStatus.DAMAGED:
-            self._store.set_status(record.id, CorpusStatus.ACTIVE)
-            self._put_into_force()
+        # Read anew, it may be sound again: a file was put back.
+        self._put_into_force()
         view = index.view
         return f"{len(view.segments)} segments, {len(view.live_ids())} documents, no fault"
 

@@ -162,6 +162,10 @@ def test_a_gateway_that_cannot_load_fails_the_job(
     job = done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "corpus_rejected")
+    # A withdrawal that did not come into force everywhere can be asked for again.
+    assert done(admin.delete(f"{CORPORA}/book"))["state"] == "failed"
+    assert done(admin.delete(f"{CORPORA}/book"))["state"] == "failed"
+    assert admin.post(f"{CORPORA}/book:verify", json={}).status_code == 409
 
 
 def test_a_flipped_bit_is_found(admin: httpx.Client, settings: Settings, done: Done) -> None:
@@ -175,10 +179,21 @@ def test_a_flipped_bit_is_found(admin: httpx.Client, settings: Settings, done: D
     with segment.open("r+b") as file:
         file.write(raw)
     damaged = done(admin.post(f"{CORPORA}/book:verify", json={}))
+    status = admin.get(f"{CORPORA}/book").json()["status"]
+    done(admin.post(CORPORA, json={"id": "other"}))
+    still = admin.get(f"{CORPORA}/book").json()
+    raw[-5] ^= 1
+    with segment.open("r+b") as file:
+        file.write(raw)
+    mended = done(admin.post(f"{CORPORA}/book:verify", json={}))
 
     assert (sound["state"], sound["message"]) == ("done", "1 segments, 1 documents, no fault")
     assert (damaged["state"], damaged["error"]["code"]) == ("failed", "corpus_damaged")
-    assert admin.get(f"{CORPORA}/book").json()["status"] == "damaged"
+    assert (status, still["status"]) == ("damaged", "damaged")
+    # What was published of it goes on ruling.
+    assert still["threshold"] is not None
+    assert mended["state"] == "done"
+    assert admin.get(f"{CORPORA}/book").json()["status"] == "active"
 
 
 def test_documents_of_targets_are_indexed(
