@@ -62,9 +62,10 @@ class SentenceEncoder:
 
     def __init__(self, model: Any, identity: str, *, batch_size: int = 64) -> None:
         from detectors.packed_bert import PackedBert
+        from detectors.padded_bert import PaddedBert
 
         self._model = model
-        self._packed = PackedBert.of(model)
+        self._pass = PackedBert.of(model) or PaddedBert.of(model)
         self._identity = identity
         self._batch_size = batch_size
         self._dimension = int(model.get_embedding_dimension())
@@ -115,7 +116,7 @@ class SentenceEncoder:
         clean = [text.encode("utf-8", "replace").decode("utf-8") for text in texts]
         threads = core_share() if len(texts) >= _LARGE_BATCH else 1
         with self._lock, torch_threads(threads):
-            vectors = self._packed_vectors(clean) if self._packed else self._vectors(clean)
+            vectors = self._own_vectors(clean) if self._pass else self._vectors(clean)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: npt.NDArray[np.float32] = (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
         return unit
@@ -131,10 +132,10 @@ class SentenceEncoder:
         vectors: npt.NDArray[np.float32] = raw.float().cpu().numpy()
         return vectors
 
-    def _packed_vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        assert self._packed is not None
+    def _own_vectors(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        assert self._pass is not None
         starts = range(0, len(texts), self._batch_size)
-        parts = [self._packed.encode(texts[s : s + self._batch_size]).numpy() for s in starts]
+        parts = [self._pass.encode(texts[s : s + self._batch_size]).numpy() for s in starts]
         return np.concatenate(parts)
 
 

@@ -10,10 +10,8 @@ No argument changes what is compiled from one step to the next: numbers are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-import triton
 import triton.language as tl
 
 from guard.device_policy import DevicePolicy
@@ -53,6 +51,7 @@ from guard.triton_constants import (
     jit,
 )
 from guard.triton_lanes import finish, is_on
+from guard.triton_launch import kernel
 from guard.triton_penalties import penalise
 from guard.triton_text import begin, is_finishing, take
 from guard.triton_veto import veto
@@ -60,14 +59,11 @@ from guard.triton_veto import veto
 __all__ = ["follow", "forbid", "penalise", "settle", "veto"]
 
 
-def _kernel(*numbers: str, unaligned: tuple[str, ...]) -> Callable[[Callable[..., Any]], Any]:
-    made = triton.jit(do_not_specialize=numbers, do_not_specialize_on_alignment=unaligned)
-    return cast(Callable[[Callable[..., Any]], Any], made)
-
-
 def follow(step: Step, policy: DevicePolicy, vocabulary: DeviceVocabulary) -> None:
     """See `guard.device_reference.follow`."""
-    _follow[(step.slot_of.shape[0],)](
+    _follow.launch(
+        step.slot_of.shape[0],
+        1,
         step.slot_of,
         step.local,
         step.inputs,
@@ -89,14 +85,15 @@ def follow(step: Step, policy: DevicePolicy, vocabulary: DeviceVocabulary) -> No
         vocabulary.weight,
         vocabulary.size,
         vocabulary.num_continuing,
-        num_warps=1,
     )
 
 
 def forbid(step: Step, policy: DevicePolicy, vocabulary: DeviceVocabulary) -> None:
     """See `guard.device_reference.forbid`."""
     tables, sets = policy.tables, policy.sets
-    _forbid[(step.slot_of.shape[0], PARTS.value)](
+    _forbid.launch(
+        step.slot_of.shape[0],
+        PARTS.value,
         step.logits,
         step.logits.stride(0),
         step.logits.shape[1],
@@ -124,13 +121,14 @@ def forbid(step: Step, policy: DevicePolicy, vocabulary: DeviceVocabulary) -> No
         vocabulary.head,
         vocabulary.size,
         vocabulary.num_continuing,
-        num_warps=4,
     )
 
 
 def settle(step: Step, end_id: int) -> None:
     """See `guard.device_reference.settle`."""
-    _settle[(step.slot_of.shape[0],)](
+    _settle.launch(
+        step.slot_of.shape[0],
+        1,
         step.logits,
         step.logits.stride(0),
         step.logits.shape[1],
@@ -141,7 +139,6 @@ def settle(step: Step, end_id: int) -> None:
         step.rows,
         step.report,
         end_id,
-        num_warps=8,
     )
 
 
@@ -158,15 +155,7 @@ def _runs(vocabulary: DeviceVocabulary) -> tuple[Any, ...]:
     )
 
 
-@_kernel(
-    "num_rows",
-    "tokens_stride",
-    "policy",
-    "reach",
-    "size",
-    "num_continuing",
-    unaligned=("slot_of", "local", "inputs"),
-)
+@kernel("num_rows", "tokens_stride", "policy", "reach", "size", "num_continuing", warps=1)
 def _follow(
     slot_of: tl.tensor,
     local: tl.tensor,
@@ -277,15 +266,7 @@ def _follow(
         )
 
 
-@_kernel(
-    "logits_stride",
-    "width",
-    "policy",
-    "bits_stride",
-    "size",
-    "num_continuing",
-    unaligned=("logits", "slot_of", "bits"),
-)
+@kernel("logits_stride", "width", "policy", "bits_stride", "size", "num_continuing", warps=4)
 def _forbid(
     logits: tl.tensor,
     logits_stride: tl.tensor,
@@ -446,7 +427,7 @@ def _forbid_begun(
     return count
 
 
-@_kernel("logits_stride", "width", "end_id", unaligned=("logits", "slot_of", "local"))
+@kernel("logits_stride", "width", "end_id", warps=8)
 def _settle(
     logits: tl.tensor,
     logits_stride: tl.tensor,

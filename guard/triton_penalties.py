@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import triton
 import triton.language as tl
 
 from guard.device_policy import DevicePolicy
@@ -23,12 +19,15 @@ from guard.triton_constants import (
     SET,
     WORD,
 )
+from guard.triton_launch import kernel
 
 
 def penalise(step: Step, policy: DevicePolicy) -> None:
     """See `guard.device_penalties.penalise`."""
     sets = policy.sets
-    _penalise[(step.slot_of.shape[0], PARTS.value)](
+    _penalise.launch(
+        step.slot_of.shape[0],
+        PARTS.value,
         step.logits,
         step.logits.stride(0),
         step.logits.shape[1],
@@ -39,19 +38,10 @@ def penalise(step: Step, policy: DevicePolicy) -> None:
         sets.bounds,
         sets.pool,
         sets.amounts,
-        num_warps=4,
     )
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    made = triton.jit(
-        do_not_specialize=("logits_stride", "width", "policy"),
-        do_not_specialize_on_alignment=("logits", "slot_of"),
-    )
-    return cast(Callable[[Callable[..., Any]], Any], made)(function)
-
-
-@_kernel
+@kernel("logits_stride", "width", "policy", warps=4)
 def _penalise(
     logits: tl.tensor,
     logits_stride: tl.tensor,

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
-
-import triton
 import triton.language as tl
 
 from guard.device_policy import DevicePolicy, DeviceVeto
@@ -20,6 +16,7 @@ from guard.triton_constants import (
     VETOED,
     jit,
 )
+from guard.triton_launch import kernel
 from tracing.successor_kernels import LAST_SHIFT as _LAST_SHIFT
 from tracing.successor_kernels import PLACE_FACTOR as _PLACE_FACTOR
 from tracing.successor_kernels import SCRAMBLE as _SCRAMBLE
@@ -36,7 +33,9 @@ _LAST = tl.constexpr(_LAST_SHIFT)
 
 def veto(step: Step, policy: DevicePolicy, table: DeviceVeto, vocabulary: DeviceVocabulary) -> None:
     """See `guard.device_veto.veto`."""
-    _veto[(step.slot_of.shape[0], table.lengths.shape[0])](
+    _veto.launch(
+        step.slot_of.shape[0],
+        table.lengths.shape[0],
         step.logits,
         step.logits.stride(0),
         step.logits.shape[1],
@@ -65,22 +64,20 @@ def veto(step: Step, policy: DevicePolicy, table: DeviceVeto, vocabulary: Device
         table.shift,
         table.prefix_start,
         table.prefix,
-        num_warps=1,
     )
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    made = triton.jit(
-        do_not_specialize=(
-            *("logits_stride", "width", "tokens_stride", "policy", "size"),
-            *("num_dense", "dense_stride", "shift"),
-        ),
-        do_not_specialize_on_alignment=("logits", "slot_of", "local", "inputs"),
-    )
-    return cast(Callable[[Callable[..., Any]], Any], made)(function)
-
-
-@_kernel
+@kernel(
+    "logits_stride",
+    "width",
+    "tokens_stride",
+    "policy",
+    "size",
+    "num_dense",
+    "dense_stride",
+    "shift",
+    warps=1,
+)
 def _veto(
     logits: tl.tensor,
     logits_stride: tl.tensor,

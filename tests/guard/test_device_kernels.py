@@ -126,19 +126,18 @@ def test_they_compile_for_a_gpu():
     policy = load.policy
     parts = (step, policy.tables, policy.sets, policy.veto, load.filter._vocabulary)
     renamed = {"pending_of": "pending", "head_of": "head", "tail_of": "tail"}
-    kernels = {getattr(device_kernels, n): w for n, w in (("_follow", 1), ("_settle", 8))}
-    kernels |= {device_kernels._forbid: 4, triton_penalties._penalise: 4, triton_veto._veto: 1}
-    for kernel, warps in kernels.items():
+    kernels = [getattr(device_kernels, name) for name in ("_follow", "_forbid", "_settle")]
+    for kernel in (*kernels, triton_penalties._penalise, triton_veto._veto):
         signature = {}
-        for argument in kernel.arg_names:
+        for argument in kernel.jit.arg_names:
             field = renamed.get(argument, argument)
             found = [
                 getattr(p, field) for p in parts if argument not in NUMBERS and hasattr(p, field)
             ]
             signature[argument] = TYPES[found[0].dtype] if found else "i32"
-        source = ASTSource(fn=kernel, signature=signature, constexprs={})
+        source = ASTSource(fn=kernel.jit, signature=signature, constexprs={})
         made = triton.compile(
-            source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps}
+            source, target=GPUTarget("cuda", 90, 32), options={"num_warps": kernel.warps}
         )
 
         assert made.asm["cubin"]

@@ -1,6 +1,8 @@
-"""The packed pass gives the library's embeddings, and is used only where it does."""
+"""The passes of our own give the library's embeddings, and are used only where they do."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +10,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from detectors.encoder import SentenceEncoder
+from detectors.encoder import SentenceEncoder, load_encoder
 from detectors.packed_bert import PackedBert
+from detectors.padded_bert import PaddedBert
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -27,7 +30,7 @@ def library(model, texts):
 
 def test_the_default_encoder_uses_it(encoder: SentenceEncoder) -> None:
     """On a CPU, in fp32."""
-    assert isinstance(encoder._packed, PackedBert)
+    assert isinstance(encoder._pass, PackedBert)
 
 
 @settings(
@@ -72,3 +75,32 @@ def test_another_architecture_keeps_the_librarys_pass(model, monkeypatch) -> Non
         patch.setattr(norm, "forward", lambda states: real(states) * torch.tensor([1.0, 0.5] * 192))
         patch.setattr(PackedBert, "_embed", lambda self, ids: torch.ones(sum(map(len, ids)), 384))
         assert PackedBert.of(model) is None
+
+
+def test_the_padded_pass_gives_them_too(model, encoder: SentenceEncoder) -> None:
+    """Of texts of one length and of many, the empty one and one that is cut among them."""
+    padded = PaddedBert(model)
+    for texts in (["one"], ["one", "two"], ["", "Who?", "a word " * 400, "was 日本 born in 1960?"]):
+        found = padded.encode(texts).numpy()
+
+        assert np.abs(found - library(model, texts)).max() < 1e-5
+        assert np.abs(found - encoder.encode(texts)).max() < 1e-5
+
+
+def test_the_padded_pass_is_for_gpus(model) -> None:
+    """On a CPU the other one is faster."""
+    assert PaddedBert.of(model) is None
+    assert PaddedBert.suits(SimpleNamespace(device=torch.device("cuda", 0)))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_padded_pass_is_used() -> None:
+    """In bf16, near the CPU's fp32."""
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    ours, exact = load_encoder(device="cuda"), load_encoder(device="cpu")
+    texts = ["Who?", "Where was the author born?", "a word " * 60]
+
+    assert isinstance(ours._pass, PaddedBert)
+    assert ours.on_gpu
+    assert (ours.encode(texts) * exact.encode(texts)).sum(1).min() > 0.999
