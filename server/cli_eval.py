@@ -84,7 +84,10 @@ def uld(
     weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 2.0,
     gated_weight: Annotated[
         float, typer.Option(help="alpha where only found rows are.", min=0)
-    ] = 2.0,
+    ] = 3.0,
+    both_weight: Annotated[
+        float, typer.Option(help="alpha beside GUARD's token filter.", min=0)
+    ] = 1.0,
     rate: Annotated[
         float, typer.Option("--filter", help="r of the filter.", min=1e-6, max=1)
     ] = 0.01,
@@ -129,6 +132,7 @@ def uld(
             half=Half(split),
             weight=weight,
             gated_weight=gated_weight,
+            both_weight=both_weight,
             rate=rate,
             encoder=encoder,
             limit=limit,

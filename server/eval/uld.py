@@ -42,7 +42,8 @@ METHOD = (
     "authors 190-199 and TOFU's rewordings of their questions, retain authors 0-9, the other real "
     "authors and world facts. Settings are chosen on development, reported on test. uld: every row "
     "steered; gated: rows with strong evidence of the real classifier (20 targets, alpha 0.005); "
-    "guard: its token filter on the rows it finds; both: gated and guard. rouge: ROUGE-L recall "
+    "guard: its token filter on the rows it finds; both: both on those rows, with a weight that "
+    "need not forget alone. rouge: ROUGE-L recall "
     "without stemmer, mean over rows. repetition: share of word triples said before in the answer. "
     "known_pairs: share of neighbouring words that occur so in TOFU's 4,000 answers. nats: the "
     "answers' mean negative log-likelihood per token under the oracle. truth_ratio on forget: mean "
@@ -55,7 +56,7 @@ METHOD = (
 
 @dataclass(frozen=True, slots=True)
 class UldPlan:
-    """What to evaluate; `weight` of the ungated arm, `gated_weight` of the gated ones.
+    """What to evaluate; `weight` of the ungated arm, then of the gated ones.
 
     `limit`, if not 0, takes that many rows per set, spread evenly, only to try something.
     """
@@ -67,6 +68,7 @@ class UldPlan:
     half: Half
     weight: float
     gated_weight: float
+    both_weight: float
     rate: float
     encoder: str
     limit: int = 0
@@ -78,7 +80,7 @@ class UldPlan:
             Arm("uld", self.weight),
             Arm("gated", self.gated_weight, gated=True),
             Arm("guard", phrases=True),
-            Arm("both", self.gated_weight, gated=True, phrases=True),
+            Arm("both", self.both_weight, gated=True, phrases=True),
         ]
 
 
@@ -105,6 +107,7 @@ def eval_uld(plan: UldPlan, progress: Progress) -> dict[str, Any]:
         "half": str(plan.half),
         "weight": plan.weight,
         "gated_weight": plan.gated_weight,
+        "both_weight": plan.both_weight,
         "filter": plan.rate,
         "limit": plan.limit,
         "layers": card.layers,
