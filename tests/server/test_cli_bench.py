@@ -87,3 +87,17 @@ class TestRegistration:
         result = run(app, [*command, "--repetitions", "2"])
 
         assert result.exit_code == 2
+
+
+class TestDevice:
+    def test_without_a_gpu_it_says_so(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In one line, and without a report."""
+        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+        path = tmp_path / "report.json"
+        result = run(app, ["bench", "device", "--json", str(path)])
+
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].startswith("lethegate: there is no CUDA device here")
+        assert not path.exists()
