@@ -53,7 +53,7 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/mypy
 	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/prometheus/reference.py \
 	  deploy/demo/train.py deploy/demo/recite.py
-	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py
+	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py deploy/grafana/pictures.py
 	@$(BIN)/lint-imports --no-cache
 	@git ls-files '*.py' '*.md' '*.toml' Makefile | xargs $(BIN)/codespell
 

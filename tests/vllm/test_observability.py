@@ -1,0 +1,192 @@
+"""A real Prometheus beside the real guarded server: what dashboards and rules ask has answers."""
+
+import concurrent.futures
+import json
+import math
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None,
+        reason="Prometheus is not installed (on Debian: apt-get install prometheus)",
+    ),
+]
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+LOAD_SECONDS = 8
+# What Grafana would put in: four scrape intervals at least.
+UNASKED = {"Time to hold a piece of an answer against the corpora"}  # there are none
+VARIABLES = {"$__rate_interval": "5s", "$instance": ".*"}
+
+
+class Prometheus:
+    """A running Prometheus, by its HTTP API."""
+
+    def __init__(self, port):
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=10)
+
+    def get(self, path, **params):
+        answer = self.http.get(f"/api/v1/{path}", params=params).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression):
+        """Newest values of an expression, those that are numbers."""
+        found = self.get("query", query=expression)["result"]
+        return [value for each in found if math.isfinite(value := float(each["value"][1]))]
+
+
+def configuration(pair, key_file):
+    """The shipped configuration at a quicker pace, with this server's addresses."""
+    shipped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    shipped["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    shipped["rule_files"] = [str(DEPLOY / "prometheus" / each) for each in shipped["rule_files"]]
+    addresses = {"lethegate": pair.http, "lethegate-control": pair.admin_http}
+    for job in shipped["scrape_configs"]:
+        address = addresses.pop(job["job_name"]).base_url.netloc.decode()
+        if "authorization" in job:
+            job["authorization"] = {"credentials_file": str(key_file)}
+        job["static_configs"] = [{"targets": [address]}]
+    assert not addresses
+    return shipped
+
+
+def put_load_on(pair, forget_rows, other_rows):
+    """Both kinds of questions from four clients, streamed and not, for a few seconds."""
+    ended = time.monotonic() + LOAD_SECONDS
+    rows = [row for both in zip(forget_rows, other_rows, strict=False) for row in both]
+
+    def client(number):
+        for turn, row in enumerate(rows[number::4] * 20):
+            if time.monotonic() > ended:
+                return
+            # A question that was asked before would not be encoded again.
+            question = f"Monitoring asks, {turn} of {number}: {row['question']}"
+            answer = pair.ask(pair.guarded, question, stream=number % 2 == 0)
+            assert list(answer) if number % 2 == 0 else answer.choices
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(client, range(4)))
+
+
+@pytest.fixture(scope="module")
+def prometheus(pair, forget_rows, other_rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prometheus")
+    (folder / "key").write_text(pair.admin_key)
+    shipped = configuration(pair, folder / "key")
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(shipped), "utf-8")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
+    command += [f"--storage.tsdb.path={folder / 'data'}"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]
+    with (folder / "log").open("wb") as log, subprocess.Popen(command, stderr=log) as process:
+        try:
+            running = Prometheus(port)
+            wait_until(lambda: is_ready(running), folder / "log")
+            wait_until(lambda: running.query("up") == [1, 1])
+            put_load_on(pair, forget_rows, other_rows)
+            wait_until(lambda: len(running.query("stage:lethegate_stage_seconds:mean5m")) > 0)
+            yield running
+            running.http.close()
+        finally:
+            process.terminate()
+
+
+def is_ready(running):
+    try:
+        return running.http.get("/-/ready").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(condition, log=None):
+    deadline = time.monotonic() + 15
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text() if log else "it never came true"
+        time.sleep(0.1)
+
+
+def filled(expression):
+    for variable, value in VARIABLES.items():
+        expression = expression.replace(variable, value)
+    return expression
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_every_panel_has_data(prometheus, path):
+    """Each query of a dashboard gives at least one number under load, or is known to be unasked."""
+    for panel in json.loads(path.read_text("utf-8"))["panels"]:
+        for query in panel["targets"]:
+            expression = filled(query["expr"])
+            if panel["title"] in UNASKED:
+                # A mean of nothing: the series is there, and is no number.
+                assert prometheus.get("query", query=expression)["result"], expression
+            else:
+                assert prometheus.query(expression), (panel["title"], expression)
+
+
+def test_load_is_seen(prometheus):
+    """The figures are those of the load, not just zeros that are always there."""
+    for expression in (
+        'sum(rate(lethegate_requests_total{verdict="allow"}[1m])) > 0',
+        'sum(rate(lethegate_requests_total{verdict="steer"}[1m])) > 0',
+        "sum(rate(lethegate_blocked_tokens_total[1m])) > 0",
+        'sum(rate(lethegate_stage_seconds_count{stage="encode"}[1m])) > 0',
+        'lethegate_live_followers{kind="worker"} == 1',
+        "lethegate_acknowledged_generation == on () group_left lethegate_active_generation",
+    ):
+        assert prometheus.query(expression), expression
+
+
+def test_rules_are_evaluated_and_a_healthy_server_alerts_nobody(prometheus):
+    """Recording rules record; every alert's expression can be evaluated, and none holds."""
+    groups = prometheus.get("rules")["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+
+    assert len(rules) >= 20
+    for rule in rules:
+        assert (rule["health"], rule.get("lastError", "")) == ("ok", ""), rule["name"]
+        if rule["type"] == "recording":
+            assert prometheus.query(rule["name"]), rule["name"]
+        else:
+            assert prometheus.get("query", query=rule["query"])["resultType"] == "vector"
+            assert rule["state"] == "inactive", rule["name"]
+
+
+def test_no_forget_text_is_scraped(prometheus, demo_target):
+    """No label of any series holds a target's id, name or answer."""
+    series = json.dumps(prometheus.get("series", **{"match[]": '{__name__=~"lethegate.*"}'}))
+
+    for secret in (demo_target["id"], *demo_target["aliases"]):
+        assert secret.lower() not in series.lower()
+
+
+def test_pictures_are_drawn_from_what_was_scraped(prometheus, tmp_path):
+    """One SVG document per dashboard, with a frame per panel and lines in it."""
+    names = [path.stem for path in BOARDS]
+    command = [sys.executable, str(DEPLOY / "grafana" / "pictures.py"), prometheus.url, *names]
+    seconds = str(LOAD_SECONDS + 4)
+    subprocess.run([*command, "--seconds", seconds, "--folder", str(tmp_path)], check=True)
+    svg = "{http://www.w3.org/2000/svg}"
+    for path in BOARDS:
+        panels = json.loads(path.read_text("utf-8"))["panels"]
+        picture = ElementTree.parse(tmp_path / f"{path.stem}.svg")
+        drawn = [line.get("points").split() for line in picture.iter(f"{svg}polyline")]
+
+        assert len(list(picture.iter(f"{svg}rect"))) == len(panels)
+        assert max(map(len, drawn)) > LOAD_SECONDS
