@@ -30,8 +30,8 @@ METHOD = (
     "an error if the host waits for the device, and no row may be closed. Kernels are counted by "
     "torch's profiler. The floor is `touched_us`, what must be touched at the measured copying "
     "speed, and `launches_us`, as many kernels that change one number. The encoder's times are "
-    "wall time, tokenizer and the way back to the host included; its cosines compare bf16 here with "
-    "fp32 on the CPU."
+    "wall time, tokenizer and the way back to the host included; its cosines compare bf16 here "
+    "with fp32 on the CPU."
 )
 _SIZES = {"100": 100, "10k": 10_000, "1m": 1_000_000}
 _PROFILED = 10
