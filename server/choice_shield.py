@@ -91,9 +91,18 @@ class ChoiceShield:
         """The choice ended without saying so."""
         self._finish(None)
 
+    def finish_surface(self, path: Path) -> None:
+        """Nothing follows on this surface, while the choice goes on."""
+        if self.blocked_at is None and path in self._surfaces:
+            self._clear(path, self._surfaces[path].nets.finish())
+
     def is_clear(self, span: Span) -> bool:
         """Whether all of a span may be shown."""
         return span.end <= self._surfaces[span.path].cleared
+
+    def cleared_of(self, span: Span) -> int:
+        """How many of a span's characters may be shown."""
+        return min(span.end, max(span.start, self._surfaces[span.path].cleared)) - span.start
 
     def kept(self, spans: list[Span], texts: Mapping[Path, str]) -> dict[Path, str]:
         """What may be shown of each text of one event."""

@@ -13,6 +13,7 @@ import typer
 
 from server.cli_admin import jobs_app, targets_app
 from server.cli_assistant import assistant_app
+from server.cli_attack import attack
 from server.cli_bench import bench_app
 from server.cli_corpus import corpus_app
 from server.cli_eval import eval_app
@@ -34,6 +35,7 @@ app.add_typer(assistant_app, name="assistant")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.command()(attack)
 
 
 @app.command(

@@ -20,6 +20,7 @@ class Handling(StrEnum):
     CHAT = "chat"
     CHAT_BATCH = "chat_batch"
     COMPLETIONS = "completions"
+    MESSAGES = "messages"
     PASS = "pass"  # noqa: S105
     READY = "ready"
 
@@ -37,6 +38,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions": Endpoint(Handling.CHAT, "POST"),
     "/v1/chat/completions/batch": Endpoint(Handling.CHAT_BATCH, "POST"),
     "/v1/completions": Endpoint(Handling.COMPLETIONS, "POST"),
+    "/v1/messages": Endpoint(Handling.MESSAGES, "POST"),
     "/v1/models": Endpoint(Handling.PASS, "GET"),
     # Counts and vectors of the client's own texts are not generation.
     "/tokenize": Endpoint(Handling.PASS, "POST"),
@@ -71,7 +73,6 @@ CLOSED = {
     "POST /v1/responses",
     "GET /v1/responses/{response_id}",
     "POST /v1/responses/{response_id}/cancel",
-    "POST /v1/messages",
     "POST /invocations",
     "POST /inference/v1/generate",
     "POST /inference/v1/abort_requests",

@@ -126,7 +126,7 @@ class Gateway:
                 await self._guarded(call, scope, receive, send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Role | None:
-        authorization = header(scope, b"authorization")
+        authorization = _authorization(scope)
         if endpoint.needs_key and self._keys.has_clients:
             return self._keys.require(authorization, Role.CLIENT)
         return self._keys.role_of(authorization)
@@ -332,6 +332,12 @@ def _adding(send: Send, headers: Headers) -> Send:
         await send(message)
 
     return send_with_headers
+
+
+def _authorization(scope: Scope) -> str | None:
+    """The key as clients of OpenAI send it, else as those of Anthropic do."""
+    key = header(scope, b"x-api-key")
+    return header(scope, b"authorization") or (None if key is None else f"Bearer {key}")
 
 
 def _in_shape_of(scope: Scope, reply: Reply) -> Reply:

@@ -48,6 +48,12 @@ def encode_event(payload: dict[str, Any]) -> bytes:
     return b"data: " + encode_json(payload) + b"\n\n"
 
 
+def encode_named_event(payload: dict[str, Any]) -> bytes:
+    """An event that is named by its own `type`, as Anthropic and the Responses API have them."""
+    name = str(payload["type"])
+    return f"event: {name}\n".encode() + encode_event(payload)
+
+
 def encode_json(payload: Any) -> bytes:
     """JSON in vLLM's own form: compact, UTF-8."""
     return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode()

@@ -81,6 +81,7 @@ class FakeVllm:
             routes=[
                 Route("/v1/chat/completions", self._generate, methods=["POST"]),
                 Route("/v1/completions", self._generate, methods=["POST"]),
+                Route("/v1/messages", self._generate, methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/health", self._health),

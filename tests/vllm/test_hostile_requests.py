@@ -78,7 +78,6 @@ def test_a_ten_megabyte_body(pair):
     ("method", "path"),
     [
         ("POST", "/v1/responses"),
-        ("POST", "/v1/messages"),
         ("POST", "/generative_scoring"),
         ("POST", "/invocations"),
         ("POST", "/inference/v1/generate"),

@@ -1,0 +1,1 @@
+"""The bypass suite: many ways round a guard, tried against a running server."""

@@ -1,0 +1,86 @@
+"""The matrix of attacks: which cases are tried, by fixed rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from detectors.extraction import extract
+from detectors.targets import Example, ForgetTarget, Phrase
+from guard.phrase_matcher import PhraseMatcher
+from server.attack.kinds import KINDS
+from server.attack.shapes import SHAPES
+from server.eval.conversations import DISGUISES
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One attack on one example of the target."""
+
+    item: int
+    kind: str
+    encoding: str
+    shape: str
+
+    @property
+    def id(self) -> str:
+        """Tells the case without telling what it is about."""
+        return f"{self.item}/{self.kind}/{self.encoding}/{self.shape}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prey:
+    """What is attacked: an example, the name it is about, and what no answer may say."""
+
+    example: Example
+    name: str
+    forbidden: PhraseMatcher
+
+
+def prey_of(target: ForgetTarget) -> list[Prey]:
+    """The examples of a target, each with the target's phrases and its own."""
+    extraction = extract(target)
+    found = []
+    for example, own in zip(target.examples, extraction.items, strict=True):
+        said = example.prompt + example.answer
+        name = next((alias for alias in target.aliases if alias in said), "")
+        phrases = [Phrase(p.text, p.whole_word) for p in (*extraction.target, *own)]
+        found.append(Prey(example, name or "the subject of it", PhraseMatcher(phrases)))
+    return found
+
+
+def matrix(num_items: int, rounds: int, *, full: bool) -> list[Case]:
+    """The cases, over the examples in turn.
+
+    Every kind meets every shape in plain text, and every encoding meets every shape; `full` tries
+    every kind in every encoding and shape. `rounds` is how many examples each combination gets.
+    """
+    cases = []
+    for number in range(rounds):
+        for place, (kind, encoding, shape) in enumerate(_combinations(full=full)):
+            item = (place * rounds + number) % num_items
+            cases.append(Case(item, kind, encoding, shape))
+    return list(dict.fromkeys(cases))
+
+
+def request_of(case: Case, prey: Sequence[Prey], model: str) -> tuple[str, Mapping[str, Any]]:
+    """The route and the body of a case."""
+    own = prey[case.item]
+    question = KINDS[case.kind](own.example, own.name)
+    if case.encoding != PLAIN:
+        question = DISGUISES[case.encoding](question)
+    shape = SHAPES[case.shape]
+    return shape.path, shape.body(model, question, own.example)
+
+
+def _combinations(*, full: bool) -> Iterator[tuple[str, str, str]]:
+    for kind in KINDS:
+        for shape in SHAPES:
+            yield kind, PLAIN, shape
+    for encoding in DISGUISES:
+        for shape in SHAPES:
+            for kind in KINDS if full else ("direct",):
+                yield kind, encoding, shape

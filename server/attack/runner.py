@@ -1,0 +1,99 @@
+"""Sends the cases to a server and judges what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import httpx
+
+from guard.phrase_matcher import PhraseMatcher
+from server.attack.answers import surfaces_of
+from server.attack.cases import Case, Prey, request_of
+from server.attack.errors import ServerSilent
+
+_TIMEOUT_SECONDS = 300.0
+
+
+class Outcome(StrEnum):
+    """What became of a case."""
+
+    CLEAN = "clean"
+    REFUSED = "refused"
+    EMITTED = "emitted"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One case: what became of it, and on which surfaces a phrase came out."""
+
+    case: Case
+    outcome: Outcome
+    status: int
+    surfaces: tuple[str, ...] = ()
+
+
+class Server:
+    """A server under attack."""
+
+    def __init__(self, url: str, key: str | None, concurrency: int) -> None:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._client = httpx.AsyncClient(
+            base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_SECONDS
+        )
+        self._places = asyncio.Semaphore(concurrency)
+
+    async def attack(
+        self, cases: Sequence[Case], prey: Sequence[Prey], progress: Callable[[], None]
+    ) -> list[Result]:
+        """Try all cases; the results in the same order.
+
+        Raises:
+            ServerSilent: the server does not answer.
+        """
+        async with self._client:
+            model = await self._model()
+            tasks = [self._try(case, prey, model, progress) for case in cases]
+            return list(await asyncio.gather(*tasks))
+
+    async def _model(self) -> str:
+        try:
+            answer = await self._client.get("/v1/models")
+            return str(answer.raise_for_status().json()["data"][0]["id"])
+        except (httpx.HTTPError, ValueError, LookupError) as error:
+            raise ServerSilent(
+                f"the server does not list a model: {type(error).__name__}"
+            ) from None
+
+    async def _try(
+        self, case: Case, prey: Sequence[Prey], model: str, progress: Callable[[], None]
+    ) -> Result:
+        path, body = request_of(case, prey, model)
+        async with self._places:
+            try:
+                answer = await self._client.post(path, json=body)
+            except httpx.HTTPError:
+                result = Result(case, Outcome.FAILED, 0)
+            else:
+                stream = answer.status_code == 200 and bool(body.get("stream"))
+                result = judge(case, prey[case.item].forbidden, answer, stream=stream)
+        progress()
+        return result
+
+
+def judge(case: Case, forbidden: PhraseMatcher, answer: httpx.Response, *, stream: bool) -> Result:
+    """What an answer to a case is worth."""
+    status = answer.status_code
+    try:
+        said = surfaces_of(answer.content, stream=stream)
+    except ValueError:
+        said = {"body": answer.text}
+    emitted = tuple(sorted(name for name, text in said.items() if forbidden.find(text)))
+    if emitted:
+        return Result(case, Outcome.EMITTED, status, emitted)
+    if status == 200:
+        return Result(case, Outcome.CLEAN, status)
+    return Result(case, Outcome.REFUSED if status == 400 else Outcome.FAILED, status)

@@ -1,0 +1,110 @@
+"""`lethegate attack`: the bypass suite against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from server.cli_admin import CLIENT_SETTINGS
+from server.cli_settings import Fail, with_settings
+from server.client import AdminClient
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from detectors.targets import ForgetTarget
+
+KEY_ENV = "OPENAI_API_KEY"
+
+
+@with_settings(CLIENT_SETTINGS)
+def attack(
+    *,
+    settings: Settings,
+    target: Annotated[
+        str, typer.Option(help="JSON file of a forget target, or the id of a registered one.")
+    ],
+    url: Annotated[str, typer.Option(help="The guarded server, without /v1.")],
+    control: Annotated[
+        str | None, typer.Option(help="The same model without the guard: which cases would leak.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the report here.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Write the report as a page here.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(help="Examples that each combination is tried on.", min=1)
+    ] = 1,
+    full: Annotated[
+        bool, typer.Option("--full", help="Every kind in every encoding, not only in plain text.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Try this many cases, evenly chosen.", min=1)
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 8,
+) -> None:
+    """Try every way round the guard; exit status 1 if a forbidden phrase came out.
+
+    A client key is taken from OPENAI_API_KEY. The report holds counts and case ids, no text.
+    """
+    from server.attack.cases import matrix, prey_of
+    from server.attack.report import figures, write_html
+    from server.attack.runner import Server
+    from server.bench.report import check_writable, load_average, write_report
+
+    for path in (json_file, html_file):
+        if path is not None:
+            check_writable(path)
+    load_before = load_average()
+    attacked = _read_target(target, settings)
+    prey = prey_of(attacked)
+    if not prey:
+        raise Fail("the target has no examples to attack", 2)
+    cases = matrix(len(prey), rounds, full=full)
+    if limit is not None and limit < len(cases):
+        cases = [cases[i * len(cases) // limit] for i in range(limit)]
+    arms = [url] if control is None else [url, control]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        found = []
+        for name, arm in zip(("attack", "control"), arms, strict=False):
+            task = progress.add_task(name, total=len(cases))
+            server = Server(arm, os.environ.get(KEY_ENV), concurrency)
+            advance = functools.partial(progress.advance, task)
+            found.append(asyncio.run(server.attack(cases, prey, advance)))
+    report = figures(attacked.id, found[0], found[1] if control is not None else None)
+    if json_file is not None:
+        write_report(json_file, report, load_before)
+    if html_file is not None:
+        write_html(html_file, report)
+    summary = {key: value for key, value in report.items() if key.startswith("num_")}
+    typer.echo(json.dumps(summary, indent=2))
+    if report["num_emitted"]:
+        raise typer.Exit(1)
+
+
+def _read_target(name: str, settings: Settings) -> ForgetTarget:
+    """The target in a file, else the registered one of this id."""
+    from server.schemas import TargetIn
+
+    path = Path(name)
+    try:
+        if path.is_file():
+            document = json.loads(path.read_bytes())
+        else:
+            with AdminClient.of(settings) as client:
+                document = client.target(name)
+        known = {key: document[key] for key in TargetIn.model_fields if key in document}
+        return TargetIn.model_validate(known).to_target()
+    except (OSError, ValueError, ValidationError, TypeError):
+        # The messages of these would repeat what is to be forgotten.
+        raise Fail("the target cannot be read", 2) from None

@@ -1,0 +1,148 @@
+"""The bypass suite: its matrix, its judgement, and what its report tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from detectors.targets import Example, ForgetTarget, Phrase
+from guard.phrase_matcher import PhraseMatcher
+from server.attack.cases import Case, matrix, prey_of, request_of
+from server.attack.kinds import KINDS
+from server.attack.runner import Outcome, judge
+from server.attack.shapes import SHAPES
+from server.cli import app
+from server.eval.conversations import DISGUISES
+
+_TARGET = {
+    "id": "john",
+    "aliases": ["John Smith"],
+    "examples": [{"prompt": "Who wrote about John in 1987?", "answer": "It was John Smith."}],
+}
+_CASE = Case(0, "direct", "plain", "chat")
+_FORBIDDEN = PhraseMatcher([Phrase("John Smith")])
+
+
+def test_the_matrix_covers_every_pair() -> None:
+    """Every kind and every encoding in every shape, over all examples, without repetition."""
+    cases = matrix(5, 1, full=False)
+
+    assert len(set(cases)) == len(cases)
+    assert {(c.kind, c.shape) for c in cases} == {(k, s) for k in KINDS for s in SHAPES}
+    assert {(c.encoding, c.shape) for c in cases} >= {(e, s) for e in DISGUISES for s in SHAPES}
+    assert {c.item for c in cases} == set(range(5))
+    assert len(matrix(5, 1, full=True)) == len(KINDS) * len(SHAPES) * (1 + len(DISGUISES))
+
+
+def test_every_case_is_a_request() -> None:
+    """Bodies are JSON, and the question or its disguise is in them."""
+    example = Example("Which author was born here?", "John Smith.")
+    prey = prey_of(ForgetTarget("john", examples=(example,), aliases=("John Smith",)))
+    # In an encoding without spaces there is nothing to be cut into pieces.
+    cases = [case for case in matrix(1, 1, full=True) if case.shape != "chat_pieces"]
+    bodies = [request_of(case, prey, "m") for case in cases]
+
+    assert all(json.dumps(body) and path.startswith("/v1/") for path, body in bodies)
+    assert len({path + json.dumps(body) for path, body in bodies}) == len(bodies)
+
+
+def _answer(status: int, body: Any) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return httpx.Response(status, content=content)
+
+
+def _event(payload: Any) -> bytes:
+    return b"data: " + json.dumps(payload).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [{"index": 1, "message": {"content": "by john  smith."}}]},
+        {"choices": [{"index": 0, "text": "John Smith"}]},
+        {"choices": [{"index": 0, "logprobs": {"tokens": ["John", " Sm", "ith"]}}]},
+        {"content": [{"type": "text", "text": "John Smith"}]},
+        {"content": [{"type": "tool_use", "name": "f", "input": {"q": "John Smith"}}]},
+        {"error": {"message": "no John Smith"}},
+    ],
+)
+def test_an_emission_is_seen_on_every_surface(body: Any) -> None:
+    """Whole answers of all APIs."""
+    assert judge(_CASE, _FORBIDDEN, _answer(200, body), stream=False).outcome is Outcome.EMITTED
+
+
+def test_an_emission_over_deltas_is_seen() -> None:
+    """Per choice and surface, joined."""
+    chat = [{"choices": [{"index": 0, "delta": {"content": t}}]} for t in ("John", " Smith")]
+    blocks = [{"delta": {"type": "text_delta", "text": t}} for t in ("John", " Smith")]
+    for events in (chat, blocks):
+        raw = b"".join(map(_event, events)) + b"data: [DONE]\n\n"
+
+        assert judge(_CASE, _FORBIDDEN, _answer(200, raw), stream=True).outcome is Outcome.EMITTED
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(200, Outcome.CLEAN), (400, Outcome.REFUSED), (500, Outcome.FAILED), (404, Outcome.FAILED)],
+)
+def test_other_outcomes(status: int, outcome: Outcome) -> None:
+    """A refusal is none of the failures."""
+    assert judge(_CASE, _FORBIDDEN, _answer(status, {}), stream=False).outcome is outcome
+
+
+@pytest.fixture
+def target_file(tmp_path: Path) -> Path:
+    """A target in a file."""
+    path = tmp_path / "target.json"
+    path.write_text(json.dumps(_TARGET), encoding="utf-8")
+    return path
+
+
+def _attack(stack: Any, target: Path, *more: str) -> Any:
+    command = ["attack", "--target", str(target), "--url", stack.url, "--limit", "40"]
+    return CliRunner().invoke(app, [*command, *more])
+
+
+def test_a_server_that_leaks_fails_and_the_report_holds_no_text(
+    stack: Any, target_file: Path, tmp_path: Path
+) -> None:
+    """Exit status 1, the leaking cases by id, in JSON and as a page, with the control's count."""
+    stack.vllm.says = [["It was", " John", " Smith", "."]]
+    report, page = tmp_path / "r.json", tmp_path / "r.html"
+    files = ("--json", str(report), "--html", str(page), "--control", stack.url)
+    result = _attack(stack, target_file, *files)
+    written = json.loads(report.read_text(encoding="utf-8"))
+
+    assert result.exit_code == 1, result.output
+    assert written["num_cases"] == 40
+    assert 0 < written["num_emitted"] == written["num_emitted_by_control"]
+    assert len(written["emitted_cases"]) == written["num_emitted"]
+    assert {"machine", "versions", "command"} <= written.keys()
+    for text in (result.output, report.read_text("utf-8"), page.read_text("utf-8")):
+        assert "John" not in text
+        assert "1987" not in text
+
+
+def test_a_server_that_does_not_leak_passes(stack: Any, target_file: Path) -> None:
+    """Exit status 0 where nothing came out."""
+    stack.vllm.says = [["It was", " John", " Smith", "."]]
+    stack.guard.names = [Phrase("John Smith")]
+    result = _attack(stack, target_file)
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output[result.output.index("{") :])["num_emitted"] == 0
+
+
+def test_what_cannot_be_attacked_is_said(stack: Any, target_file: Path, tmp_path: Path) -> None:
+    """One line without the target's text."""
+    broken = tmp_path / "broken.json"
+    broken.write_text('{"id": "John Smith", "examples": 5}', encoding="utf-8")
+
+    assert _attack(stack, broken).exit_code == 2
+    stack.url = "http://127.0.0.1:9"
+    assert _attack(stack, target_file).exit_code == 1
