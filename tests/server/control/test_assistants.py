@@ -8,8 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from guard.uld.card import Card
+from server.cli import app
 from server.settings import Settings
 
 
@@ -147,3 +149,25 @@ def test_auditors_read_and_do_not_write(admin: httpx.Client, tmp_path: Path) -> 
     assert admin.get("/admin/v1/assistants", headers=auditor).status_code == 200
     assert admin.post("/admin/v1/assistants", json=body, headers=auditor).status_code == 403
     assert admin.delete("/admin/v1/assistants/x", headers=auditor).status_code == 403
+
+
+def test_assistants_from_the_shell(
+    admin: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Added, listed and removed; refused in one line."""
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
+    monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(admin.base_url.port))
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["assistant", *arguments])
+
+    foreign = run("add", "first", str(folder_of(tmp_path, "foreign")))
+    added = run("add", "first", str(folder_of(tmp_path)))
+
+    assert foreign.exit_code == 1
+    assert "another base model" in foreign.stderr
+    assert added.exit_code == 0, added.output
+    assert "2 of 6 layers, 3 pairs, not in use" in run("list").stdout
+    assert run("rm", "first").exit_code == 0
+    assert run("list", "--json").stdout.strip() == "[]"
+    assert run("rm", "first").exit_code == 1
