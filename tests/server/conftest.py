@@ -80,6 +80,7 @@ class FakeVllm:
         return Starlette(
             routes=[
                 Route("/v1/chat/completions", self._generate, methods=["POST"]),
+                Route("/v1/chat/completions/batch", self._generate, methods=["POST"]),
                 Route("/v1/completions", self._generate, methods=["POST"]),
                 Route("/v1/messages", self._generate, methods=["POST"]),
                 Route("/v1/models", self._models),
@@ -113,7 +114,7 @@ class FakeVllm:
             return await self.instead(request)
         if self.error is not None:
             return JSONResponse(self.error[1], status_code=self.error[0])
-        chat = request.url.path == "/v1/chat/completions"
+        chat = request.url.path.startswith("/v1/chat/completions")
         if body.get("stream"):
             events = self._events(body, chat)
             return StreamingResponse(events, media_type="text/event-stream")

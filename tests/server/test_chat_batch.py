@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -41,3 +42,41 @@ def test_what_cannot_be_guarded_is_refused(field: str) -> None:
         ChatBatch().reject_unguardable(_batch("one", **{field: True}))
     with pytest.raises(UnsupportedFeature):
         ChatBatch().reject_unguardable(_batch("one", image))
+
+
+def _post(stack: Any, *texts: str, **fields: Any) -> Any:
+    body = {"model": "demo", **_batch(*texts, **fields)}
+    return stack.http.post("/v1/chat/completions/batch", json=body)
+
+
+def test_one_telling_conversation_steers_the_batch(stack: Any) -> None:
+    """Every choice is shielded, whichever conversation gave the reason."""
+    stack.vllm.says = [["It was", " John", " Smith."], ["Hello."]]
+    choices = _post(stack, "hi", "about John").json()["choices"]
+
+    assert "lethegate_digest" in stack.vllm.requests[0]["vllm_xargs"]
+    assert [choice["finish_reason"] for choice in choices] == ["content_filter", "stop"]
+    assert "Smith" not in json.dumps(choices)
+
+
+def test_a_prefilled_answer_is_read(stack: Any) -> None:
+    """What is to be gone on with counts as evidence."""
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "about John"}]
+    body = {"model": "demo", "messages": [turns], "continue_final_message": True}
+    stack.http.post("/v1/chat/completions/batch", json=body)
+
+    assert "lethegate_digest" in stack.vllm.requests[0]["vllm_xargs"]
+
+
+@pytest.mark.parametrize("field", [{"vllm_xargs": {"lethegate_nonce": 1}}, {"lethegate_x": 1}])
+def test_the_guards_own_keys_are_refused(stack: Any, field: dict[str, Any]) -> None:
+    """As everywhere."""
+    assert _post(stack, "hi", **field).status_code == 400
+    assert stack.vllm.requests == []
+
+
+def test_a_refused_batch_is_a_completion(stack: Any) -> None:
+    """One refusal for each conversation."""
+    choices = _post(stack, "hi", "about Mary").json()["choices"]
+
+    assert [choice["finish_reason"] for choice in choices] == ["content_filter"] * 2

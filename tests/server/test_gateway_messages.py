@@ -137,3 +137,12 @@ def test_a_broken_guard_is_a_503(stack: Any) -> None:
 
     assert answer.status_code == 503
     assert answer.json()["type"] == "error"
+
+
+def test_a_prefilled_answer_is_read(stack: Any) -> None:
+    """The last turn may be the assistant's."""
+    stack.vllm.instead = _says("Go.")
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "about John"}]
+    stack.http.post("/v1/messages", json=_ask("hi") | {"messages": turns})
+
+    assert "lethegate_digest" in stack.vllm.requests[0]["vllm_xargs"]
