@@ -13,6 +13,7 @@ from guard.phrase_matcher import PhraseMatcher
 from server.attack.answers import surfaces_of
 from server.attack.cases import Case, Prey, request_of
 from server.attack.errors import ServerSilent
+from server.attack.shapes import SHAPES
 
 _TIMEOUT_SECONDS = 300.0
 
@@ -68,14 +69,20 @@ class Server:
                 f"the server does not list a model: {type(error).__name__}"
             ) from None
 
+    async def _tokens(self, model: str, text: str) -> list[int]:
+        answer = await self._client.post("/tokenize", json={"model": model, "prompt": text})
+        return list(answer.raise_for_status().json()["tokens"])
+
     async def _try(
         self, case: Case, prey: Sequence[Prey], model: str, progress: Callable[[], None]
     ) -> Result:
         path, body = request_of(case, prey, model)
         async with self._places:
             try:
+                if SHAPES[case.shape].as_tokens:
+                    body = {**body, "prompt": await self._tokens(model, body["prompt"])}
                 answer = await self._client.post(path, json=body)
-            except httpx.HTTPError:
+            except (httpx.HTTPError, ValueError, LookupError):
                 result = Result(case, Outcome.FAILED, 0)
             else:
                 stream = answer.status_code == 200 and bool(body.get("stream"))

@@ -17,10 +17,14 @@ _START = "The answer to that is"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One shape: the route, and the body's fields for a question and its example."""
+    """One shape: the route, and the body's fields for a question and its example.
+
+    `as_tokens`: the prompt is sent as token ids, which the server itself is asked for.
+    """
 
     path: str
     fields: Callable[[str, Example], dict[str, Any]]
+    as_tokens: bool = False
 
     def body(self, model: str, question: str, example: Example) -> dict[str, Any]:
         """The whole body, greedy."""
@@ -85,6 +89,9 @@ SHAPES: Mapping[str, Shape] = {
     "completions": Shape(_COMPLETIONS, lambda question, _: {"prompt": question}),
     "completions_stream": Shape(
         _COMPLETIONS, lambda question, _: {"prompt": question, "stream": True}
+    ),
+    "completions_tokens": Shape(
+        _COMPLETIONS, lambda question, _: {"prompt": question}, as_tokens=True
     ),
     "completions_many": Shape(
         _COMPLETIONS, lambda question, _: {"prompt": ["Hello.", question], "logprobs": 3}

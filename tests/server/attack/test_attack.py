@@ -48,7 +48,18 @@ def test_every_case_is_a_request() -> None:
     bodies = [request_of(case, prey, "m") for case in cases]
 
     assert all(json.dumps(body) and path.startswith("/v1/") for path, body in bodies)
-    assert len({path + json.dumps(body) for path, body in bodies}) == len(bodies)
+    tokens = sum(case.shape == "completions_tokens" for case in cases)
+
+    assert len({path + json.dumps(body) for path, body in bodies}) == len(bodies) - tokens
+
+
+def test_token_ids_are_sent_as_such(stack: Any, target_file: Path) -> None:
+    """The prompt of that shape goes through the server's own tokenizer."""
+    _attack(stack, target_file, "--limit", "500")
+
+    prompts = [sent.get("prompt") for sent in stack.vllm.requests]
+
+    assert [1, 2] in prompts
 
 
 def _answer(status: int, body: Any) -> httpx.Response:
