@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -30,7 +31,7 @@ class Control:
     publisher: Publisher
     keyring: KeyRing
     registry: CollectorRegistry
-    corpora: Corpora
+    corpora: Future[Corpora]
     assistants: Assistants
 
 

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +29,10 @@ from server.auth import load_keyring
 from server.database import Database
 from server.errors import ControlRunning, StartFault
 from server.jobs import JobWorker
-from server.log import configure_logging, get_logger
+from server.log import configure_logging, fault_fields, get_logger
 from server.metrics import ControlMetrics
 from server.policy import Compiler, Publisher
+from server.provenance.routes import Corpora
 from server.retention import GRACE_SECONDS, prune_snapshots
 from server.settings import Settings, is_loopback
 from server.store import Store
@@ -110,12 +112,10 @@ def _serve(
     listener: socket.socket,
     with_parent: bool,
 ) -> int:
-    from server.provenance.service import assemble_corpora
-
     registry = CollectorRegistry()
     worklist, publisher = Worklist(database), assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
-    corpora = assemble_corpora(settings, database, store, metrics)
+    corpora: Future[Corpora] = Future()
     worker = JobWorker(
         store,
         worklist,
@@ -124,7 +124,7 @@ def _serve(
         metrics=metrics,
         acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
         housekeeping=lambda: _prune(settings, worklist, publisher),
-        sync_documents=corpora.worker.sync_targets,
+        sync_documents=lambda targets: corpora.result().worker.sync_targets(targets),
         on_fault=lambda: _end(server),
     )
     keyring = load_keyring(settings)
@@ -134,18 +134,44 @@ def _serve(
     )
     server = _uvicorn_server(app)
     _announce(settings, listener)
-    corpora.worker.start()
+    _soon(corpora, lambda: _open_corpora(settings, database, store, metrics), server)
     worker.start()
     if with_parent:
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
     # It may be waiting for the corpora, whose end must find it told to stop.
     worker.stop(timeout_seconds=0)
-    corpora.worker.stop()
+    corpora.result().worker.stop()
     worker.stop()
     if isinstance(worker.fault, StartFault):
         raise worker.fault
     return 1 if worker.fault is not None else 0
+
+
+def _soon(
+    corpora: Future[Corpora], open_them: Callable[[], Corpora], server: uvicorn.Server
+) -> None:
+    """Open the corpora in a thread: their compiled code takes a second to load."""
+
+    def run() -> None:
+        try:
+            corpora.set_result(open_them())
+        except Exception as error:
+            log.error("corpora_cannot_be_opened", **fault_fields(error))
+            corpora.set_exception(StartFault(f"cannot open the corpora: {type(error).__name__}"))
+            _end(server)
+
+    threading.Thread(target=run, name="corpora-start", daemon=True).start()
+
+
+def _open_corpora(
+    settings: Settings, database: Database, store: Store, metrics: ControlMetrics
+) -> Corpora:
+    from server.provenance.service import assemble_corpora
+
+    corpora = assemble_corpora(settings, database, store, metrics)
+    corpora.worker.start()
+    return corpora
 
 
 def own_directory(directory: Path) -> None:

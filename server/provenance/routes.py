@@ -66,7 +66,7 @@ class Corpora:
 
 
 def _corpora(request: Request) -> Corpora:
-    corpora: Corpora = request.app.state.control.corpora
+    corpora: Corpora = request.app.state.control.corpora.result()
     return corpora
 
 

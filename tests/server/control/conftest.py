@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,7 @@ from server.control import own_directory
 from server.database import Database
 from server.jobs import JobWorker
 from server.metrics import ControlMetrics
+from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
 from server.settings import Settings
 from server.store import Store
@@ -182,7 +184,9 @@ def admin(
     worker = make_worker(metrics=metrics, sync_documents=corpora.worker.sync_targets)
     assistants = Assistants(Shelf(settings.assistants), settings, store, publisher, refuse_foreign)
     keyring = load_keyring(settings)
-    control = Control(store, worker, publisher, keyring, registry, corpora, assistants)
+    opened: Future[Corpora] = Future()
+    opened.set_result(corpora)
+    control = Control(store, worker, publisher, keyring, registry, opened, assistants)
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
