@@ -27,11 +27,16 @@ class Handling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One open route. Probes need no key even where clients do."""
+    """One open route.
+
+    Probes need no key even where clients do. `errors_as` names the API whose clients come here,
+    where that is not the handling itself.
+    """
 
     handling: Handling
     method: str
     needs_key: bool = True
+    errors_as: Handling | None = None
 
 
 ENDPOINTS: dict[str, Endpoint] = {
@@ -42,7 +47,7 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/models": Endpoint(Handling.PASS, "GET"),
     # Counts and vectors of the client's own texts are not generation.
     "/tokenize": Endpoint(Handling.PASS, "POST"),
-    "/v1/messages/count_tokens": Endpoint(Handling.PASS, "POST"),
+    "/v1/messages/count_tokens": Endpoint(Handling.PASS, "POST", errors_as=Handling.MESSAGES),
     "/v1/embeddings": Endpoint(Handling.PASS, "POST"),
     "/metrics": Endpoint(Handling.PASS, "GET"),
     "/version": Endpoint(Handling.PASS, "GET", needs_key=False),

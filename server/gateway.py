@@ -343,7 +343,7 @@ def _authorization(scope: Scope) -> str | None:
 def _in_shape_of(scope: Scope, reply: Reply) -> Reply:
     """An error of ours as the API of this path tells errors."""
     endpoint = known_endpoint(scope)
-    api = None if endpoint is None else APIS.get(endpoint.handling)
+    api = None if endpoint is None else APIS.get(endpoint.errors_as or endpoint.handling)
     return reply if api is None else api.error(reply)
 
 

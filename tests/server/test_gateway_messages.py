@@ -110,6 +110,9 @@ def test_keys_stand_where_each_client_puts_them(start_stack: Any) -> None:
     with pytest.raises(anthropic.AuthenticationError) as caught:
         _create(stack, "hi", "wrong")
     assert caught.value.body["error"]["type"] == "authentication_error"  # type: ignore[index]
+    counted = stack.http.post("/v1/messages/count_tokens", json=_ask("hi"))
+    assert counted.status_code == 401
+    assert counted.json()["error"]["type"] == "authentication_error"
 
 
 @pytest.mark.parametrize(
