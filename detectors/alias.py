@@ -25,7 +25,8 @@ _INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _RARE_NAME = 4.0
 _WORD = re.compile(r"[^\W_]+")
-_CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]*"
+# Bounded, or a run of "A-A-A-…" would be read from each of its letters to its end.
+_CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]{0,40}"
 _LONG_NAME = re.compile(rf"{_CAPITAL}(?:[\"“”'‘’()]{{0,2}} [\"“”'‘’()]{{0,2}}{_CAPITAL}){{2,}}")
 
 

@@ -15,12 +15,16 @@ RWKU = "rwku"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question with its true answer. `owner` is a TOFU author's id or an RWKU subject."""
+    """A question with its true answer. `owner` is a TOFU author's id or an RWKU subject.
+
+    `language` is stated where it is another one than English.
+    """
 
     text: str
     answer: str
     owner: str = ""
     kind: str = ""
+    language: str = ""
 
 
 class DataFolder:
@@ -63,6 +67,7 @@ class DataFolder:
                 str(_field(row, "answer", name)),
                 str(_field(row, "subject", name)),
                 _kind(str(_field(row, "type", name))),
+                _language(str(_field(row, "type", name))),
             )
             for row in self.rows(RWKU, name)
         ]
@@ -111,3 +116,8 @@ def _kind(stated: str) -> str:
     """One name for the spellings of a probe's type: "cross lingual (Spanish)", "cross-lingual"."""
     bare = stated.replace("-", " ").split("(")[0].strip().lower()
     return {"incontext learning": "in_context"}.get(bare, bare.replace(" ", "_"))
+
+
+def _language(stated: str) -> str:
+    """The language in a probe's type: "cross lingual (Spanish)"."""
+    return stated.partition("(")[2].partition(")")[0].strip().lower()

@@ -102,8 +102,7 @@ def evaluate_rwku(
     found = judge.judge([single(q.text) for q in data.attacks], wanted)
     advance()
     figures = _attack_figures(judge, data.attacks, found)
-    for kind in sorted({attack.kind for attack in data.attacks}):
-        chosen = [i for i, attack in enumerate(data.attacks) if attack.kind == kind]
+    for kind, chosen in _groups(data.attacks).items():
         of_kind = _attack_figures(
             judge, [data.attacks[i] for i in chosen], [found[i] for i in chosen]
         )
@@ -111,6 +110,16 @@ def evaluate_rwku(
     figures |= _neighbor_figures(judge, data.neighbors)
     advance()
     return {f"rwku_{setting}_{key}": value for key, value in figures.items()}
+
+
+def _groups(attacks: Sequence[Question]) -> dict[str, list[int]]:
+    """Places of the attacks of each kind, and of each language."""
+    groups: dict[str, list[int]] = {}
+    for place, attack in enumerate(attacks):
+        groups.setdefault(attack.kind, []).append(place)
+        if attack.language:
+            groups.setdefault(f"{attack.kind}_{attack.language}", []).append(place)
+    return dict(sorted(groups.items()))
 
 
 def _target_id(data: RwkuData, subject: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+import tracemalloc
 
 import pytest
 
@@ -98,3 +99,29 @@ def test_a_long_prompt_with_the_real_encoder(encoder: SentenceEncoder) -> None:
     text = f"\ud800\u202e{FILLER * 60}{QUESTION} {FILLER * 60}\x00\udfff"
 
     assert _layers(tables, encoder, [text]) == {Layer.ALIAS, Layer.SIMILARITY}
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [FILLER * 2_000],
+        [f"This is message number {n} of a long talk." for n in range(2_500)],
+        ["\ud800\u202e\u200f" * 40_000],
+        ["A-" * 60_000],
+        [base64.b64encode(FILLER.encode() * 1_500).decode()],
+    ],
+    ids=["long text", "messages", "marks", "spelled out", "encoded"],
+)
+def test_time_and_memory_are_bounded_by_the_text(tables, texts: list[str]) -> None:
+    """Time and memory are linear: "A-A-A-…" once took time by the square of its length."""
+    classifier = PromptClassifier(tables)
+    begun = time.process_time()
+    tracemalloc.start()
+    windows = prompt_windows(texts)
+    classifier.begin(texts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    assert len(windows) <= MAX_WINDOWS
+    assert peak < 300 * sum(map(len, texts))
+    assert time.process_time() - begun < 10

@@ -28,6 +28,7 @@ def test_the_command_writes_flat_figures(small_data: Path, tmp_path: Path) -> No
     assert figures["tofu_holdout_false_positive"] == 0.0
     assert figures["rwku_intro_attack_caught"] == 1.0
     assert figures["rwku_probes_cross_lingual_attack_caught_low"] < 1.0
+    assert figures["rwku_probes_cross_lingual_french_attack_caught_count"] == 8
     assert {"machine", "versions", "command", "method", "alpha", "rwku_split"} <= set(figures)
     assert not any(
         isinstance(v, (list, dict)) for k, v in figures.items() if k not in ("machine", "versions")
