@@ -100,8 +100,10 @@ def _read(stream):
 
 def test_a_passage_of_an_always_on_corpus_ends_the_answer(pair, finish_job, other_rows):
     """What plain vLLM says to a harmless question is registered; guarded, it stops before it."""
-    admin, row = pair.admin_http, other_rows[0]
-    plain = pair.ask(pair.plain, row["question"]).choices[0].message.content
+    admin = pair.admin_http
+    row = max(other_rows[:40], key=lambda row: len(row["answer"]))
+    said = pair.ask(pair.plain, row["question"]).choices[0]
+    plain = said.message.content
     assert len(plain.split()) >= 10
     corpus = {"id": "said", "scope": "always", "label": "licensed", "minimum_match": 6}
     finish_job(admin.post("/admin/v1/corpora", json=corpus).json()["job"]["id"])
@@ -118,7 +120,7 @@ def test_a_passage_of_an_always_on_corpus_ends_the_answer(pair, finish_job, othe
     assert plain.startswith(choice.message.content)
     assert shown == choice.message.content
     assert len(shown.split()) < 6
-    assert (after.message.content, after.finish_reason) == (plain, "stop")
+    assert (after.message.content, after.finish_reason) == (plain, said.finish_reason)
     [block, *_] = admin.get("/admin/v1/provenance/blocks").json()["blocks"]
     assert (block["corpus"], block["documents"][0]["document"]) == ("said", 0)
     assert pair.metric('lethegate_provenance_blocks_total{label="licensed"}') >= 2
