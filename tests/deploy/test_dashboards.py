@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,14 @@ def test_provisioning_points_at_what_compose_mounts():
 
     assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
     assert source["url"] == "http://prometheus:9090"
+
+
+def test_pictures_in_the_documents_are_there():
+    """Each is of a dashboard that exists."""
+    text = (GRAFANA.parent / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"!\[\w+\]\(grafana/pictures/(\w+)\.svg\)", text)
+
+    assert shown
+    for name in shown:
+        assert (GRAFANA / "pictures" / f"{name}.svg").exists()
+        assert (GRAFANA / "dashboards" / f"{name}.json").exists()
