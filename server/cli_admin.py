@@ -103,7 +103,10 @@ def preview_target(
         return
     _print_phrases(found["phrases"])
     for kind, bounds in found["calibration"].get("thresholds", {}).items():
-        typer.echo(f"{kind} rows: weak from {bounds['weak']}, strong from {bounds['strong']}")
+        typer.echo(
+            f"{kind} rows: weak from a cosine of {bounds['weak']}, "
+            f"strong from {bounds['floor']} and a score of {bounds['strong']}"
+        )
     for warning in found["warnings"]:
         typer.echo(f"warning: {warning}")
 

@@ -52,7 +52,9 @@ class QuickCompiler:
 
     def preview(self, target: ForgetTarget, others: Sequence[ForgetTarget]) -> Mapping[str, Any]:
         """Says what it was given."""
-        return {"alpha": 0.005, "warnings": [f"previewed beside {len(others)} others"]}
+        bounds = {"weak": 0.7, "strong": 0.8, "floor": 0.72}
+        warnings = [f"previewed beside {len(others)} others"]
+        return {"alpha": 0.005, "thresholds": {"prompt": bounds}, "warnings": warnings}
 
     def _write(self, digest: str, content: bytes) -> None:
         final = self._snapshots / digest

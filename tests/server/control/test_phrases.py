@@ -246,6 +246,7 @@ class TestShell:
         shown = run("preview", str(file)).stdout
 
         assert "Port Sorrel" in shown
+        assert "prompt rows: weak from a cosine of 0.7, strong from 0.72 and" in shown
         assert "warning: previewed beside 1 others" in shown
         assert json.loads(run("preview", str(file), "--json").stdout)["calibration"]
         assert run("preview", str(tmp_path / "absent")).exit_code == 2
