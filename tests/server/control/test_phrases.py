@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from detectors.benign import benign_prompts
 from server.cli import app
 from server.errors import InvalidField
+from server.log import configure_logging
 from server.phrases import PhraseEdit, edited, list_phrases
 from server.schemas import TargetIn
 
@@ -40,9 +41,11 @@ def phrases(admin: httpx.Client, target_id: str = "ada") -> dict[str, dict[str, 
 
 
 @pytest.fixture
-def ada(admin: httpx.Client) -> httpx.Client:
-    """The admin API with one target."""
+def ada(admin: httpx.Client, settle: Callable[[Callable[[], bool]], None]) -> httpx.Client:
+    """The admin API with one target in force."""
     assert admin.post(TARGETS, json=ADA).status_code == 202
+    settle(lambda: admin.get(f"{TARGETS}/ada").json()["status"] == "active")
+    settle(lambda: admin.get("/admin/v1/jobs").json()["jobs"][0]["state"] == "done")
     return admin
 
 
@@ -222,6 +225,7 @@ class TestShell:
         """Run a command against the admin API."""
         monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
         monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(ada.base_url.port))
+        configure_logging()  # of the server in this process, not into the command's output
         return lambda *arguments: CliRunner().invoke(app, ["targets", *arguments])
 
     def test_phrases_are_shown_and_edited(self, run: Callable[..., Result]) -> None:
