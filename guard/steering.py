@@ -13,7 +13,6 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from detectors.targets import Phrase
 from guard import step_kernels
-from guard.active_sets import ActiveSet
-from guard.automaton import build_tables, index_phrases
+from guard.batch import Batch, Group, Slot, WorkerPolicy
 from guard.errors import (
     AssistantError,
     AssistantFull,
@@ -37,15 +34,12 @@ from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.loading import load_part
 from guard.params import GuardParams
 from guard.positions import Positions
-from guard.semantic_penalties import Penalties
 from guard.semantic_step import penalise
 from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
-from guard.uld.rules import Rules
 from guard.uld.subtracting import Subtraction, subtract_rows
-from guard.units import Units
 from guard.veto import Veto
 from guard.vocabulary import Vocabulary
-from tracing.successors import compile_successors
+from guard.warm_up import warm_up
 
 KEPT_POLICIES = 8
 PRELOAD_SWITCH_SECONDS = 0.0002
@@ -54,62 +48,6 @@ if TYPE_CHECKING:
     from guard.uld.assistants import Assistants
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Policy:
-    """What a policy forbids: phrases and what completes an n-gram; and what it subtracts."""
-
-    token_filter: TokenFilter
-    veto: Veto
-    rules: Rules
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One steered request in the batch.
-
-    `number` is its place in the packed positions, -1 for none. `output` is the engine's live list
-    of generated ids and `seen` how many of them the position has taken in. `constrained` says that
-    other rules (a grammar, allowed tokens) narrow the row too, so that nothing may be left to
-    sample. `subtraction` is that of the assistants of its targets.
-    """
-
-    nonce: int
-    output: Sequence[int]
-    seen: int
-    constrained: bool
-    policy: _Policy | None = None
-    active: ActiveSet | None = None
-    number: int = -1
-    subtraction: Subtraction | None = None
-    closed: CloseReason | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """The open slots of a batch that share a policy, with their rows and numbers [n].
-
-    `outputs` are the slots' live lists and `expected` their lengths if each gets one more token.
-    """
-
-    policy: _Policy
-    slots: list[Slot]
-    rows: npt.NDArray[np.int64]
-    numbers: npt.NDArray[np.int64]
-    outputs: list[Sequence[int]]
-    expected: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """What a step works on; stays the same until a request enters, leaves, moves or is closed."""
-
-    step: list[tuple[int, Slot]]
-    groups: list[_Group]
-    subtracted: list[tuple[int, Slot, Subtraction]]
-    constrained: list[tuple[int, Slot]]
-    closed: list[int]
 
 
 class Steering:
@@ -140,9 +78,9 @@ class Steering:
         self._ledger = ledger
         self._assistants = assistants
         self._positions = Positions()
-        self._batch = _Batch([], [], [], [], [])
+        self._batch = Batch.of([])
         self._stale = False
-        self._policies: OrderedDict[str, _Policy] = OrderedDict()
+        self._policies: OrderedDict[str, WorkerPolicy] = OrderedDict()
         # One load at a time: a step that needs what the follower is loading waits for that.
         self._loading = threading.Lock()
         warm_up()
@@ -242,7 +180,7 @@ class Steering:
         for group in self._batch.groups:
             for slot, expected in zip(group.slots, group.expected, strict=True):
                 slot.seen = expected - 1
-        self._batch = _arranged(step)
+        self._batch = Batch.of(step)
         self._stale = False
 
     def _subtract(
@@ -264,7 +202,7 @@ class Steering:
 
     def _subtraction(
         self,
-        policy: _Policy,
+        policy: WorkerPolicy,
         params: GuardParams,
         prompt: Sequence[int],
         output: Sequence[int],
@@ -277,7 +215,7 @@ class Steering:
             raise AssistantError("this worker subtracts nothing")
         return Subtraction.of(found, self._assistants.get, prompt, output)
 
-    def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: _Group) -> None:
+    def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: Group) -> None:
         newest = np.array(self._newest(group), np.int64)
         token_filter, veto, width = group.policy.token_filter, group.policy.veto, logits.shape[1]
         found = token_filter.step(
@@ -296,7 +234,7 @@ class Steering:
             index = torch.from_numpy(indices).to(logits.device, non_blocking=True)
             logits.view(-1).index_fill_(0, index, float("-inf"))
 
-    def _newest(self, group: _Group) -> list[int]:
+    def _newest(self, group: Group) -> list[int]:
         """The token that each slot has still to be moved over; earlier ones are taken in here."""
         outputs = group.outputs
         lengths = list(map(len, outputs))
@@ -349,7 +287,7 @@ class Steering:
         for i in np.flatnonzero(empty).tolist():
             self.close(constrained[i][1], CloseReason.NOTHING_LEFT)
 
-    def _policy(self, digest: str) -> _Policy:
+    def _policy(self, digest: str) -> WorkerPolicy:
         policy = self._policies.get(digest)
         if policy is not None:
             return policy
@@ -363,9 +301,9 @@ class Steering:
                     self._policies.popitem(last=False)
         return policy
 
-    def _load(self, digest: str) -> _Policy:
+    def _load(self, digest: str) -> WorkerPolicy:
         part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
-        policy = _Policy(
+        policy = WorkerPolicy(
             TokenFilter(part.tables, part.units, self._vocabulary),
             Veto(part.successors, self._prefixes, self._vocabulary),
             part.rules,
@@ -375,61 +313,6 @@ class Steering:
         policy.token_filter.prepare()
         policy.veto.prepare()
         return policy
-
-
-def warm_up() -> None:
-    """Compile the loops of a step, or read them from the cache, before a step waits for it."""
-    vocabulary = Vocabulary([b"a", b"\xc3", b"\xa4"])
-    tables = build_tables(*index_phrases([Phrase("a")])[:1], vocabulary)
-    units = Units.build([[0]], [], Penalties.build([{0: 1.0}]))
-    token_filter = TokenFilter(tables, units, vocabulary)
-    token_filter.prepare()
-    # Tokens have two types, by the size of the vocabulary.
-    prefixes = vocabulary.prefixes()
-    vetoes = [
-        Veto(compile_successors([[0, 1, 2]], 3, size), prefixes, vocabulary)
-        for size in (3, 1 << 17)
-    ]
-    active = token_filter.sets.acquire((0,), ())
-    positions = Positions()
-    slots = np.array([positions.take(token_filter.seed([0], [1]), active.index)], np.int64)
-    for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
-        token_filter.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
-        penalise(token_filter.sets, positions, slots, np.array([0]), torch.zeros(1, 3), logits)
-        for veto in vetoes:
-            veto.step(slots, np.array([0]), np.array([0]), 3, logits)
-        step_kernels.nothing_left(logits, np.zeros(len(logits), np.int64), np.zeros(1, np.bool_))
-
-
-def _arranged(step: list[tuple[int, Slot]]) -> _Batch:
-    groups: dict[int, list[tuple[int, Slot]]] = {}
-    for row, slot in step:
-        if slot.closed is None:
-            groups.setdefault(id(slot.policy), []).append((row, slot))
-    return _Batch(
-        step,
-        [_group(members) for members in groups.values()],
-        [
-            (row, slot, slot.subtraction)
-            for row, slot in step
-            if slot.subtraction is not None and slot.closed is None
-        ],
-        [(row, slot) for row, slot in step if slot.constrained and slot.closed is None],
-        [row for row, slot in step if slot.closed is not None],
-    )
-
-
-def _group(members: Sequence[tuple[int, Slot]]) -> _Group:
-    policy = members[0][1].policy
-    assert policy is not None
-    return _Group(
-        policy,
-        [slot for _, slot in members],
-        np.array([row for row, _ in members], np.int64),
-        np.array([slot.number for _, slot in members], np.int64),
-        [slot.output for _, slot in members],
-        [slot.seen + 1 for _, slot in members],
-    )
 
 
 def _plain(logits: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from detectors.encoder import DEFAULT_ENCODER
 from server.errors import ServerError
+from server.settings import DATA_ENV
 
 eval_app = typer.Typer(help="Measure what the guard finds, on public data.")
 
-DATA_ENV = "LETHEGATE_TEST_DATA"
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
 

@@ -22,6 +22,8 @@ from server.errors import SettingsError
 
 ENV_PREFIX = "LETHEGATE_"
 CONFIG_ENV = "LETHEGATE_CONFIG"
+# Where `lethegate eval` and the tests find public data: no setting of a server.
+DATA_ENV = "LETHEGATE_TEST_DATA"
 # Between our own processes; never settings of an operator.
 INTERNAL_ENV_PREFIX = "LETHEGATE_INTERNAL_"
 
@@ -310,7 +312,7 @@ def _read_env(environment: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
     found: dict[str, tuple[str, Any]] = {}
     for variable, text in environment.items():
         ours = variable.startswith(ENV_PREFIX) and not variable.startswith(INTERNAL_ENV_PREFIX)
-        if not ours or variable == CONFIG_ENV or not text:
+        if not ours or variable in (CONFIG_ENV, DATA_ENV) or not text:
             continue
         key = variable.removeprefix(ENV_PREFIX).lower()
         if key not in Settings.model_fields:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.config import VllmConfig
 
-    from guard.steering import Slot, Steering
+    from guard.batch import Slot
+    from guard.steering import Steering
 
 
 class GuardLogitsProcessor(LogitsProcessor):

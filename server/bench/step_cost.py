@@ -14,11 +14,12 @@ import torch
 
 from detectors.targets import Phrase
 from guard.automaton import Tables, build_tables, index_phrases
+from guard.batch import Slot
 from guard.ledger import Counter, LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
 from guard.params import GuardParams
 from guard.snapshot import write_snapshot
-from guard.steering import Slot, Steering
+from guard.steering import Steering
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 from server.bench.spellings import common_words

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from detectors.encoder import Encoder
+from guard.batch import Slot
 from guard.compiler import compile_policy
 from guard.decision import Decision
 from guard.follower import Active
@@ -17,7 +18,7 @@ from guard.ledger import LedgerWriter
 from guard.params import GuardParams
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
-from guard.steering import Slot, Steering
+from guard.steering import Steering
 from guard.uld.batch import Edit, answer_all
 from guard.uld.lessons import EncodedLesson, Lesson
 from guard.uld.likelihood import mean_log_likelihoods

@@ -113,3 +113,8 @@ def test_table_has_every_setting() -> None:
     table = settings_table()
 
     assert all(f"`LETHEGATE_{name.upper()}`" in table for name in Settings.model_fields)
+
+
+def test_the_tests_data_are_no_setting() -> None:
+    """Whoever evaluates may serve from the same shell."""
+    assert load_settings(env={"LETHEGATE_TEST_DATA": "/data"}) == load_settings(env={})

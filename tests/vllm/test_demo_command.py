@@ -17,6 +17,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = json.loads((CHECKOUT / "deploy" / "demo" / "target.json").read_text(encoding="utf-8"))
 
+LONG = '"stream": true, "ignore_eos": true, "max_tokens": 400'
+
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 
@@ -102,9 +104,18 @@ def test_a_newcomers_first_minutes(demo: Demo) -> None:
     assert _answer(forgotten) == hidden
 
     own = _processes_of(demo)
+    line = retained.replace('"temperature": 0', f'"temperature": 0, {LONG}').replace("-s", "-sN")
+    with subprocess.Popen(["bash", "-c", line], stdout=subprocess.PIPE, text=True) as stream:
+        assert stream.stdout is not None
+        first = stream.stdout.readline()
 
-    assert len(own) >= 4  # make's demo, the server, the engine, the control process
-    assert demo.press_ctrl_c() in (0, 2, 130, -signal.SIGINT)
+        assert len(own) >= 4  # make's demo, the server, the engine, the control process
+        assert demo.press_ctrl_c() in (0, 2, 130, -signal.SIGINT)
+        # The answer that was being given is given to its end.
+        assert first.startswith("data: ")
+        rest = stream.stdout.read()
+        assert '"finish_reason":"length"' in rest
+        assert rest.endswith("data: [DONE]\n\n")
     assert _until(lambda: not (own & _living()))
     assert not any(_is_open(port) for port in demo.ports)
 

@@ -30,6 +30,49 @@ def test_each_runner_has_its_processor(tmp_path, runner, variable):
     assert variable == launch._environment(settings(tmp_path, runner))["VLLM_USE_V2_MODEL_RUNNER"]
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--logprobs-mode", "raw_logprobs"], "drop --logprobs-mode raw_logprobs"),
+        (["--grpc"], "drop --grpc"),
+        (["--headless"], "drop --headless"),
+        (["--api-key", "k"], "LETHEGATE_API_KEYS"),
+        (["--enable-log-requests"], "drop --enable-log-requests"),
+        (["--enable-log-requests", "--enable-log-outputs"], "--enable-log-outputs"),
+    ],
+)
+def test_flags_that_do_not_go_with_the_guard(tmp_path, flags, told):
+    """The start stops with a sentence that says what to change."""
+    with pytest.raises(StartFault, match=told):
+        launch._parse(settings(tmp_path, "v1"), "model", flags)
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("VLLM_USE_RUST_FRONTEND", "Rust front end"),
+        ("VLLM_API_KEY", "LETHEGATE_API_KEYS"),
+        ("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "log"),
+    ],
+)
+def test_variables_that_do_not_go_with_the_guard(variable, told):
+    """What bypasses the guard from the environment stops the start too, unless it is off."""
+    with pytest.raises(StartFault, match=f"unset {variable}: .*{told}"):
+        launch._check_environment({variable: "1"})
+    launch._check_environment({variable: "0"})
+
+
+def test_hub_names_pass_and_answers_may_end(tmp_path):
+    """The model reaches vLLM and the control process as it was given; SIGTERM waits for streams."""
+    args = launch._parse(settings(tmp_path, "v1"), "Org/Name-0.6B", [])
+    command = launch.ControlChild(args)._command
+
+    assert args.model == args.model_tag == "Org/Name-0.6B"
+    assert command[command.index("--model") + 1] == "Org/Name-0.6B"
+    assert args.shutdown_timeout == 30
+    assert args.logprobs_mode == "processed_logprobs"
+
+
 def test_speculative_decoding_needs_v2(tmp_path):
     """The V1 runner takes no processor beside it, so it would run unguarded or not at all."""
     args = launch._parse(settings(tmp_path, "v2"), "model", SPECULATIVE)
