@@ -113,12 +113,11 @@ class Steering:
         """Take in a request, new or resumed; `output` holds what it has generated before."""
         slot = Slot(params.nonce, output, len(output), constrained)
         try:
-            policy = self._policy(params.digest)
+            slot.policy = policy = self._policy(params.digest)
             position = policy.token_filter.seed(prompt, output)
             slot.active = policy.token_filter.sets.acquire(params.targets, params.items)
             slot.number = self._positions.take(position, slot.active.index)
             policy.veto.seed(slot.number, prompt, output)
-            slot.policy = policy
             slot.subtraction = self._subtraction(policy, params, prompt, output)
         except (AssistantError, ModelUnreadable) as error:
             logger.error("a request asks for an assistant that cannot be used: %s", error)
@@ -138,8 +137,10 @@ class Steering:
         """The request has left the batch."""
         if slot.policy is not None and slot.active is not None:
             slot.policy.token_filter.sets.release(slot.active)
+            slot.active = None
+        if slot.number >= 0:
             self._positions.free(slot.number)
-            slot.active, slot.number = None, -1
+            slot.number = -1
         if slot.subtraction is not None:
             slot.subtraction.release()
             slot.subtraction = None

@@ -20,6 +20,8 @@ BANNED_LOGPROB = -9999.0
 
 _TOKEN_ID = "token_id:"  # noqa: S105
 _MESSAGES = ("delta", "message")
+# Tokens after which a character that is still not complete never will be.
+_LONGEST_CHARACTER = 64
 # Set by the engine from closed sets, never by the model.
 _FIXED = frozenset({"role", "type", "index"})
 # The order in which a model writes them, which is the order a stream shows them in.
@@ -97,13 +99,15 @@ class TokenText:
     """Text of a growing list of token ids, in constant time per token.
 
     Decodes a short window twice, with and without the new tokens, and takes the difference: a
-    token's text depends on its neighbours (spaces, characters spread over several tokens).
+    token's text depends on its neighbours (spaces, characters spread over several tokens). Only a
+    character that is not complete waits for the tokens that follow.
     """
 
     def __init__(self, decode: Decode) -> None:
         self._decode = decode
         self._window: list[int] = []
         self._read = 0
+        self._given = 0
 
     def feed_tokens(self, tokens: Sequence[str]) -> str:
         """Text of tokens that may be written as `token_id:7`."""
@@ -115,11 +119,14 @@ class TokenText:
         """The text that these tokens add."""
         self._window += token_ids
         before, after = self._decode(self._window[: self._read]), self._decode(self._window)
-        if after.endswith("\ufffd"):
-            return ""
-        self._window = self._window[self._read :]
-        self._read = len(self._window)
-        return after[len(before) :]
+        whole = after.rstrip("\ufffd")
+        first = len(before) + self._given
+        if whole == after or len(self._window) - self._read > _LONGEST_CHARACTER:
+            self._window = self._window[self._read :]
+            self._read, self._given = len(self._window), 0
+            return after[first:]
+        self._given = max(self._given, len(whole) - len(before))
+        return whole[first:]
 
 
 def _walk(value: Any, path: Path) -> Iterator[tuple[Path, str]]:

@@ -31,7 +31,8 @@ def block_delta(index: int, block: dict[str, Any]) -> Delta:
         function = {"name": block["name"]}
         if block.get("input"):
             function["arguments"] = json.dumps(block["input"], ensure_ascii=False)
-        return {"tool_calls": [{"index": index, "function": function}]}
+        # Some models write the call's id themselves.
+        return {"tool_calls": [{"index": index, "id": block["id"], "function": function}]}
     raise ValueError("unknown kind of block")
 
 

@@ -108,6 +108,27 @@ def test_an_unknown_unit_closes_the_slot(tmp_path, steering, reader):
     assert CloseReason.BAD_PARAMETERS is reader.closed(5)
 
 
+def test_a_slot_that_fails_while_it_is_opened_leaves_nothing(
+    tmp_path, steering, reader, monkeypatch
+):
+    """Its place is free again, so that faults do not add up."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    monkeypatch.setattr("guard.veto.Veto.seed", lambda *_: 1 / 0)
+    failed = [
+        steering.open_slot(GuardParams(digest, n, (0,)), [], [], constrained=False) for n in (1, 2)
+    ]
+    taken = [slot.number for slot in failed]
+    for slot in failed:
+        steering.release(slot)
+    monkeypatch.undo()
+    after = [
+        steering.open_slot(GuardParams(digest, n, (0,)), [], [], constrained=False) for n in (3, 4)
+    ]
+
+    assert CloseReason.INTERNAL_ERROR is reader.closed(1)
+    assert set(taken) == {slot.number for slot in after}
+
+
 def test_a_placeholder_closes_the_slot(tmp_path, steering, reader):
     """If the engine cannot say what it sampled, the row cannot be judged."""
     digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])

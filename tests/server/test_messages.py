@@ -109,8 +109,8 @@ def test_an_untouched_stream_passes_byte_for_byte() -> None:
     assert _shield(events) == b"".join(map(encode_named_event, events))
 
 
-def _tool(partial: list[str], name: str = "look") -> list[dict[str, Any]]:
-    block = {"type": "tool_use", "id": "t", "name": name, "input": {}}
+def _tool(partial: list[str], name: str = "look", call: str = "t") -> list[dict[str, Any]]:
+    block = {"type": "tool_use", "id": call, "name": name, "input": {}}
     events = _events([("text", ["go"]), ("tool", partial)])
     for event in events:
         if event.get("content_block", {}).get("type") == "tool":
@@ -126,6 +126,7 @@ def _tool(partial: list[str], name: str = "look") -> list[dict[str, Any]]:
         _tool(['{"q": "a', "b", ' b"}']),
         _tool(['{"q": "\\u0061', 'b b"}']),
         _tool(["{}"], name="ab b"),
+        _tool(["{}"], call="functions.ab b:0"),
     ],
 )
 def test_tool_calls_are_surfaces(events: list[dict[str, Any]]) -> None:
@@ -138,7 +139,12 @@ def test_tool_calls_are_surfaces(events: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [{"name": "ab b", "input": {}}, {"name": "x", "input": {"ab b": 1}}]
+    "block",
+    [
+        {"name": "ab b", "input": {}},
+        {"name": "x", "input": {"ab b": 1}},
+        {"name": "x", "input": {}, "id": "ab b:0"},
+    ],
 )
 def test_whole_tool_calls_are_surfaces(block: dict[str, Any]) -> None:
     """A call that says a phrase is left out."""

@@ -54,3 +54,17 @@ def test_token_text_is_the_text_of_all_tokens(text: str, cuts: list[int]) -> Non
         out += tokens.feed(list(raw[start:end]))
 
     assert out == text
+
+
+@given(st.text("aé漢😀 ", max_size=12), st.integers(1, 3))
+def test_a_cut_character_hides_nothing(text: str, more: int) -> None:
+    """What stands before a character that never becomes complete is read all the same."""
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode("utf-8", "replace")
+
+    cut = "😀".encode()[:more]
+
+    assert text == TokenText(decode).feed([*text.encode(), *cut])
+    tokens = TokenText(decode)
+    assert text == "".join(tokens.feed([byte]) for byte in [*text.encode(), *cut])
