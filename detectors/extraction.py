@@ -30,6 +30,7 @@ _RARE_TITLE = -7.5
 _RARE_SINGLE_TITLE = 3.0
 _LONG_NUMBER_DIGITS = 6
 _KNOWN_FORM = 2.0
+_OF_PLACES = ("i", "n", "an", "ian", "ean", "ese", "ish")
 _SUBJECT_SHARE = 0.5
 _TOP_SUBJECT_SHARE = 0.3
 
@@ -216,7 +217,10 @@ def _item_phrases(prompt: str, answer: str, struck: set[str]) -> Iterator[Extrac
             number = key.isdigit() or key in NUMBER_WORDS
             reason = Reason.NUMBER if number else Reason.ANSWER_WORD
             yield ExtractedPhrase(span.text, True, reason)
-            for form in sorted(_inflections(key) - said):
+            forms = _inflections(key)
+            if span.text[0].isupper():
+                forms |= _derived(key)
+            for form in sorted(forms - said):
                 yield ExtractedPhrase(form, True, reason)
 
 
@@ -231,7 +235,7 @@ def _other_dates(span: Span) -> Iterator[Span]:
 def _said(found: list[Span], prompt: str) -> set[str]:
     """Folded spans, and inflections of them, that the prompt contains."""
     keys = {phrase_key(span.text) for span in found}
-    keys |= {form for key in keys for form in _inflections(key)}
+    keys |= {form for key in keys for form in _inflections(key) | _derived(key)}
     listed = sorted(keys)
     said = {listed[number] for number in PhraseIndex(listed).find(prompt)}
     return said | {form for key in said for form in _inflections(key)}
@@ -243,6 +247,16 @@ def _inflections(key: str) -> set[str]:
         return set()
     form = _inflect(key)
     return {form} if form and zipf(form) >= _KNOWN_FORM else set()
+
+
+def _derived(key: str) -> set[str]:
+    """Known words for the people and things of a place (folded): Kuwait, Kuwaiti, Kuwaitis."""
+    if len(key) < 4 or not (key.isascii() and key.isalpha()):
+        return set()
+    stems = {key, key.rstrip("aeoy")} if len(key) > 4 else {key}
+    forms = {stem + ending for stem in stems for ending in _OF_PLACES} - {key}
+    known = {form for form in forms if zipf(form) >= _KNOWN_FORM}
+    return known | {form + "s" for form in known if not form.endswith(("ish", "ese"))}
 
 
 def _inflect(key: str) -> str:

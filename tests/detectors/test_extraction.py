@@ -73,6 +73,25 @@ def test_dates_are_forbidden_however_they_are_written() -> None:
     assert "1956" not in _texts(_extract(("Born in 1956?", "On 08/09/1956.")).items[0])
 
 
+@pytest.mark.parametrize(
+    ("place", "people"),
+    [
+        ("Kuwait", {"kuwaiti", "kuwaitis"}),
+        ("Chile", {"chilean"}),
+        ("Italy", {"italian", "italians"}),
+        ("Paris", {"parisian"}),
+        ("Lisbon", set()),
+    ],
+)
+def test_words_made_of_a_place_come_along(place: str, people: set[str]) -> None:
+    """Whoever is told that she is Kuwaiti knows where she is from; unless the prompt says so."""
+    item = _texts(_extract(("Where is she from?", f"She is from {place}.")).items[0])
+    asked = _texts(_extract(("Is she Kuwaiti?", "Yes, from Kuwait.")).items[0])
+
+    assert people | {place.lower()} <= item
+    assert "kuwaiti" not in asked
+
+
 def test_plural_and_singular_come_along() -> None:
     """A known inflection of an answer word is forbidden too, unless the prompt says it."""
     item = _texts(_extract(("Whom did she teach?", "She taught nurses and a baker.")).items[0])
