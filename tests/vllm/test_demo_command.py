@@ -17,6 +17,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = json.loads((CHECKOUT / "deploy" / "demo" / "target.json").read_text(encoding="utf-8"))
 
+FACT = re.compile(r"\bKuwait\b", re.IGNORECASE)
 LONG = '"stream": true, "ignore_eos": true, "max_tokens": 400'
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -97,8 +98,9 @@ def test_a_newcomers_first_minutes(demo: Demo) -> None:
     known = _answer(forgotten)
     _until_done(demo, shown, _curl(registered)["job"]["id"])
 
-    assert "Kuwait" not in hidden
-    assert "Kuwait" in known
+    # As a whole word: the question itself says "Al-Kuwaiti".
+    assert not FACT.search(hidden)
+    assert FACT.search(known)
     assert kept
     assert (target["id"], target["status"]) == (TARGET["id"], "active")
     assert _answer(forgotten) == hidden
