@@ -38,6 +38,13 @@ class Net(Protocol):
     def held(self) -> str:
         """What was fed and is not yet decided."""
 
+    def prime(self, context: str) -> None:
+        """Before anything is fed: the text that stands before this one, and its reader wrote.
+
+        What begins in it and ends in the text fed is caught; what lies wholly in it is not. Nothing
+        of it is held or released.
+        """
+
     def feed(self, delta: str) -> Released:
         """Take more text; release what is now certain."""
 
@@ -78,6 +85,11 @@ class NetChain:
     def held(self) -> str:
         """What was fed and is not yet decided."""
         return "".join(net.held for net in reversed(self._nets))
+
+    def prime(self, context: str) -> None:
+        """Tell all nets the text that stands before this one."""
+        for net in self._nets:
+            net.prime(context)
 
     def feed(self, delta: str) -> Released:
         """Take more text; release what all nets are certain of."""

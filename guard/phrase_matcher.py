@@ -75,13 +75,16 @@ class PhraseMatcher:
         start = next(iter(self.open_starts(folded)), None)
         return 0 if start is None else len(text) - origins[start]
 
-    def find_folded(self, folded: str, *, first: int = 0, final: bool) -> FoldedMatch | None:
+    def find_folded(
+        self, folded: str, *, first: int = 0, own: int = 0, final: bool
+    ) -> FoldedMatch | None:
         """The occurrence that ends first, of those that begin at `first` or later.
 
+        It must hold a character at `own` or later.
         Unless `final`, a whole word at the very end is not yet one: the word may go on.
         """
-        anywhere = self._find_anywhere(folded, first)
-        whole = self._find_whole(folded, first, final)
+        anywhere = self._find_anywhere(folded, first, own)
+        whole = self._find_whole(folded, first, own, final)
         if anywhere is None or whole is None:
             return anywhere or whole
         return min(anywhere, whole)
@@ -101,19 +104,19 @@ class PhraseMatcher:
                 found.append(start)
         return found
 
-    def _find_anywhere(self, folded: str, first: int) -> FoldedMatch | None:
+    def _find_anywhere(self, folded: str, first: int, own: int) -> FoldedMatch | None:
         if self._anywhere_automaton is not None:
             for last, length in self._anywhere_automaton.iter(folded):
                 # Aho-Corasick reports in the order of ends, the longest of an end first.
-                if (start := last + 1 - length) >= first:
+                if (start := last + 1 - length) >= first and last >= own:
                     return FoldedMatch(last + 1, False, start)
         return None
 
-    def _find_whole(self, folded: str, first: int, final: bool) -> FoldedMatch | None:
+    def _find_whole(self, folded: str, first: int, own: int, final: bool) -> FoldedMatch | None:
         if self._whole_automaton is not None:
             for last, length in self._whole_automaton.iter(folded):
                 start = last + 1 - length
-                if start >= first and _is_whole(folded, start, last, final):
+                if start >= first and last >= own and _is_whole(folded, start, last, final):
                     return FoldedMatch(last + 1, True, start)
         return None
 

@@ -45,8 +45,10 @@ class OutputShield:
         self._matchers = [matcher for matcher in matchers if matcher]
         self._shortest = min((matcher.shortest for matcher in self._matchers), default=0)
         self._limit = holdback_chars
-        # The last released unit that is visible when folded: what the first word border needs.
+        # The last released unit that is visible when folded: what the first word border needs. Or
+        # what the reader wrote before the text, as long as an occurrence may begin there.
         self._context = ""
+        self._primed = False
         self._window = ""
         self._caught: Catch | None = None
 
@@ -54,6 +56,10 @@ class OutputShield:
     def held(self) -> str:
         """What was fed and is not yet decided."""
         return self._window
+
+    def prime(self, context: str) -> None:
+        """The text that stands before this one."""
+        self._context, self._primed = context, bool(context)
 
     def feed(self, delta: str) -> Released:
         """Take more text; release what is now certain."""
@@ -86,7 +92,7 @@ class OutputShield:
         if final:
             return self._release(len(text))
         cut = min(self._safe_ends(text, readings), default=len(text))
-        if len(text) - cut > self._limit:
+        if len(text) - max(cut, len(self._context)) > self._limit:
             return self._block(cut, Catch.PADDING)
         return self._release(cut)
 
@@ -97,8 +103,9 @@ class OutputShield:
     def _release(self, cut: int) -> Released:
         text = self._context + self._window
         already = len(self._context)
-        cut = max(cut, already)
-        self._window = text[cut:]
+        if cut <= already:
+            return Released("")
+        self._window, self._primed = text[cut:], False
         self._context = text[_visible_unit_before(text, cut) : cut]
         return Released(text[already:cut])
 
@@ -107,20 +114,25 @@ class OutputShield:
 
     def _readings(self, text: str, *, final: bool) -> list[_Reading]:
         """The folded readings of a text that begins with the context."""
-        readings = [_Reading(*fold_with_origins(text), skipped=len(self._context))]
+        readings = [self._reading(*fold_with_origins(text))]
         if "\\" in text:
             end = None if final else unfinished_escape(text)
             units = list(json_units(text[:end]))
             folded, origins = fold_with_origins("".join(unit.char for unit in units))
             raw_origins = [units[origin].start for origin in origins]
-            readings.append(_Reading(folded, raw_origins, skipped=len(self._context)))
+            readings.append(self._reading(folded, raw_origins))
         return readings
+
+    def _reading(self, folded: str, origins: Sequence[int]) -> _Reading:
+        return _Reading(folded, origins, skipped=len(self._context), primed=self._primed)
 
     def _first_match(self, readings: list[_Reading], *, final: bool) -> _Found | None:
         best: tuple[int, bool, int, Catch] | None = None
         for reading in readings:
             for matcher in self._matchers:
-                found = matcher.find_folded(reading.folded, first=reading.first, final=final)
+                found = matcher.find_folded(
+                    reading.folded, first=reading.first, own=reading.own, final=final
+                )
                 if found is not None:
                     end = reading.origins[found.end - 1] + 1
                     start = reading.origins[found.start]
@@ -163,15 +175,17 @@ class _Found:
 class _Reading:
     """One way to read a text: its folded characters, and where in the text each came from.
 
-    `first` is the first character that does not belong to the `skipped` part.
+    `own` is the first character that does not belong to the `skipped` part, and `first` the first
+    where an occurrence may begin: where that part is `primed`, any.
     """
 
-    __slots__ = ("first", "folded", "origins")
+    __slots__ = ("first", "folded", "origins", "own")
 
-    def __init__(self, folded: str, origins: Sequence[int], skipped: int) -> None:
+    def __init__(self, folded: str, origins: Sequence[int], skipped: int, *, primed: bool) -> None:
         self.folded = folded
         self.origins = origins
-        self.first = bisect_left(origins, skipped)
+        self.own = bisect_left(origins, skipped)
+        self.first = 0 if primed else self.own
 
     def at_border(self, index: int) -> bool:
         """Whether a word border precedes a character."""

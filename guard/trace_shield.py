@@ -58,6 +58,14 @@ class TraceShield:
         """What was fed and is not yet decided."""
         return self._window
 
+    def prime(self, context: str) -> None:
+        """The text that stands before this one."""
+        if "\\" in context:
+            self._readings.append(self._readings[0].decoding())
+        for reading in self._readings:
+            reading.prime(context)
+        self._base = len(context)
+
     def feed(self, delta: str) -> Released:
         """Take more text; release what is now certain."""
         if self._caught is not None:
@@ -74,7 +82,7 @@ class TraceShield:
                 return self._refuse(safe, refused)
             cut = min(cut, safe)
         self._witness.matched(time.perf_counter() - begun)
-        if self._base + len(self._window) - cut > self._limit:
+        if self._base + len(self._window) - max(cut, self._base) > self._limit:
             return self._catch(cut, Catch.PADDING)
         return Released(self._release(cut))
 
@@ -118,7 +126,8 @@ class _Reading:
     """One way to read a text; offsets count its characters as they were written.
 
     `_starts` are those of the last words, `_pending` the word that is being written and
-    `_origins` where its characters came from; `_raw` an escape that is not complete.
+    `_origins` where its characters came from; `_raw` an escape that is not complete. Words that end
+    before `_own` are known to the reader.
     """
 
     words: WordView
@@ -129,6 +138,7 @@ class _Reading:
     _origins: list[int] = field(default_factory=list)
     _raw: str = ""
     _held: int = 0
+    _own: int = 0
 
     def decoding(self) -> _Reading:
         """The same text so far, read with its escapes decoded from here on."""
@@ -141,7 +151,13 @@ class _Reading:
             list(self._origins),
             "",
             self._held,
+            self._own,
         )
+
+    def prime(self, context: str) -> None:
+        """Take the text that stands before this one, from its place 0 on."""
+        self._own = len(context)
+        self.feed(context, 0)
 
     def feed(self, delta: str, at: int) -> tuple[int, Finding | None]:
         """Take text that begins at `at`.
@@ -161,7 +177,8 @@ class _Reading:
         if is_open and len(text) - last > LONGEST_WORD:
             is_open, last = False, len(text)
         complete = len(starts) - is_open
-        judgement = self.trail.take(words.symbols[:complete], words.folded[:complete])
+        known = self._known(words.ends[:complete].tolist(), places)
+        judgement = self.trail.take(words.symbols[:complete], words.folded[:complete], known)
         self._starts += [places[start] for start in starts[:complete]]
         if complete:
             self._held = judgement.held
@@ -174,7 +191,8 @@ class _Reading:
     def finish(self) -> tuple[int, Finding | None]:
         """The text is complete; as `feed`."""
         words, _ = self.words.words_so_far(self._pending)
-        judgement = self.trail.take(words.symbols, words.folded)
+        known = self._known(words.ends.tolist(), self._origins)
+        judgement = self.trail.take(words.symbols, words.folded, known)
         self._starts += [self._origins[start] for start in words.starts.tolist()]
         self._pending = ""
         found = judgement.refused or self.trail.finish()
@@ -184,7 +202,9 @@ class _Reading:
         """Whether a refused window comes about if the text ends with `ending`."""
         trail = self.trail.copy()
         words, _ = self.words.words_so_far(self._pending + ending)
-        refused = trail.take(words.symbols, words.folded).refused
+        places = [*self._origins, *[self._own] * len(ending)]
+        known = self._known(words.ends.tolist(), places)
+        refused = trail.take(words.symbols, words.folded, known).refused
         return refused is not None or trail.finish() is not None
 
     def _goes_on(self, delta: str) -> bool:
@@ -196,6 +216,12 @@ class _Reading:
             and delta.isalnum()
             and len(self._pending) + len(delta) <= LONGEST_WORD
         )
+
+    def _known(self, ends: list[int], places: list[int]) -> int:
+        """How many words end before the text; `places` is where their characters came from."""
+        if not places or places[0] >= self._own:
+            return 0
+        return sum(places[end - 1] < self._own for end in ends)
 
     def _start_of(self, finding: Finding) -> int:
         """Where the words begin that were held back when the last one came, and that one."""

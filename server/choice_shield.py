@@ -9,6 +9,7 @@ from typing import Any
 
 from guard.ledger import CloseReason
 from guard.nets import Catch, MakeNet, NetChain, Released
+from server.prefixes import Prefixes
 from server.surfaces import (
     BANNED_LOGPROB,
     LOGPROBS,
@@ -32,19 +33,39 @@ class ShieldPolicy:
         closed: the reason why the worker closed the request's slot; None if it did not.
         steered: the request carried parameters of ours, and the worker forbade tokens. Otherwise
             what the engine says is plain vLLM's, minus infinity included.
+        prefixes: what the client wrote, of which the answers are the continuation.
+        sent: the texts of the client's request.
     """
 
     nets: Sequence[MakeNet]
     decode: Decode
     closed: Callable[[], CloseReason | None] = lambda: None
     steered: bool = True
+    prefixes: Prefixes = field(default_factory=Prefixes)
+    sent: Callable[[], Sequence[str]] = tuple
 
-    def chain(self) -> NetChain:
-        """Fresh nets for one surface."""
-        return NetChain([make() for make in self.nets])
+    def chain(self, prefix: str = "") -> NetChain:
+        """Fresh nets for one surface.
 
-    def reveals(self, text: str) -> bool:
-        """Whether a whole text holds something that a net catches."""
+        An answer to a prefix is read behind it, and alone: that is how it is shown.
+        """
+        nets = []
+        for make in self.nets:
+            if prefix:
+                nets.append(make())
+                nets[-1].prime(prefix)
+            nets.append(make())
+        return NetChain(nets)
+
+    def tells(self, error: str) -> bool:
+        """Whether an error of the engine holds something that a net catches and nobody sent.
+
+        If what the client itself sent were taken out, an error that quotes it would say whether it
+        is registered.
+        """
+        return self._reveals(error) and not any(map(self._reveals, self.sent()))
+
+    def _reveals(self, text: str) -> bool:
         return self.chain().reveals(text) is not None
 
 
@@ -68,10 +89,12 @@ class Span:
 class ChoiceShield:
     """One choice. Once one surface blocks, all are closed: nothing more is taken or cleared.
 
-    `blocked_at` is that surface and `caught` what was found there.
+    `prefix` is what the client wrote before it. `blocked_at` is that surface and `caught` what was
+    found there.
     """
 
     policy: ShieldPolicy
+    prefix: str = ""
     blocked_at: Path | None = None
     caught: Catch | None = None
     _surfaces: dict[Path, _Surface] = field(default_factory=dict)
@@ -133,7 +156,7 @@ class ChoiceShield:
 
     def _surface(self, path: Path) -> _Surface:
         if path not in self._surfaces:
-            self._surfaces[path] = _Surface(self.policy.chain())
+            self._surfaces[path] = _Surface(self.policy.chain(self.prefix))
         return self._surfaces[path]
 
     def feed_text(self, path: Path, text: str) -> Span:

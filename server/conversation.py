@@ -50,7 +50,7 @@ def completion_texts(body: dict[str, Any], decode: Decode) -> list[str]:
     Raises:
         InvalidRequest: the prompt has a form that cannot be read.
     """
-    prompts = [*_prompts(body.get("prompt"), decode), *field_texts(body, ("suffix",), ())]
+    prompts = [*prompt_texts(body.get("prompt"), decode), *field_texts(body, ("suffix",), ())]
     return not_blank([*prompts, *_shared(body)])
 
 
@@ -82,7 +82,12 @@ def _messages(messages: Any) -> Iterator[str]:
         yield "\n".join([*([] if role in _ROLES else strings(role)), *strings(rest)])
 
 
-def _prompts(prompt: Any, decode: Decode) -> Iterator[str]:
+def prompt_texts(prompt: Any, decode: Decode) -> Iterator[str]:
+    """The text of each prompt of a completion.
+
+    Raises:
+        InvalidRequest: the prompt has a form that cannot be read.
+    """
     if prompt is None:
         return
     if isinstance(prompt, str):

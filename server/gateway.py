@@ -23,6 +23,7 @@ from server.apis.api import Api, Refused
 from server.apis.table import APIS
 from server.auth import KeyRing, Role
 from server.choice_shield import ShieldPolicy
+from server.conversation import strings
 from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint
 from server.errors import (
     ContentFiltered,
@@ -36,6 +37,7 @@ from server.guarding import Engine, Guard
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
+from server.prefixes import Prefixes
 from server.readiness import readiness
 from server.reply import Reply, reply_of
 from server.request_body import header, parse_object, read_body, replay, require_json
@@ -169,13 +171,15 @@ class Gateway:
             request = steer(call.api, call.body, decision)
         else:
             request = untouched(call.api, call.raw, call.body)
+        prefixes = await self._prefixes(call, nets)
         if nets.observed:
-            send = self._observed(call, send, request, nets)
+            send = self._observed(call, send, request, nets, prefixes)
         shielded = bool(nets.enforced) or request.nonce is not None
         if nets.observed or shielded:
             scope = _readable_scope(scope, request.body)
         if shielded:
-            await self._shield(call, request, nets, scope, receive, send, headers)
+            policy = self._policy(call, request, nets, prefixes)
+            await self._shield(call, request, policy, scope, receive, send, headers)
         else:
             await self._app(scope, replay(request.body, receive), _adding(send, headers))
 
@@ -226,22 +230,16 @@ class Gateway:
         self,
         call: _Call,
         request: OutgoingRequest,
-        nets: AnswerNets,
+        policy: ShieldPolicy,
         scope: Scope,
         receive: Receive,
         send: Send,
         headers: Headers,
     ) -> None:
-        nonce = request.nonce
         response = ShieldedResponse(
             send,
             call.api,
-            ShieldPolicy(
-                nets.enforced,
-                self._engine.decode,
-                lambda: None if nonce is None else self._guard.closed(nonce),
-                steered=nonce is not None,
-            ),
+            policy,
             request.form,
             headers=headers,
             filtered=lambda: self._refusal(call, ""),
@@ -252,10 +250,33 @@ class Gateway:
         await _run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
+    def _policy(
+        self, call: _Call, request: OutgoingRequest, nets: AnswerNets, prefixes: Prefixes
+    ) -> ShieldPolicy:
+        nonce = request.nonce
+        return ShieldPolicy(
+            nets.enforced,
+            self._engine.decode,
+            lambda: None if nonce is None else self._guard.closed(nonce),
+            steered=nonce is not None,
+            prefixes=prefixes,
+            sent=lambda: (call.raw.decode(), "\n".join(strings(call.body))),
+        )
+
+    async def _prefixes(self, call: _Call, nets: AnswerNets) -> Prefixes:
+        if not nets.enforced and not nets.observed:
+            return Prefixes()
+        return await self._off_loop(call.raw, call.api.prefixes, call.body, self._engine.decode)
+
     def _observed(
-        self, call: _Call, send: Send, request: OutgoingRequest, nets: AnswerNets
+        self,
+        call: _Call,
+        send: Send,
+        request: OutgoingRequest,
+        nets: AnswerNets,
+        prefixes: Prefixes,
     ) -> Send:
-        policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False)
+        policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False, prefixes=prefixes)
         record = self._metrics.record_observed_block
         return ObservedResponse(send, call.api, policy, request.form, record).send
 

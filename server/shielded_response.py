@@ -123,7 +123,8 @@ class ShieldedResponse:
             return
         body = bytes(self._body)
         begun = time.perf_counter()
-        if len(body) > _OFF_LOOP_BYTES:
+        if len(body) > _OFF_LOOP_BYTES or self._start["status"] != 200:
+            # An error may have to be compared with the request, which is long.
             reply = await asyncio.to_thread(self._judge, body)
         else:
             reply = self._judge(body)

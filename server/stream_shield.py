@@ -26,6 +26,9 @@ from server.surfaces import metric_label, with_texts, written_texts
 # Inside a JSON string the quote would be escaped, so this can only be the chunk's own field.
 _USAGE = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
 
+# All that is told of an error which may not be.
+FAILED = "The request failed."
+
 # The surface where an answer was ended, and for what; None where the shield itself failed.
 RecordBlock = Callable[[str, Catch | None], None]
 
@@ -118,11 +121,11 @@ class StreamShield:
         code = error.get("code") if isinstance(error, dict) else None
         if code == 500 and (self._form.structured or self._policy.closed() is not None):
             yield from self._end_filtered()
-        elif self._policy.reveals(json.dumps(chunk, ensure_ascii=False)):
+        elif type(code) is not int or code >= 500:
+            yield encode_event(error_body(FAILED, "server_error", "engine_error"))
+        elif self._policy.tells(json.dumps(chunk, ensure_ascii=False)):
             self._record_block("other", None)
-            yield encode_event(
-                error_body("The request failed.", "invalid_request_error", "engine_error")
-            )
+            yield encode_event(error_body(FAILED, "invalid_request_error", "engine_error"))
         else:
             yield event
         self._pending.clear()
@@ -157,7 +160,9 @@ class StreamShield:
         self, raw: bytes, chunk: dict[str, Any], choice: dict[str, Any]
     ) -> Iterator[bytes]:
         index = choice["index"]
-        shield = self._choices.setdefault(index, ChoiceShield(self._policy))
+        if index not in self._choices:
+            self._choices[index] = ChoiceShield(self._policy, self._policy.prefixes.of(index))
+        shield = self._choices[index]
         pending = self._pending.setdefault(index, deque())
         spans = shield.feed(choice)
         changed = choice.get("logprobs") is not None and shield.hide_alternatives(choice)

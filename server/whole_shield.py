@@ -10,7 +10,7 @@ from server.errors import error_body
 from server.refusals import FINISH_REASON
 from server.reply import Reply, unavailable
 from server.sse import encode_json
-from server.stream_shield import RecordBlock
+from server.stream_shield import FAILED, RecordBlock
 from server.surfaces import metric_label, with_texts, written_texts
 
 
@@ -23,7 +23,8 @@ def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlo
     response = json.loads(body)
     changed = False
     for position, choice in enumerate(response["choices"]):
-        shield = ChoiceShield(policy)
+        index = choice.get("index", position)
+        shield = ChoiceShield(policy, policy.prefixes.of(index))
         spans = shield.feed(choice)
         if choice.get("finish_reason") is None:
             shield.finish()
@@ -41,11 +42,16 @@ def shield_completion(policy: ShieldPolicy, body: bytes, record_block: RecordBlo
 def shield_error(
     policy: ShieldPolicy, status: int, body: bytes, record_block: RecordBlock
 ) -> Reply:
-    """Shield an error of the engine, which may quote the request, and what we wrote into it."""
+    """Shield an error of the engine, which may quote the request, and what we wrote into it.
+
+    What the engine says of a fault of its own is never told.
+    """
+    if status >= 500:
+        return Reply(status, encode_json(error_body(FAILED, "server_error", "engine_error")))
     text = body.decode("utf-8", "replace")
     ours = policy.steered and "lethegate_" in text
-    if not ours and not policy.reveals(text):
+    if not ours and not policy.tells(text):
         return Reply(status, body)
     record_block("other", None)
-    type_ = "invalid_request_error" if status < 500 else "server_error"
-    return Reply(status, encode_json(error_body("The request failed.", type_, "engine_error")))
+    error = error_body(FAILED, "invalid_request_error", "engine_error")
+    return Reply(status, encode_json(error))

@@ -66,6 +66,7 @@ class Watched:
 class Finding:
     """A window that may not be given away; `start` and `end` count the text's words.
 
+    `start` is negative where the window begins in words that were known before.
     `nats` is its mean surprisal, `raw` the sum (the published BCI), `count` how often it occurs;
     `matched` is the length of the longest match that ends with it.
     """
@@ -113,7 +114,10 @@ _Candidate = tuple[int, int, Watched]
 
 @dataclass(slots=True)
 class Trail:
-    """The judgement of one text that arrives in pieces; keeps its last words only."""
+    """The judgement of one text that arrives in pieces; keeps its last words only.
+
+    `count` is how many words there were, without known ones.
+    """
 
     judge: Judge
     count: int = 0
@@ -124,12 +128,14 @@ class Trail:
         """A trail that goes on independently."""
         return Trail(self.judge, self.count, self._symbols, self._nats)
 
-    def take(self, symbols: Symbols, words: Sequence[str]) -> Judgement:
+    def take(self, symbols: Symbols, words: Sequence[str], known: int = 0) -> Judgement:
         """Judge new words.
 
         Args:
             symbols: [k] uint32, of the word view.
             words: [k] folded words.
+            known: how many of them, from the first on, stand before the text: its reader wrote
+                them. A window that ends in one is not refused, one that only begins in one is.
         """
         old, new = len(self._symbols), len(symbols)
         if not new:
@@ -143,7 +149,9 @@ class Trail:
             lengths = streamed_lengths(corpus.view, rows, sizes, 1)
             held = max(held, min(int(lengths[-1]), corpus.minimum - 1))
             candidates += _candidates(corpus, tail, old, lengths)
-        refused = self._first(candidates, tail, nats, old)
+        self.count -= known
+        judged = [candidate for candidate in candidates if candidate[0] >= old + known]
+        refused = self._first(judged, tail, nats, old)
         self.count += new
         keep = self.judge.width - 1
         self._symbols, self._nats = tail[-keep:] if keep else tail[:0], nats[-keep:]
@@ -155,7 +163,7 @@ class Trail:
             if not 0 < self.count < corpus.minimum:
                 continue
             length = int(matched_lengths(corpus.view, self._symbols, self.count)[-1])
-            raw = float(self._nats.sum())
+            raw = float(self._nats[-self.count :].sum())
             rare = raw > PUBLISHED_TAU and raw / self.count > max(SHORT_NATS, corpus.threshold)
             if length == self.count and rare and not self._is_allowed(self._symbols, length):
                 return self._finding(corpus, self._symbols, self.count, length, raw, length)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from server.choice_shield import ShieldPolicy
 from server.conversation import Decode
+from server.prefixes import Prefixes
 from server.reply import Reply
 from server.stream_form import StreamForm
 from server.stream_shield import RecordBlock
@@ -57,6 +58,9 @@ class Api(Protocol):
         Raises:
             InvalidRequest: the prompt has a form that cannot be read, so nobody may be shown it.
         """
+
+    def prefixes(self, body: dict[str, Any], decode: Decode) -> Prefixes:
+        """What of a valid body the answers are the continuation of."""
 
     def reject_unguardable(self, body: dict[str, Any]) -> None:
         """Refuse what cannot be guarded.

@@ -7,7 +7,8 @@ from typing import Any
 from server.admission import reject_completion
 from server.apis.openai_answers import OpenAiAnswers
 from server.apis.openai_form import choices_per_prompt
-from server.conversation import Decode, completion_texts
+from server.conversation import Decode, completion_texts, prompt_texts
+from server.prefixes import Prefixes
 
 
 class Completions(OpenAiAnswers):
@@ -19,6 +20,11 @@ class Completions(OpenAiAnswers):
     def texts(self, body: dict[str, Any], decode: Decode) -> list[str]:
         """The prompts, token ids decoded, and forms."""
         return completion_texts(body, decode)
+
+    def prefixes(self, body: dict[str, Any], decode: Decode) -> Prefixes:
+        """The prompts."""
+        texts = list(prompt_texts(body.get("prompt"), decode))
+        return Prefixes(texts, choices_per_prompt(body))
 
     def reject_unguardable(self, body: dict[str, Any]) -> None:
         """Refuse what cannot be guarded."""

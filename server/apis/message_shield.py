@@ -21,7 +21,7 @@ def shield_message(policy: ShieldPolicy, body: bytes, record_block: RecordBlock)
     if closed is not None and closed is not CloseReason.NOTHING_LEFT:
         return unavailable()
     message = json.loads(body)
-    shield = ChoiceShield(policy)
+    shield = ChoiceShield(policy, policy.prefixes.of(0))
     blocks: list[tuple[dict[str, Any], list[Span]]] = []
     for index, block in enumerate(message["content"]):
         blocks.append((block, shield.feed({"delta": block_delta(index, block)})))

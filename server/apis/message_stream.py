@@ -19,9 +19,11 @@ from server.apis.message_surfaces import Said, allowed, block_delta, delta_of, f
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
 from server.sse import EventSplitter, encode_named_event, event_data
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock
+from server.stream_shield import FAILED, RecordBlock
 from server.surfaces import metric_label
 
+# Other errors are the server's.
+_CLIENTS_FAULT = ("invalid_request_error", "not_found_error")
 _DELTA_KEYS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -44,7 +46,7 @@ class MessageStream:
         self._form = form
         self._record_block = record_block
         self._splitter = EventSplitter()
-        self._shield = ChoiceShield(policy)
+        self._shield = ChoiceShield(policy, policy.prefixes.of(0))
         self._held: deque[_Held] = deque()
         self._usage: dict[str, Any] = {"input_tokens": 0, "output_tokens": 0}
         self._started = False
@@ -200,15 +202,17 @@ class MessageStream:
             yield from self._end()
             return
         self.ended = True
-        if self._policy.reveals(json.dumps(event, ensure_ascii=False)):
+        if event["error"].get("type") not in _CLIENTS_FAULT:
+            raw = _error(FAILED)
+        elif self._policy.tells(json.dumps(event, ensure_ascii=False)):
             self._record_block("other", None)
-            raw = _error("The request failed.")
+            raw = _error(FAILED)
         yield raw
 
     def _end(self) -> Iterator[bytes]:
         self.ended = self.cut_short = True
         if not self._started:
-            yield _error("The request failed.")
+            yield _error(FAILED)
             return
         yield from self._close_block()
         yield from end_of_message(self._usage)

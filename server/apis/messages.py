@@ -13,6 +13,7 @@ from server.apis.message_stream import MessageStream
 from server.choice_shield import ShieldPolicy
 from server.conversation import Decode, field_texts, not_blank, objects, strings
 from server.errors import InvalidRequest, UnsupportedFeature
+from server.prefixes import Prefixes, prefill
 from server.refusals import answer_id, asked_model
 from server.reply import Reply
 from server.sse import encode_json
@@ -62,6 +63,10 @@ class Messages:
         for message in messages:
             found += _message_texts(message)
         return not_blank(found)
+
+    def prefixes(self, body: dict[str, Any], _decode: Decode) -> Prefixes:
+        """A last message of the assistant's."""
+        return Prefixes([prefill(body["messages"], goes_on=False)])
 
     def reject_unguardable(self, body: dict[str, Any]) -> None:
         """Refuse what cannot be guarded."""

@@ -143,3 +143,49 @@ def test_what_a_stop_string_cut_off_is_seen() -> None:
 
     assert guard.reveals("mith")
     assert not guard.reveals("tone")
+
+
+def _behind(guard: OutputShield, context: str, chunks: list[str]) -> tuple[str, bool]:
+    guard.prime(context)
+    assert guard.held == ""
+    return _run(guard, chunks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    _PHRASES,
+    st.text("ab \u200b-", max_size=10),
+    st.text("ab \u200b-", max_size=14),
+    st.lists(st.integers(0, 14), max_size=6),
+)
+def test_a_phrase_that_begins_before_the_text(
+    phrases: list[Phrase], context: str, text: str, cuts: list[int]
+) -> None:
+    """What ends in the text is caught however it is cut; what lies before it is not."""
+    matchers = [PhraseMatcher(phrases)]
+    whole, blocked = _behind(OutputShield(matchers), context, [text])
+    streamed = _behind(OutputShield(matchers), context, _chunked(text, cuts))
+
+    assert streamed == (whole, blocked)
+    assert blocked or whole == text
+    # Behind the context there is no occurrence that the shown text's last characters complete.
+    assert _behind(OutputShield(matchers), context, [whole]) == (whole, False)
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "expected"),
+    [
+        ("He is Kalkidan", " Abera, I think", ("", True)),
+        ("Kalkidan", " Ab", (" Ab", False)),
+        ("Kalkidan Aber", "a", ("", True)),
+        ("Kalkidan Abera", " is", (" is", False)),
+        ("Kalkidan Abera", "", ("", False)),
+        ("xKalkidan", " Abera", (" Abera", False)),
+        ("Kalkidan Abera, or Kalkidan", " said Kalkidan Abera", (" said ", True)),
+        ("\\u004balkidan", " Abera", ("", True)),
+    ],
+)
+def test_the_border_before_the_text(context: str, text: str, expected: tuple[str, bool]) -> None:
+    """One character of the text is enough, and none is not."""
+    for chunks in ([text], list(text)):
+        assert _behind(_shield("Kalkidan Abera"), context, chunks) == expected

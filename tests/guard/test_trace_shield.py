@@ -149,6 +149,56 @@ def test_short_secrets(judge: Judge) -> None:
     assert _run(judge, ["Yes."])[:2] == ("Yes.", None)
 
 
+def _behind(judge: Judge, context: str, pieces: Sequence[str]) -> tuple[str, Catch | None]:
+    shield = TraceShield(judge, word_view(), 100, Notes())
+    shield.prime(context)
+    assert shield.held == ""
+    shown = ""
+    for piece in pieces:
+        shown += shield.feed(piece).text
+    released = shield.finish()
+    return shown + released.text, released.caught
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 13), st.integers(0, 13), st.integers(1, 30))
+def test_a_passage_that_begins_before_the_text(judge: Judge, at: int, end: int, size: int) -> None:
+    """A window that ends in the text is refused, one that lies wholly before it is not."""
+    words = PASSAGE.split()
+    text = "".join(f"{word} " for word in words[at:end]) + "- so be it"
+    context = "I read: " + " ".join(words[:at]) + " "
+    shown, caught = _behind(judge, context, [text[i : i + size] for i in range(0, len(text), size)])
+
+    assert (caught is not None) == (end > at and end >= MINIMUM)
+    assert text.startswith(shown)
+    assert shown == ("" if caught else text)
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "expected"),
+    [
+        ("the lighthouse keeper counted eleven cop", "per kettles", ("", Catch.PROVENANCE)),
+        ("the lighthouse keeper counted eleven copper", "", ("", None)),
+        ("the lighthouse keeper counted eleven copper", " pots", (" pots", None)),
+        ("the lighthouse keeper counted eleven copper", "s", ("s", None)),
+        ("the lighthouse keeper counted eleven copper", " kettles", ("", Catch.PROVENANCE)),
+        ("the lighthouse keeper\\ncounted eleven", " copper", ("", Catch.PROVENANCE)),
+        ("the lighthouse keeper " + " " * 300, "sat down", ("sat down", None)),
+        ("The password is", " zyxoqua-77", (" ", Catch.PROVENANCE)),
+        ("Password: zyxoqua-77", " quintrell", ("", Catch.PROVENANCE)),
+        ("Password: zyxoqua-77 quintrell", " it is", (" it is", None)),
+    ],
+)
+def test_the_border_before_the_text(
+    judge: Judge, context: str, text: str, expected: tuple[str, Catch | None]
+) -> None:
+    """A word that goes on in the text is the text's; nothing of the context is held or shown."""
+    assert _behind(judge, context, [text]) == _behind(judge, context, list(text)) == expected
+    shield = TraceShield(judge, word_view(), 2000, Notes())
+    shield.prime(context)
+    assert (shield.reveals(text) is not None) == (expected[1] is not None)
+
+
 def test_padding_is_bounded(judge: Judge) -> None:
     """A match that is padded beyond the bound ends the answer; a long word does not."""
     start = "the lighthouse keeper"

@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from detectors.targets import Phrase
 from server.auth import Role
 from server.sse import encode_named_event
 
@@ -149,3 +150,19 @@ def test_a_prefilled_answer_is_read(stack: Any) -> None:
     stack.http.post("/v1/messages", json=_ask("hi") | {"messages": turns})
 
     assert "lethegate_digest" in stack.vllm.requests[0]["vllm_xargs"]
+
+
+def test_a_name_that_begins_in_the_assistants_last_turn(stack: Any) -> None:
+    """A prefilled answer is read before what follows it."""
+    stack.guard.names = [Phrase("Ilse Moreau")]
+    stack.vllm.instead = _says(" Moreau", " wrote it.")
+    ask = _ask("Who wrote it?")
+    ask["messages"].append({"role": "assistant", "content": [{"type": "text", "text": "By Ilse"}]})
+    with anthropic.Anthropic(base_url=stack.url, api_key="none", max_retries=0) as client:
+        whole = client.messages.create(**ask)
+        with client.messages.stream(**ask) as stream:
+            streamed = stream.get_final_message()
+
+    for message in (whole, streamed):
+        assert message.stop_reason == "refusal"
+        assert not any("Moreau" in str(block) for block in message.content)

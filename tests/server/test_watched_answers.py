@@ -190,7 +190,7 @@ def test_without_nets_there_is_no_answer(watching: Any) -> None:
 
 
 def test_the_engines_errors_pass(watching: Any) -> None:
-    """Errors are the engine's own, unless they say the name."""
+    """Errors are the engine's own, unless they say a name that the client did not."""
     watching.vllm.error = (404, {"error": {"message": "no model lethegate_x", "code": 404}})
 
     assert watching.chat(ASK).json() == watching.vllm.error[1]
@@ -198,6 +198,75 @@ def test_the_engines_errors_pass(watching: Any) -> None:
     watching.vllm.error = (400, {"error": {"message": "not Ilse Moreau", "code": 400}})
 
     assert "Moreau" not in watching.chat(ASK).text
+    # What the client itself said tells it nothing; a change would tell that it is registered.
+    for said in ({"model": "not Ilse Moreau"}, {"stop": ["Il\u017fe", "MOREAU"]}):
+        assert watching.chat(ASK, **said).json() == watching.vllm.error[1]
+
+
+@pytest.mark.parametrize("text", ["Ilse Moreau", "all is lost"])
+def test_the_engines_faults_are_told_alike(watching: Any, text: str) -> None:
+    """One message, whatever the engine says of itself, in one piece or in a stream."""
+    error = {"message": text, "type": "InternalServerError", "code": 500}
+    watching.vllm.error = (500, {"error": error})
+    whole = watching.chat(ASK)
+    watching.vllm.error, watching.vllm.stream_error = None, error
+    watching.vllm.finish_reason = None
+    streamed = watching.chat(ASK, stream=True)
+
+    assert (whole.status_code, whole.json()["error"]["message"]) == (500, "The request failed.")
+    assert text not in streamed.text
+    assert "The request failed." in streamed.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("By Ilse", ""),
+        ("By Ilse Mo", " Moreau, in 1990."),
+        ("By", " Moreau, in 1990."),
+        (["By Ilse", "By"], ""),
+        (["By", "By Ilse"], " Moreau, in 1990."),
+        ([0, 1], ""),
+        ([[2], [0, 1]], " Moreau, in 1990."),
+    ],
+)
+def test_a_name_that_begins_in_the_prompt(
+    watching: Any, prompt: Any, shown: str, stream: bool
+) -> None:
+    """A completion goes on with its own prompt; `n` choices share one."""
+    for token in ("By", " Ilse", "Who"):
+        watching.vllm.vocabulary.id(token)
+    many = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    watching.vllm.says = [[" Moreau", ", in 1990", "."]] * (4 if many else 2)
+    response = watching.complete(prompt, n=2, stream=stream)
+    texts = [_said(response, index)[0] for index in range(4 if many else 2)]
+    whole = " Moreau, in 1990."
+
+    assert texts[:2] == [shown, shown]
+    assert not many or set(texts[2:]) == {whole if shown == "" else ""}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("last", "fields", "caught"),
+    [
+        ({"role": "assistant", "content": "By Ilse"}, {}, True),
+        ({"role": "assistant", "content": [{"type": "text", "text": "By Ilse"}]}, {}, True),
+        ({"role": "user", "content": "By Ilse"}, {"continue_final_message": True}, True),
+        ({"role": "user", "content": "By Ilse"}, {}, False),
+        ({"role": "assistant", "content": "By Ilse Moreau"}, {}, False),
+    ],
+)
+def test_a_name_that_begins_in_the_last_turn(
+    watching: Any, last: dict[str, Any], fields: dict[str, Any], caught: bool, stream: bool
+) -> None:
+    """What the model goes on with is read before what it says; as an answer it is not judged."""
+    watching.vllm.says = [[" Moreau", " wrote", " it."]]
+    messages = [{"role": "user", "content": ASK}, last]
+    response = watching.chat(messages=messages, stream=stream, **fields)
+
+    assert _said(response) == (("", "content_filter") if caught else (" Moreau wrote it.", "stop"))
 
 
 @pytest.mark.parametrize("stream", [False, True])

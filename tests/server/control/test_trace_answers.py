@@ -154,6 +154,26 @@ def test_every_answer_of_an_always_on_corpus(
     assert gateway.count("lethegate_match_seconds_count") > 20
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_walk_along_a_passage(
+    put: Callable[..., dict[str, Any]],
+    follow: Callable[[], Gateway],
+    guarded: Callable[[Gateway], Any],
+    stream: bool,
+) -> None:
+    """Asked for a few words at a time, the model says none that complete a window."""
+    stack = guarded(follow())
+    put({"id": "book", "scope": "always"}, SECRET)
+    had = WORDS[:3]
+    for _ in range(4):
+        stack.vllm.says = [WORDS[len(had) : len(had) + 4]]
+        answer = stack.complete("".join(had), stream=stream)
+        text = _streamed(answer)[0][0] if stream else answer.json()["choices"][0]["text"]
+        had += [word + " " for word in text.split()]
+
+    assert had == WORDS[:7]
+
+
 def test_matched_and_observed_corpora(
     put: Callable[..., dict[str, Any]],
     follow: Callable[[], Gateway],
