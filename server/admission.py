@@ -48,6 +48,11 @@ def reject_fields(body: dict[str, Any], reasons: Mapping[str, str] = _REASONS) -
     Raises:
         UnsupportedFeature: naming the field.
     """
+    if body.get("truncation_side") == "right":
+        raise UnsupportedFeature(
+            "truncation_side is not supported on the right: it hides what an answer goes on with.",
+            param="truncation_side",
+        )
     for field, reason in reasons.items():
         if _is_set(body.get(field)):
             raise UnsupportedFeature(f"{field} is not supported: {reason}.", param=field)
@@ -60,11 +65,9 @@ def reject_completion(body: dict[str, Any]) -> None:
         UnsupportedFeature: naming the field.
     """
     reject_fields(body)
-    if _is_set(body.get("echo")) and body.get("logprobs") is not None:
-        raise UnsupportedFeature(
-            "echo with logprobs is not supported: they are taken before logits processors.",
-            param="echo",
-        )
+    if _is_set(body.get("echo")):
+        # It would be judged as an answer, and so say of any text whether it is registered.
+        raise UnsupportedFeature("echo is not supported.", param="echo")
 
 
 def reject_template(body: dict[str, Any]) -> None:

@@ -115,7 +115,7 @@ class Gateway:
         endpoint = endpoint_of(dict(scope))
         role = self._authenticate(scope, endpoint)
         if endpoint.handling is Handling.PASS:
-            await self._app(scope, receive, send)
+            await self._pass(scope, receive, send)
         elif endpoint.handling is Handling.READY:
             await send_reply(send, await readiness(self._guard, self._app, scope), [])
         else:
@@ -126,6 +126,14 @@ class Gateway:
                 request_id = header(scope, b"x-request-id")
                 call = _Call(APIS[endpoint.handling], raw, body, role, request_id)
                 await self._guarded(call, scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            if raw is None:
+                return
+            receive = replay(raw, receive)
+        await self._app(scope, receive, send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Role | None:
         authorization = _authorization(scope)
@@ -149,7 +157,8 @@ class Gateway:
         reject_reserved(call.body)
         try:
             decision = await self._screen(call)
-        except (GuardUnavailable, GuardTimeout) as error:
+        except GuardUnavailable as error:
+            # A timeout is no fault of the guard: a client can bring it about.
             if not self._settings.fail_open:
                 raise
             self._metrics.record_failure(_failure(error, self._guard))

@@ -39,7 +39,7 @@ class Stage(StrEnum):
 
 
 class Failure(StrEnum):
-    """Why the guard failed a request: a 503, or with `fail_open` served unguarded."""
+    """Why the guard failed a request: a 503, or where `fail_open` allows it served unguarded."""
 
     GUARD_ERROR = "guard_error"
     TIMEOUT = "timeout"
@@ -175,7 +175,7 @@ class GatewayMetrics:
         _tell_build(registry)
         _begin(self._requests, Verdict)
         _begin(self._failures, Failure)
-        _begin(self._bypasses, Failure)
+        _begin(self._bypasses, (Failure.GUARD_ERROR, Failure.NO_POLICY))
         _begin(self._stages, Stage)
         for counter in (self._detections, self._observed):
             _begin(counter, Layer, Strength)

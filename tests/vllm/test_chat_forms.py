@@ -11,7 +11,7 @@ pytestmark = pytest.mark.vllm
 
 READ = {"messages", "prompt", "suffix", *_SHARED_FIELDS, *_CHAT_FIELDS}
 READ |= {*_SHARED_LISTS, *_CHAT_LISTS}
-REFUSED = {*_REASONS, "echo"}
+REFUSED = {*_REASONS, "echo", "truncation_side"}
 # What an answer says of these is shielded, or they say nothing of the model.
 HARMLESS = {
     # sampling; the worker's filter comes behind it
@@ -22,7 +22,7 @@ HARMLESS = {
     *("thinking_token_budget", "watermarking", "guided_decoding_backend"),
     # how the prompt is made of texts that are read
     *("add_generation_prompt", "add_special_tokens", "continue_final_message"),
-    *("truncate_prompt_tokens", "truncation_side", "parallel_tool_calls"),
+    *("truncate_prompt_tokens", "parallel_tool_calls"),
     # pictures and sounds, which are refused themselves
     *("media_io_kwargs", "mm_payload", "mm_processor_kwargs", "return_mm_kwargs"),
     # how the answer is told
