@@ -27,7 +27,8 @@ class Prefixes:
 
     def of(self, index: int) -> str:
         """The end of what stands before a choice, folded; empty if nothing does."""
-        texts = self.texts[index // self.choices :][:1]
+        prompt = index // self.choices
+        texts = self.texts[prompt : prompt + 1]
         return "".join(fold(text[-_READ_CHARS:])[-PREFIX_CHARS:] for text in texts)
 
 

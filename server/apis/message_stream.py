@@ -22,8 +22,6 @@ from server.stream_form import StreamForm
 from server.stream_shield import FAILED, RecordBlock
 from server.surfaces import metric_label
 
-# Other errors are the server's.
-_CLIENTS_FAULT = ("invalid_request_error", "not_found_error")
 _DELTA_KEYS = {
     "text_delta": "text",
     "thinking_delta": "thinking",
@@ -93,7 +91,7 @@ class MessageStream:
         event = json.loads(data)
         kind = event["type"]
         if kind == "error":
-            yield from self._take_error(raw, event)
+            yield from self._take_error()
         elif self._shield.blocked_at is not None:
             self._note_usage(event)
             if kind in ("message_delta", "message_stop"):
@@ -195,19 +193,15 @@ class MessageStream:
             yield encode_named_event({"type": "content_block_stop", "index": self._open})
             self._open = None
 
-    def _take_error(self, raw: bytes, event: dict[str, Any]) -> Iterator[bytes]:
+    def _take_error(self) -> Iterator[bytes]:
         if self._form.structured or self._policy.closed() is not None:
             # A forced end of text violates the grammar, and the engine calls that its fault.
             self._held.clear()
             yield from self._end()
             return
         self.ended = True
-        if event["error"].get("type") not in _CLIENTS_FAULT:
-            raw = _error(FAILED)
-        elif self._policy.tells(json.dumps(event, ensure_ascii=False)):
-            self._record_block("other", None)
-            raw = _error(FAILED)
-        yield raw
+        # In a stream the engine tells faults of its own only.
+        yield _error(FAILED)
 
     def _end(self) -> Iterator[bytes]:
         self.ended = self.cut_short = True

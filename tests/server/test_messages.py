@@ -193,12 +193,13 @@ def test_a_closed_slot_is_a_refusal() -> None:
 
 
 @pytest.mark.parametrize(("structured", "ends"), [(True, b"message_stop"), (False, b"error")])
-def test_errors_in_mid_stream(structured: bool, ends: bytes) -> None:
+@pytest.mark.parametrize("quoted", ["ab b", "other"])
+def test_errors_in_mid_stream(structured: bool, ends: bytes, quoted: str) -> None:
     """A grammar's complaint about a forced end is a refusal; other errors are told, not quoted."""
-    error = {"type": "error", "error": {"type": "internal_error", "message": "no 'ab b'"}}
+    error = {"type": "error", "error": {"type": "internal_error", "message": f"no {quoted}"}}
     out = _shield([*_events([])[:1], error], structured=structured)
 
-    assert b"ab b" not in out
+    assert quoted.encode() not in out
     assert out.split(b"\n\n")[-2].startswith(b"event: " + ends)
 
 

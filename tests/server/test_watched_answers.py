@@ -203,6 +203,15 @@ def test_the_engines_errors_pass(watching: Any) -> None:
         assert watching.chat(ASK, **said).json() == watching.vllm.error[1]
 
 
+def test_the_engines_errors_pass_in_a_stream(watching: Any) -> None:
+    """The same where the answer has begun."""
+    watching.vllm.finish_reason = None
+    watching.vllm.stream_error = {"message": "not Ilse Moreau", "code": 400}
+
+    assert "Moreau" not in watching.chat(ASK, stream=True).text
+    assert "not Ilse Moreau" in watching.chat(ASK, stream=True, user="Ilse Moreau").text
+
+
 @pytest.mark.parametrize("text", ["Ilse Moreau", "all is lost"])
 def test_the_engines_faults_are_told_alike(watching: Any, text: str) -> None:
     """One message, whatever the engine says of itself, in one piece or in a stream."""
