@@ -107,7 +107,7 @@ def test_counters_begin_at_zero_with_all_their_labels():
     GatewayMetrics(registry)
     value = registry.get_sample_value
 
-    assert value("lethegate_guard_bypasses_total", {"reason": "timeout"}) == 0
+    assert value("lethegate_guard_bypasses_total", {"reason": "no_policy"}) == 0
     assert value("lethegate_guard_failures_total", {"reason": "no_policy"}) == 0
     assert value("lethegate_closed_slots_total", {"reason": "fault"}) == 0
     assert value("lethegate_requests_total", {"verdict": "refuse"}) == 0
