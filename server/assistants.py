@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from guard.errors import GuardError
+from guard.errors import AssistantUnreadable, GuardError
 from guard.uld.card import Card
 from guard.uld.shelf import Shelf
 from server.errors import Conflict, InvalidField, NotFound
@@ -94,7 +94,12 @@ class Assistants:
             raise InvalidField("uld: needs the setting assistant_memory_gib above 0", param="uld")
 
     def _described(self, name: str, digest: str) -> AssistantOut:
-        card = self.shelf.card(digest)
+        in_use = name in self._named() or digest in self._in_force()
+        try:
+            card = self.shelf.card(digest)
+        except AssistantUnreadable:
+            # Damaged on the disk: it must still be seen, and can be retired.
+            return AssistantOut(id=name, digest=digest, in_use=in_use)
         return AssistantOut(
             id=name,
             digest=digest,
@@ -103,7 +108,7 @@ class Assistants:
             num_pairs=card.data["forget"],
             trained_on=card.targets,
             metrics=card.metrics,
-            in_use=name in self._named() or digest in self._in_force(),
+            in_use=in_use,
         )
 
     def _named(self) -> set[str]:

@@ -151,6 +151,7 @@ def list_assistants(
     for one in found:
         use = "in use" if one["in_use"] else "not in use"
         shape = f"{one['layers']} of {one['base_layers']} layers, {one['num_pairs']} pairs"
+        shape = "its card is damaged" if one["layers"] is None else shape
         typer.echo(f"{one['id']}: {one['digest'][:12]}, {shape}, {use}")
 
 

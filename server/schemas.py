@@ -232,15 +232,18 @@ class AssistantIn(_Input):
 
 
 class AssistantOut(BaseModel):
-    """A registered assistant; `in_use` while a target or the policy in force names it."""
+    """A registered assistant; `in_use` while a target or the policy in force names it.
+
+    What its card says is null where that is damaged; the assistant can still be retired.
+    """
 
     id: str
     digest: str
-    layers: int
-    base_layers: int
-    num_pairs: int
-    trained_on: list[str]
-    metrics: dict[str, float]
+    layers: int | None = None
+    base_layers: int | None = None
+    num_pairs: int | None = None
+    trained_on: list[str] | None = None
+    metrics: dict[str, float] | None = None
     in_use: bool
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from guard.errors import AssistantUnreadable
 
 CARD = "card.json"
 CARD_VERSION = 1
+_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,85 @@ class Card:
         """Read an assistant's card.
 
         Raises:
-            AssistantUnreadable: there is none, or it is of another version.
+            AssistantUnreadable: there is none, it is of another version, or a field, which is
+                named, is not what `write` would have written.
         """
-        try:
-            card = cls(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise AssistantUnreadable(f"{folder} holds no readable {CARD}") from None
-        if card.version != CARD_VERSION:
-            raise AssistantUnreadable(f"the card in {folder} is of version {card.version}")
-        return card
+        found = _parsed(folder / CARD)
+        data = found.get("data")
+        nested = data.items() if isinstance(data, dict) else ()
+        values = found | {f"data.{name}": value for name, value in nested}
+        for name, (fits, kind) in _FIELDS.items():
+            if not fits(values.get(name)):
+                raise AssistantUnreadable(f"{CARD}: {name} must be {kind}")
+        if not found.keys() <= _FIELDS.keys():
+            raise AssistantUnreadable(f"{CARD}: there is a field that is not known")
+        return cls(**found)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, all of whose strings can be written as UTF-8."""
+    try:
+        # Reading a pipe would wait for ever, a device never end.
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            raise ValueError
+        found = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except (OSError, ValueError, RecursionError):
+        raise AssistantUnreadable(f"the folder holds no readable {CARD}") from None
+    if not isinstance(found, dict):
+        raise AssistantUnreadable(f"{CARD} is not a JSON object")
+    return found
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**31
+
+
+def _is_depth(value: object) -> bool:
+    return _is_count(value) and value != 0
+
+
+def _is_finite(value: object) -> bool:
+    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
+
+
+def _are_finite(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_finite, value.values()))
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _are_versions(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _is_version(value: object) -> bool:
+    return type(value) is int and value == CARD_VERSION
+
+
+# What is checked of each field, and how it is said.
+_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "version": (_is_version, str(CARD_VERSION)),
+    "base": (_is_text, "a string"),
+    "tokenizer": (_is_text, "a string"),
+    "layers": (_is_depth, "a whole number of at least 1"),
+    "base_layers": (_is_depth, "a whole number of at least 1"),
+    "data": (_is_object, "an object"),
+    "data.sha256": (_is_text, "a string"),
+    "data.forget": (_is_count, "a whole number"),
+    "data.flat": (_is_count, "a whole number"),
+    "plan": (_is_object, "an object"),
+    "metrics": (_are_finite, "an object of finite numbers"),
+    "targets": (_are_texts, "a list of strings"),
+    "versions": (_are_versions, "an object of strings"),
+}

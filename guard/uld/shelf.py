@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 from guard.errors import AssistantUnreadable
@@ -40,17 +41,13 @@ class Shelf:
         Raises:
             AssistantUnreadable: a file is missing or the card cannot be read.
         """
-        Card.read(source)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._folder / f".{uuid.uuid4().hex}.draft"
         draft.mkdir(mode=0o700)
         try:
             for file in _FILES:
-                try:
-                    shutil.copyfile(source / file, draft / file)
-                except OSError:
-                    raise AssistantUnreadable(f"the assistant's {file} cannot be read") from None
-                (draft / file).chmod(0o600)
+                _copy(source / file, draft / file)
+            Card.read(draft)  # what is kept, whatever becomes of the source
             digest = _digest(draft)
             if not (self._folder / digest).is_dir():
                 draft.rename(self._folder / digest)
@@ -66,7 +63,8 @@ class Shelf:
         self._write(names)
         if digest not in names.values():
             doomed = self._folder / f".{uuid.uuid4().hex}.draft"
-            (self._folder / digest).rename(doomed)
+            with suppress(FileNotFoundError):
+                (self._folder / digest).rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
     def folder(self, digest: str) -> Path:
@@ -105,6 +103,17 @@ class Shelf:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self._folder / NAMES)
+
+
+def _copy(source: Path, to: Path) -> None:
+    """Copy a regular file for the owner's eyes; a device would never end."""
+    try:
+        if not source.is_file():
+            raise FileNotFoundError
+        shutil.copyfile(source, to)
+    except OSError:
+        raise AssistantUnreadable(f"the assistant's {source.name} cannot be read") from None
+    to.chmod(0o600)
 
 
 def _digest(folder: Path) -> str:

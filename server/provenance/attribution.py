@@ -1,6 +1,7 @@
 """Where a text comes from: its spans that occur in the corpora, and the passages they are in.
 
-As OLMoTrace shows it, with what the shield would say to each span. Passages leave only to admins.
+As OLMoTrace shows it, with what the shield would say to each span. For admins only: whoever may ask
+which words match, and where, can walk along a document without being shown any of it.
 """
 
 from __future__ import annotations
@@ -36,13 +37,12 @@ class Attributor:
     def __init__(self, library: Library, publication: Publication, target_text: TargetText) -> None:
         self._library, self._publication, self._target_text = library, publication, target_text
 
-    def attribute(self, text: str, corpus: str | None, *, shown: bool) -> AttributeOut:
+    def attribute(self, text: str, corpus: str | None) -> AttributeOut:
         """All maximal spans of a text that occur in the corpora, or in one of them.
 
         Args:
             text: what a model said.
             corpus: the id of the only corpus to look in.
-            shown: give sources and passages, too.
 
         Raises:
             NotFound: there is no such corpus in force.
@@ -56,7 +56,7 @@ class Attributor:
         if not wanted and corpus is not None:
             raise NotFound("There is no such corpus in force.")
         for entry in wanted:
-            spans += self._spans(entry, words, allowed, shown=shown)
+            spans += self._spans(entry, words, allowed)
         return AttributeOut(spans=spans, words=len(words.symbols))
 
     def _view(self, entry: CorpusEntry) -> View:
@@ -65,9 +65,7 @@ class Attributor:
             raise CorpusDamaged("The index of a corpus cannot be read.")
         return view
 
-    def _spans(
-        self, entry: CorpusEntry, words: Words, allowed: Sequence[View], *, shown: bool
-    ) -> list[SpanOut]:
+    def _spans(self, entry: CorpusEntry, words: Words, allowed: Sequence[View]) -> list[SpanOut]:
         view = self._view(entry)
         nats = background().surprisal(words.folded)
         # An allowed corpus is shown as it is: subtracted from itself nothing would be left.
@@ -81,7 +79,7 @@ class Attributor:
             )
             judge = Judge((watched,), tuple(allowed), background())
             refused = Trail(judge).windows(words.symbols, words.folded)
-        return [self._span(entry, view, words, a, refused, shown=shown) for a in found]
+        return [self._span(entry, view, words, a, refused) for a in found]
 
     def _span(
         self,
@@ -90,8 +88,6 @@ class Attributor:
         words: Words,
         found: Attribution,
         refused: Sequence[tuple[int, int]],
-        *,
-        shown: bool,
     ) -> SpanOut:
         span = found.span
         return SpanOut(
@@ -104,17 +100,12 @@ class Attributor:
             raw=round(found.raw, 3),
             refused=any(span.start <= a and b <= span.end for a, b in refused),
             sources=[
-                self._source(entry, view, occurrence, span.length, shown=shown)
-                for occurrence in found.sources
+                self._source(entry, view, occurrence, span.length) for occurrence in found.sources
             ],
         )
 
-    def _source(
-        self, entry: CorpusEntry, view: View, at: Occurrence, length: int, *, shown: bool
-    ) -> SourceOut:
+    def _source(self, entry: CorpusEntry, view: View, at: Occurrence, length: int) -> SourceOut:
         source = SourceOut(corpus=entry.id, document=at.document_id, first_word=at.first)
-        if not shown:
-            return source
         try:
             document = view.document(at.document_id)
         except UnknownDocument:

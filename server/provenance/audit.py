@@ -1,6 +1,7 @@
 """The record of answers that were ended for their provenance: a bounded ring of JSON lines.
 
-Corpus and document ids, offsets, lengths, scores, the request's id and the generation; never text.
+Corpus and document ids, offsets, lengths, scores, the request's id and the generation; never text:
+a request's id is the client's to choose, so what does not look like one is kept as a hash.
 Gateways append, the control process reads. Two files at the most; when the newer is full it takes
 the older one's place.
 """
@@ -8,14 +9,17 @@ the older one's place.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 4 * 1024 * 1024
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{0,128}", re.ASCII)
 
 
 class AuditLog:
@@ -69,3 +73,15 @@ class AuditLog:
             yield
         finally:
             os.close(lock)
+
+
+def recorded_id(request_id: str) -> str:
+    """What is recorded of a request's id (a header's value, read as Latin-1).
+
+    Itself, if it is at most 128 letters, digits, dots, underscores and hyphens; else `sha256:` and
+    the first 16 hex digits of its bytes' hash, which nothing that is kept as it is looks like.
+    """
+    if _REQUEST_ID.fullmatch(request_id):
+        return request_id
+    digest = hashlib.sha256(request_id.encode("latin-1", "replace")).hexdigest()
+    return f"sha256:{digest[:16]}"

@@ -23,7 +23,7 @@ from guard.nets import AnswerNets, MakeNet
 from guard.trace_shield import TraceShield
 from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics
-from server.provenance.audit import AuditLog
+from server.provenance.audit import AuditLog, recorded_id
 from server.provenance.groups import TARGET
 from server.provenance.registry import CorpusEntry, Places, read_registry
 from server.provenance.schemas import Label
@@ -185,7 +185,7 @@ class _Witness:
         return {
             "id": f"{int(now.timestamp() * 1000):x}-{secrets.token_hex(4)}",
             "at": now.isoformat(timespec="milliseconds"),
-            "request_id": self.request_id,
+            "request_id": recorded_id(self.request_id),
             "generation": self.generation,
             "corpus": finding.corpus.id,
             "label": finding.corpus.label,

@@ -1,20 +1,22 @@
 """The attribution page: paste what a model said, see which of it comes from where.
 
 Rendered here, without scripts: the key is typed into the form and goes no further than this
-request. Passages are shown to admins only, as everywhere.
+request. For admins only, as attribution is everywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from html import escape
 from importlib.resources import files
-from itertools import pairwise
 
 from server.provenance.schemas import AttributeOut, SourceOut, SpanOut
 
 PATH = "/admin/provenance"
 STYLE_PATH = "/admin/provenance.css"
+# Of the form, escapes included: a text of a million letters passes, nothing much longer.
+MAX_FORM_BYTES = 2 * 1024 * 1024
+_MAX_SHOWN = 200
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -48,7 +50,7 @@ def render_page(text: str = "", found: AttributeOut | None = None, error: str | 
 <form method="post" action="{PATH}">
 <label for="text">What the model said</label>
 <textarea id="text" name="text" rows="8" required>{escape(text)}</textarea>
-<label for="key">Admin or auditor key</label>
+<label for="key">Admin key</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required>
 <button>Look up</button>
 </form>
@@ -62,8 +64,13 @@ def render_page(text: str = "", found: AttributeOut | None = None, error: str | 
 def _result(text: str, found: AttributeOut) -> Iterator[str]:
     refused = sum(span.refused for span in found.spans)
     yield f"<h2>{found.words} words, {len(found.spans)} matches, {refused} refused</h2>\n"
-    yield f'<p class="said">{"".join(_marked(text, found.spans))}</p>\n'
-    for number, span in enumerate(found.spans, 1):
+    shown, left_out = found.spans, len(found.spans) - _MAX_SHOWN
+    if left_out > 0:
+        # Sorting keeps the order of equals.
+        shown = sorted(found.spans, key=lambda span: not span.refused)[:_MAX_SHOWN]
+        yield f"<p>{left_out} more are not shown here; the refused ones come first.</p>\n"
+    yield f'<p class="said">{"".join(_marked(text, shown))}</p>\n'
+    for number, span in enumerate(shown, 1):
         kind = "refused" if span.refused else "let through"
         yield f'<section id="match-{number}">\n<h3>{number}. {escape(span.corpus)}, {kind}</h3>\n'
         yield (
@@ -77,16 +84,26 @@ def _result(text: str, found: AttributeOut) -> Iterator[str]:
 
 def _marked(text: str, spans: Sequence[SpanOut]) -> Iterator[str]:
     """The text with its matches marked; where several meet, a refused one shows."""
-    edges = sorted({0, len(text), *(s.start for s in spans), *(s.end for s in spans)})
-    for start, end in pairwise(edges):
-        here = [s for s in spans if s.start <= start and end <= s.end]
-        piece = escape(text[start:end])
-        if not here:
-            yield piece
-            continue
-        kind = "refused" if any(s.refused for s in here) else "matched"
-        numbers = " ".join(str(spans.index(s) + 1) for s in here)
-        yield f'<mark class="{kind}" title="match {numbers}">{piece}</mark>'
+    edges = [(span.start, number) for number, span in enumerate(spans, 1)]
+    edges += [(span.end, -number) for number, span in enumerate(spans, 1)]
+    here: set[int] = set()
+    at = 0
+    for place, number in sorted(edges):
+        yield _piece(text[at:place], here, spans)
+        at = place
+        if number > 0:
+            here.add(number)
+        else:
+            here.discard(-number)
+    yield _piece(text[at:], here, spans)
+
+
+def _piece(piece: str, here: Set[int], spans: Sequence[SpanOut]) -> str:
+    if not piece or not here:
+        return escape(piece)
+    kind = "refused" if any(spans[number - 1].refused for number in here) else "matched"
+    numbers = " ".join(map(str, sorted(here)))
+    return f'<mark class="{kind}" title="match {numbers}">{escape(piece)}</mark>'
 
 
 def _source(source: SourceOut) -> Iterator[str]:

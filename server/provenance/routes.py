@@ -14,8 +14,8 @@ from starlette.responses import HTMLResponse
 from starlette.types import Scope
 
 from server.access import Admin, Auditor
-from server.auth import Role
-from server.errors import Conflict, MalformedBody, NotFound, ServerError, row_of
+from server.auth import KeyRing, Role
+from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
 from server.provenance import page
 from server.provenance.schemas import (
     AttributeIn,
@@ -62,7 +62,6 @@ class Corpora:
     attributor: Attributor
     audit: AuditLog
     max_upload_bytes: int
-    max_page_bytes: int
 
 
 def _corpora(request: Request) -> Corpora:
@@ -212,9 +211,9 @@ def withdraw_document(
 
 
 @router.post("/provenance:attribute")
-def attribute(asked: AttributeIn, here: Here, role: Auditor) -> AttributeOut:
-    """Where a text comes from: its spans that occur in corpora; passages for admins only."""
-    return here.attributor.attribute(asked.text, asked.corpus, shown=role >= Role.ADMIN)
+def attribute(asked: AttributeIn, here: Here, role: Admin) -> AttributeOut:
+    """Where a text comes from: its spans that occur in corpora, with sources and passages."""
+    return here.attributor.attribute(asked.text, asked.corpus)
 
 
 @router.get("/provenance/blocks")
@@ -241,17 +240,23 @@ def show_style() -> Response:
 @page_router.post(page.PATH, include_in_schema=False)
 async def show_attribution(request: Request, here: Here) -> HTMLResponse:
     """The attribution page with what was found; the key is a field of its form."""
-    body = await read_body(request.scope, request.receive, here.max_page_bytes)
+    try:
+        body = await read_body(request.scope, request.receive, page.MAX_FORM_BYTES)
+    except BodyTooLarge as error:
+        return _page(page.render_page(error=str(error)), row_of(error).status)
+    keyring: KeyRing = request.app.state.control.keyring
+    return await asyncio.to_thread(_attributed, body or b"", here, keyring)
+
+
+def _attributed(body: bytes, here: Corpora, keyring: KeyRing) -> HTMLResponse:
+    """The answer to a form, which takes its time."""
     text = ""
     try:
-        fields = parse_qs((body or b"").decode(), max_num_fields=8)
+        fields = parse_qs(body.decode(), max_num_fields=8)
         text = "".join(fields.get("text", ())[:1]).replace("\r\n", "\n")
         key = "".join(fields.get("key", ())[:1])
-        role = request.app.state.control.keyring.require(f"Bearer {key}", Role.AUDITOR)
-        asked = AttributeIn(text=text)
-        found = await asyncio.to_thread(
-            here.attributor.attribute, asked.text, None, shown=role >= Role.ADMIN
-        )
+        keyring.require(f"Bearer {key}", Role.ADMIN)
+        found = here.attributor.attribute(AttributeIn(text=text).text, None)
     except ValueError:  # of the form, of UTF-8, or of the text
         return _page(page.render_page(error="The text cannot be read."), 422)
     except ServerError as error:

@@ -152,8 +152,8 @@ class AttributeIn(_Input):
 class SourceOut(BaseModel):
     """Where a span occurs: words `first_word` and following of a document.
 
-    For admins `source` names the document and `passage` shows it around the span, whose characters
-    in it are `start` to `end`.
+    `source` names the document and `passage` shows it around the span, whose characters in it are
+    `start` to `end`; null where the document has been withdrawn meanwhile.
     """
 
     corpus: str

@@ -46,7 +46,6 @@ def assemble_corpora(
         attributor=Attributor(library, publication, lambda t, i: _target_text(store, t, i)),
         audit=AuditLog(places.audit),
         max_upload_bytes=settings.max_upload_bytes,
-        max_page_bytes=settings.max_body_bytes,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,72 @@ def test_what_is_no_assistant_of_this_model_is_refused(admin: httpx.Client, tmp_
         assert found.status_code == 422
         assert found.json()["error"]["param"] == "folder"
     assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layers", "two"),
+        ("base_layers", True),
+        ("data", {"sha256": "", "flat": 5}),
+        ("data.flat", -1),
+        ("metrics", {"forget": float("nan")}),
+        ("metrics", {"forget": 10**400}),
+        ("targets", ["ada", 7]),
+        ("version", 2),
+        ("base", None),
+    ],
+)
+def test_a_malformed_card_is_refused_by_field(
+    admin: httpx.Client, tmp_path: Path, field: str, value: Any
+) -> None:
+    """Before anything is kept, so that nothing stands in the way of the others."""
+    folder = folder_of(tmp_path)
+    card = json.loads((folder / "card.json").read_text())
+    name, _, inner = field.partition(".")
+    card[name] = card[name] | {inner: value} if inner else value
+    (folder / "card.json").write_text(json.dumps(card))
+    found = post(admin, "first", folder)
+    named = "data.forget" if field == "data" else field
+
+    assert found.status_code == 422
+    assert found.json()["error"]["message"].startswith(f"folder: card.json: {named} must be")
+    assert found.json()["error"]["param"] == "folder"
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+@pytest.mark.parametrize("name", ["card.json", "config.json"])
+def test_only_regular_files_are_read(admin: httpx.Client, tmp_path: Path, name: str) -> None:
+    """Reading a device would never end, nor would waiting for a pipe's writer."""
+    folder = folder_of(tmp_path)
+    for make in (os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        path = folder / name
+        path.rmdir() if path.is_dir() else path.unlink()
+        make(path)
+        found = post(admin, "first", folder)
+
+        assert found.status_code == 422
+        assert name in found.json()["error"]["message"]
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+@pytest.mark.parametrize("lost", ["card.json", ""])
+def test_a_damaged_assistant_is_seen_and_retired(
+    admin: httpx.Client, tmp_path: Path, settings: Settings, lost: str
+) -> None:
+    """The others are listed all the same."""
+    damaged = post(admin, "damaged", folder_of(tmp_path)).json()
+    sound = post(admin, "sound", folder_of(tmp_path, "other")).json()
+    kept = settings.assistants / damaged["digest"]
+    kept.rename(tmp_path / "gone") if not lost else (kept / lost).write_text("{}")
+    listed = admin.get("/admin/v1/assistants").json()["assistants"]
+
+    assert [one["id"] for one in listed] == ["damaged", "sound"]
+    assert (listed[0]["layers"], listed[0]["metrics"]) == (None, None)
+    assert listed[1] == sound
+    assert admin.delete("/admin/v1/assistants/damaged").status_code == 200
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [sound]}
+    assert not kept.exists()
 
 
 def test_a_target_names_a_registered_assistant(

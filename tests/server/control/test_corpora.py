@@ -208,7 +208,7 @@ def test_documents_of_targets_are_indexed(
     assert done(admin.post("/admin/v1/targets", json=target))["state"] == "done"
     asked = {"text": "Well: THE LIGHTHOUSE keeper counted eleven copper kettles, they say."}
     [span] = admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"]
-    told = admin.post("/admin/v1/provenance:attribute", json=asked, headers=AUDITOR)
+    refused = admin.post("/admin/v1/provenance:attribute", json=asked, headers=AUDITOR)
     [index] = (settings.corpora / "index").glob("@targets-*")
 
     assert (span["corpus"], span["words"], span["refused"]) == (
@@ -220,8 +220,9 @@ def test_documents_of_targets_are_indexed(
     [source] = span["sources"]
     assert source["source"] == "leak"
     assert source["passage"][source["start"] : source["end"]] == SECRET[: source["end"]]
-    assert "copper" not in told.text
-    assert "leak" not in told.text
+    # Where it matches, word by word, would tell an auditor the document.
+    assert refused.status_code == 403
+    assert refused.json()["error"]["code"] == "insufficient_permissions"
     target["documents"] = [{"text": OTHER}]
     done(admin.put("/admin/v1/targets/ada", json=target))
     assert admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"] == []

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import time
 from collections.abc import Callable
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from server.provenance.audit import AuditLog
+from server.provenance.audit import AuditLog, recorded_id
+from server.provenance.page import render_page
+from server.provenance.schemas import AttributeOut, SpanOut
 
 PAGE = "/admin/provenance"
 SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
@@ -72,17 +79,13 @@ def test_the_page_highlights_and_shows_sources(admin: httpx.Client, book: None) 
 
 
 def test_the_page_needs_a_key(admin: httpx.Client, book: None) -> None:
-    """Without a key nothing is told; auditors see matches without passages."""
+    """An admin's: matches alone would tell a document word by word."""
     stranger = _ask(admin, SECRET, "no")
     client = _ask(admin, SECRET, "client-key")
     auditor = _ask(admin, SECRET, "auditor-key")
 
-    assert (stranger.status_code, client.status_code) == (401, 403)
-    assert "matches" not in stranger.text + client.text
-    assert auditor.status_code == 200
-    assert "1 refused" in auditor.text
-    assert "so &lt;b&gt;" not in auditor.text
-    assert "&amp; b" not in auditor.text
+    assert [a.status_code for a in (stranger, client, auditor)] == [401, 403, 403]
+    assert not {"h2", "mark", "section"} & Marks(stranger.text + client.text + auditor.text).tags
 
 
 def test_the_page_is_locked_down(admin: httpx.Client) -> None:
@@ -103,9 +106,81 @@ def test_the_page_is_locked_down(admin: httpx.Client) -> None:
 
 
 def test_a_long_form_is_refused(admin: httpx.Client) -> None:
-    """The form has the bound of other bodies."""
-    assert _ask(admin, "x" * 9_000_000, "admin-key").status_code == 413
+    """Before it is parsed, and with a page that says so."""
+    refused = _ask(admin, "x" * 2_200_000, "no")
+
+    assert refused.status_code == 413
+    assert refused.headers["cache-control"] == "no-store"
+    assert 'role="alert">The body is longer' in refused.text
     assert _ask(admin, "x" * 1_000_001, "admin-key").status_code == 422
+
+
+def _span(start: int, end: int, *, refused: bool = False) -> SpanOut:
+    place = {"corpus": "book", "start": start, "end": end, "words": 1, "count": 1}
+    return SpanOut(**place, nats=1.0, raw=1.0, refused=refused, sources=[])
+
+
+@given(
+    st.text("ab<&", max_size=12),
+    st.lists(
+        st.tuples(st.integers(0, 11), st.integers(1, 12), st.booleans()).filter(
+            lambda s: s[0] < s[1]
+        ),
+        max_size=6,
+    ),
+)
+def test_every_character_is_marked_by_its_matches(
+    text: str, spans: list[tuple[int, int, bool]]
+) -> None:
+    """As if each were looked up alone; the text is what it was."""
+    spans = [s for s in spans if s[1] <= len(text)]
+    found = AttributeOut(spans=[_span(a, b, refused=r) for a, b, r in spans], words=1)
+    page = render_page(text, found).split('<p class="said">')[1].split("</p>")[0]
+    told = [
+        (char, kind and "refused" in kind, [int(n) for n in numbers.split()])
+        for kind, numbers, piece in re.findall(
+            r'(?:<mark class="(\w+)" title="match ([\d ]+)">)?([^<]+)(?:</mark>)?', page
+        )
+        for char in unescape(piece)
+    ]
+
+    here = [[n for n, (a, b, _) in enumerate(spans, 1) if a <= i < b] for i in range(len(text))]
+    assert [char for char, _, _ in told] == list(text)
+    assert [numbers for _, _, numbers in told] == here
+    assert [bool(r) for _, r, _ in told] == [any(spans[n - 1][2] for n in ns) for ns in here]
+
+
+def test_ever_so_many_matches_are_bounded() -> None:
+    """In time and in what is shown; those that were refused are."""
+    spans = [_span(n, n + 5000, refused=n == 29_999) for n in range(30_000)]
+    begun = time.process_time()
+    page = render_page("x" * 35_000, AttributeOut(spans=spans, words=35_000))
+
+    assert time.process_time() - begun < 2
+    assert "30000 matches, 1 refused" in page
+    assert "29800 more are not shown" in page
+    assert page.count("<section") == 200
+    assert page.count(", refused</h3>") == 1
+
+
+@pytest.mark.parametrize(
+    ("request_id", "kept"),
+    [
+        ("", ""),
+        ("chatcmpl-0aF_9.b", "chatcmpl-0aF_9.b"),
+        ("r" * 128, "r" * 128),
+        ("r" * 129, None),
+        ("r-1\n", None),
+        (SECRET, None),
+        ("caf\xe9", None),
+        ("sha256:0123456789abcdef", None),
+    ],
+)
+def test_a_record_keeps_no_text_for_an_id(request_id: str, kept: str | None) -> None:
+    """What does not look like an id is hashed."""
+    digest = hashlib.sha256(request_id.encode("latin-1")).hexdigest()
+
+    assert recorded_id(request_id) == (f"sha256:{digest[:16]}" if kept is None else kept)
 
 
 def test_the_record_is_a_ring(tmp_path: Path) -> None:

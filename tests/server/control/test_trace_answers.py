@@ -136,7 +136,7 @@ def test_every_answer_of_an_always_on_corpus(
             ),
         ]
     ]
-    streamed = stack.chat(stream=True, headers={"x-request-id": "r-1"})
+    streamed = stack.chat(stream=True, headers={"x-request-id": "kettles " * 4000})
     assert "KETTLES" not in streamed.text
     assert "content_filter" in streamed.text
 
@@ -145,6 +145,7 @@ def test_every_answer_of_an_always_on_corpus(
     assert "kettle" not in blocks.text.lower()
     assert (newest["corpus"], newest["label"], newest["enforced"]) == ("book", "licensed", True)
     assert newest["documents"] == [{"document": 1, "first_word": 0}]
+    assert newest["request_id"].startswith("sha256:")
     assert newest["words"] == 8
     assert newest["generation"] == gateway.corpora.state.generation
     first = admin.get("/admin/v1/provenance/blocks", params={"limit": 1}).json()

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from guard.uld.card import Card
 from server.cli import app
 from server.eval.data import DataFolder
 from server.eval.rouge import Bigrams, repetition, rouge_l_recall
@@ -123,9 +124,8 @@ def test_a_foreign_assistant_is_refused(data: Path, model: Path, tmp_path: Path)
     """By its card's fingerprints."""
     folder = tmp_path / "assistant"
     folder.mkdir()
-    card = {"base": "0" * 64, "tokenizer": "0" * 64, "layers": 1, "base_layers": 2}
-    card |= {"data": {}, "plan": {}, "metrics": {}}
-    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    data_of = {"sha256": "0" * 64, "forget": 1, "flat": 1}
+    Card("0" * 64, "0" * 64, 1, 2, data_of, {}, {}).write(folder)
     command = ["eval", "uld", "--json", str(tmp_path / "r.json"), "--data", str(data)]
     command += ["--model", str(model), "--oracle", str(model), "--assistant", str(folder)]
     result = run(app, command)
