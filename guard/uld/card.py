@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,14 @@ class Card:
                 named, is not what `write` would have written.
         """
         found = _parsed(folder / CARD)
+        if not found.keys() <= {own.name for own in fields(cls)}:
+            raise AssistantUnreadable(f"{CARD}: there is a field that is not known")
         data = found.get("data")
         nested = data.items() if isinstance(data, dict) else ()
         values = found | {f"data.{name}": value for name, value in nested}
         for name, (fits, kind) in _FIELDS.items():
             if not fits(values.get(name)):
                 raise AssistantUnreadable(f"{CARD}: {name} must be {kind}")
-        if not found.keys() <= _FIELDS.keys():
-            raise AssistantUnreadable(f"{CARD}: there is a field that is not known")
         return cls(**found)
 
 
@@ -97,7 +97,8 @@ def _is_depth(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and -1e300 < value < 1e300  # type: ignore[operator]
+    # An integer may be too large for a float; nothing compares with NaN.
+    return type(value) is not bool and isinstance(value, (int, float)) and abs(value) < 1e300
 
 
 def _are_finite(value: object) -> bool:

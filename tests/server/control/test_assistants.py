@@ -110,6 +110,38 @@ def test_a_malformed_card_is_refused_by_field(
     assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "[" * 100_000,
+        "{}" + " " * 1_100_000,
+        '{"targets": ["\\ud800"]}',
+    ],
+)
+def test_a_card_that_is_none_is_refused(admin: httpx.Client, tmp_path: Path, text: str) -> None:
+    """Another shape, too deep, too long, or not to be written as UTF-8."""
+    folder = folder_of(tmp_path)
+    (folder / "card.json").write_text(text)
+    found = post(admin, "first", folder)
+
+    assert found.status_code == 422
+    assert "card.json" in found.json()["error"]["message"]
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+
+
+def test_a_field_too_many_is_refused(admin: httpx.Client, tmp_path: Path) -> None:
+    """Above all one that is called as another's part."""
+    folder = folder_of(tmp_path)
+    card = json.loads((folder / "card.json").read_text())
+    card["data.forget"] = card["data"].pop("forget")
+    (folder / "card.json").write_text(json.dumps(card))
+    found = post(admin, "first", folder)
+
+    assert found.status_code == 422
+    assert "a field that is not known" in found.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("name", ["card.json", "config.json"])
 def test_only_regular_files_are_read(admin: httpx.Client, tmp_path: Path, name: str) -> None:
     """Reading a device would never end, nor would waiting for a pipe's writer."""
