@@ -45,6 +45,7 @@ class Answer:
         tokens: completion tokens, as the server counted them.
         finish_reason: of the only choice; None if none was told.
         failure: why this is no answer, or "".
+        text: what was said.
     """
 
     asked: int
@@ -54,6 +55,7 @@ class Answer:
     tokens: int
     finish_reason: str | None
     failure: str
+    text: str = ""
 
     @property
     def first_token_seconds(self) -> float:
@@ -80,6 +82,7 @@ def read_answer(exchange: Exchange) -> Answer:
         tokens=reading.tokens,
         finish_reason=reading.finish_reason,
         failure=_failure(exchange, reading),
+        text="".join(reading.texts),
     )
 
 
@@ -88,6 +91,7 @@ class _Reading:
 
     def __init__(self) -> None:
         self.arrivals: list[float] = []
+        self.texts: list[str] = []
         self.tokens = 0
         self.finish_reason: str | None = None
         self.is_done = False
@@ -106,8 +110,9 @@ class _Reading:
         if "error" in chunk:
             self.failure = self.failure or "error event"
         for choice in chunk.get("choices", ()):
-            if choice["delta"].get("content"):
+            if text := choice["delta"].get("content"):
                 self.arrivals.append(arrival)
+                self.texts.append(text)
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
         if usage := chunk.get("usage"):
             self.tokens = int(usage["completion_tokens"])

@@ -31,7 +31,7 @@ def arm_figures(answers: Sequence[Answer]) -> ArmFigures:
     tokens is that between two neighbouring events with text of the same answer.
     """
     seconds = max(a.ended for a in answers) - min(a.sent for a in answers)
-    first = [1000 * answer.first_token_seconds for answer in answers]
+    first = [1000 * answer.first_token_seconds for answer in answers if answer.arrivals]
     gaps = [1000 * (end - begin) for answer in answers for begin, end in answer.gaps]
     tokens = sum(answer.tokens for answer in answers)
     cut = sum(answer.finish_reason == "content_filter" for answer in answers)

@@ -71,15 +71,18 @@ async def send_all(
     stop: asyncio.Event | None = None,
     on_answer: Callable[[], None] = lambda: None,
 ) -> list[Exchange]:
-    """Send prompts until they are used up or `stop` is set; running requests are finished."""
-    waiting = iter(prompts)
-    exchanges: list[Exchange] = []
+    """Send prompts until they are used up or `stop` is set; running requests are finished.
+
+    Gives the exchanges in the order of the prompts.
+    """
+    waiting = enumerate(prompts)
+    exchanges: dict[int, Exchange] = {}
 
     async def client(session: aiohttp.ClientSession) -> None:
-        for prompt in _until(waiting, stop):
-            exchanges.append(await _exchange(session, workload, prompt))
+        for number, prompt in _until(waiting, stop):
+            exchanges[number] = await _exchange(session, workload, prompt)
             on_answer()
-            if exchanges[-1].fault:
+            if exchanges[number].fault:
                 await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
     timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
@@ -92,10 +95,12 @@ async def send_all(
     ):
         for _ in range(workload.concurrency):
             clients.create_task(client(session))
-    return exchanges
+    return [exchanges[number] for number in sorted(exchanges)]
 
 
-def _until(prompts: Iterator[str], stop: asyncio.Event | None) -> Iterator[str]:
+def _until(
+    prompts: Iterator[tuple[int, str]], stop: asyncio.Event | None
+) -> Iterator[tuple[int, str]]:
     for prompt in prompts:
         if stop is not None and stop.is_set():
             return

@@ -7,6 +7,7 @@ turns from round to round. Ratios are made within a round.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from rich.progress import Progress
 
+from detectors.targets import Phrase
+from guard.phrase_matcher import PhraseMatcher
 from server.bench.admin_job import job_done
 from server.bench.answers import Answer, read_answer
 from server.bench.errors import ArmInvalid
@@ -35,8 +38,11 @@ METHOD = (
     "answer the same prompts, none of them twice, by turns in one run with streamed chat "
     "completions of fixed token counts, half to one and a half times max_tokens; on CPUs both "
     "engines run on all cores but the first. Ratios and differences are paired within a round, "
-    "then the median over rounds is taken."
+    "then the median over rounds is taken. Unmatched prompts are those whose answers, by plain "
+    "vLLM, say no registered name, which would end them."
 )
+# Answers that may turn out to say a name although plain vLLM's did not.
+MAX_UNMATCHED_CUT = 0.03
 _SERVERS = ("plain", "guarded")
 _TRAFFIC = ("unmatched", "matched")
 
@@ -56,14 +62,17 @@ class ServingPlan:
     max_tokens: int
 
     def prompts(self, traffic: str, turn: int) -> list[str]:
-        """The prompts of one round, the same for both servers.
-
-        Each is numbered, so that none is a prompt whose embedding the guard remembers.
-        """
-        source = self.unmatched if traffic == "unmatched" else self.matched
+        """The prompts of one round, the same for both servers, and in no other round."""
         start = turn * self.requests
-        chosen = take_prompts(source, start, self.requests)
-        return [f"{prompt} ({number})" for number, prompt in enumerate(chosen, start + 1)]
+        if traffic == "unmatched":
+            return list(self.unmatched[start : start + self.requests])
+        return numbered(self.matched, start, self.requests)
+
+
+def numbered(questions: Sequence[str], start: int, count: int) -> list[str]:
+    """Questions with a number each, so that none is a prompt whose embedding is remembered."""
+    chosen = take_prompts(questions, start, count)
+    return [f"{prompt} ({number})" for number, prompt in enumerate(chosen, start + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,8 @@ def bench_serving(plan: ServingPlan, progress: Progress) -> dict[str, Any]:
         _start(plan, servers, plain, guarded, progress)
         asked = len(plan.unmatched)
         plan = replace(plan, unmatched=_really_unmatched(plan, guarded, progress))
+        kept = len(plan.unmatched)
+        plan = replace(plan, unmatched=_unnamed(plan, plain, guarded, progress))
         _warm_up(plan, launches, progress)
         rounds = []
         machine = MachineTime()
@@ -120,7 +131,7 @@ def bench_serving(plan: ServingPlan, progress: Progress) -> dict[str, Any]:
     return {
         **serving_figures(rounds),
         "unmatched_questions": asked,
-        "unmatched_questions_left_out": asked - len(plan.unmatched),
+        "unmatched_questions_left_out": asked - kept,
         "machine_share": round(machine.share(), 3),
         "rounds": plan.rounds,
         "concurrency": plan.concurrency,
@@ -163,22 +174,21 @@ def serving_figures(rounds: Sequence[Round]) -> dict[str, Any]:
 def check_arm(arm: Arm, answers: Sequence[Answer]) -> None:
     """Make sure that an arm did the work that its figures stand for.
 
-    Only the guarded server may cut an answer short, and only a matched one.
+    Only the guarded server may cut an answer short, a matched one, or few that say a name in spite
+    of the choice: texts differ with the batch.
 
     Raises:
         ArmInvalid: it did not.
     """
-    failures = sorted({answer.failure for answer in answers if answer.failure})
+    whole = [answer for answer in answers if answer.finish_reason != "content_filter"]
+    most = len(answers) if arm.traffic == "matched" else int(MAX_UNMATCHED_CUT * len(answers))
+    if arm.server != "guarded" or len(answers) - len(whole) > most:
+        whole = list(answers)
+    failures = sorted({answer.failure for answer in whole if answer.failure})
     if failures:
-        count = sum(bool(answer.failure) for answer in answers)
+        count = sum(bool(answer.failure) for answer in whole)
         raise ArmInvalid(f"{arm.name}: {count} of {len(answers)} failed: {', '.join(failures)}")
-    may_cut = arm.name == "matched_guarded"
-    short = [
-        answer
-        for answer in answers
-        if answer.tokens != answer.asked
-        and not (may_cut and answer.finish_reason == "content_filter")
-    ]
+    short = [answer for answer in whole if answer.tokens != answer.asked]
     if short:
         raise ArmInvalid(
             f"{arm.name}: {len(short)} of {len(answers)} answers have not the tokens asked for"
@@ -205,6 +215,34 @@ def _really_unmatched(plan: ServingPlan, guarded: GuardedLaunch, progress: Progr
     return leave_out_matched(
         guarded, _workload(plan, guarded), plan.unmatched, lambda: progress.advance(task)
     )
+
+
+def _unnamed(
+    plan: ServingPlan, plain: Launch, guarded: GuardedLaunch, progress: Progress
+) -> list[str]:
+    """New prompts whose whole answers say no registered name; a small model says them unasked.
+
+    Raises:
+        ArmInvalid: three of four answers do.
+    """
+    with guarded.admin() as admin:
+        report = admin.target(str(json.loads(plan.target)["id"]))["report"]
+    names = PhraseMatcher(Phrase(name["text"]) for name in report["names"])
+    wanted = plan.rounds * plan.requests
+    task = progress.add_task("choosing prompts that name nobody", total=wanted)
+    found: list[str] = []
+    for start in range(0, 4 * wanted, plan.requests):
+        prompts = numbered(plan.unmatched, start, plan.requests)
+        exchanges = run_load(_workload(plan, plain), prompts)
+        found += [
+            prompt
+            for prompt, exchange in zip(prompts, exchanges, strict=True)
+            if not names.find(read_answer(exchange).text)
+        ]
+        progress.update(task, completed=min(len(found), wanted))
+        if len(found) >= wanted:
+            return found[:wanted]
+    raise ArmInvalid("too many answers to the unmatched questions say a registered name")
 
 
 def _warm_up(plan: ServingPlan, launches: dict[str, Launch], progress: Progress) -> None:

@@ -31,7 +31,8 @@ class TestRunLoad:
         assert len(told) == len(prompts)
         assert {a.failure for a in answers} == {""}
         assert all(a.asked == a.tokens == len(a.arrivals) for a in answers)
-        assert {a.asked for a in answers} == {workload.tokens(prompt) for prompt in prompts}
+        assert [a.asked for a in answers] == [workload.tokens(prompt) for prompt in prompts]
+        assert [a.text for a in answers] == ["word " * a.tokens for a in answers]
         assert all(a.sent < a.arrivals[0] <= a.arrivals[-1] <= a.ended for a in answers)
         assert tiny_server.most_running == 3
 

@@ -89,3 +89,15 @@ class TestCheckArm:
         check_arm(Arm("guarded", "matched"), cut)
         with pytest.raises(ArmInvalid):
             check_arm(Arm("guarded", "unmatched"), cut)
+        with pytest.raises(ArmInvalid):
+            check_arm(Arm("plain", "matched"), cut)
+
+    def test_few_unmatched_answers_may_say_a_name(self, make_answer: MakeAnswer) -> None:
+        """One of fifty, and of plain vLLM none."""
+        ended = make_answer(finish_reason="content_filter", failure="no text", tokens=1)
+        answers = [*(make_answer(1.0, 2.0) for _ in range(49)), ended]
+        check_arm(Arm("guarded", "unmatched"), answers)
+        with pytest.raises(ArmInvalid):
+            check_arm(Arm("plain", "unmatched"), answers)
+        with pytest.raises(ArmInvalid):
+            check_arm(Arm("guarded", "unmatched"), [*answers, ended])
