@@ -86,7 +86,8 @@ async def send_all(
                 await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
     timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
-    connector = aiohttp.TCPConnector(limit=workload.concurrency)
+    # Servers close a connection that is idle for 5 s; one that is being closed must not be used.
+    connector = aiohttp.TCPConnector(limit=workload.concurrency, keepalive_timeout=2)
     async with (
         aiohttp.ClientSession(
             workload.base_url, connector=connector, timeout=timeout, trust_env=False
