@@ -86,8 +86,8 @@ async def send_all(
                 await asyncio.sleep(_FAULT_PAUSE_SECONDS)
 
     timeout = aiohttp.ClientTimeout(total=None, sock_read=_SILENCE_SECONDS)
-    # Servers close a connection that is idle for 5 s; one that is being closed must not be used.
-    connector = aiohttp.TCPConnector(limit=workload.concurrency, keepalive_timeout=2)
+    # A connection that is kept may be one that the server, after a pause of the machine, closes.
+    connector = aiohttp.TCPConnector(limit=workload.concurrency, force_close=True)
     async with (
         aiohttp.ClientSession(
             workload.base_url, connector=connector, timeout=timeout, trust_env=False
