@@ -159,6 +159,7 @@ def _target_documents(targets: Sequence[ForgetTarget]) -> list[dict[str, Any]]:
                 "action": target.action,
                 "enforcement": target.enforcement,
                 "scope": target.scope,
+                "labels": dict(target.labels),
                 "first_item": first_item,
             }
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from detectors.detection import Detection
+from guard.key_scope import ALL_TARGETS, KeyScope
 
 
 class Verdict(StrEnum):
@@ -22,7 +23,8 @@ class Decision:
 
     `targets` and `items` index the snapshot's target units and item units (see
     `guard.params`); both are empty unless the verdict is STEER. `detections` were enforced,
-    `observed` belong to targets in observe mode and changed nothing.
+    `observed` belong to targets in observe mode and changed nothing. `scope` is that of the key
+    that asked; where it only observes, `would` is what had been decided had it enforced.
     """
 
     verdict: Verdict
@@ -32,3 +34,5 @@ class Decision:
     items: tuple[int, ...] = ()
     detections: tuple[Detection, ...] = ()
     observed: tuple[Detection, ...] = ()
+    scope: KeyScope = ALL_TARGETS
+    would: Decision | None = None

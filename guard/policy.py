@@ -16,11 +16,15 @@ from detectors.targets import Action, Enforcement, Phrase, Scope
 from guard.decision import Decision, Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.nets import Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.snapshot import Snapshot
 
 MATCHERS_KEPT = 512
+# By the keys' scopes, which an operator makes few of.
+SCOPES_KEPT = 1024
+WATCHES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class TargetRule:
     """What a target asks for.
 
     `unit` is its place among the snapshot's target units, `first_item` that of its first item among
-    the item units.
+    the item units. `labels` are None in snapshots that were made before they were kept there.
     """
 
     id: str
@@ -37,13 +41,22 @@ class TargetRule:
     scope: Scope
     unit: int
     first_item: int
+    labels: frozenset[tuple[str, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Watches:
+    """The names that answers are watched for, of enforced and of observed targets."""
+
+    enforced: PhraseMatcher
+    observed: PhraseMatcher
 
 
 class Policy:
     """One loaded policy snapshot. Immutable; shared by all requests that are pinned to it.
 
-    `watch` finds the names of enforced targets in an answer, `observed_watch` those of observed
-    ones: evidence that needs no detection in the prompt. They are for the text of answers only. A
+    `watches` find the names of enforced and of observed targets in an answer: evidence that needs
+    no detection in the prompt. They are for the text of answers only. A
     watched request reaches the engine as it came, so its tokens are the engine's own up to the end
     of the name that is found; forbidding the names while sampling would change probabilities
     wherever one is begun.
@@ -64,7 +77,6 @@ class Policy:
         rules = _rules(snapshot.document("targets"))
         self._rules = {rule.id: rule for rule in rules}
         self._always = tuple(rule for rule in rules if rule.scope is Scope.ALWAYS)
-        self.enforces = any(rule.enforcement is Enforcement.ENFORCE for rule in rules)
         tables = ClassifierTables.load(
             snapshot.arrays("classifier"), snapshot.document("classifier")
         )
@@ -73,16 +85,36 @@ class Policy:
         self._target_phrases: list[list[list[Any]]] = phrases["targets"]
         self._item_phrases: list[list[list[Any]]] = phrases["items"]
         self._matcher = lru_cache(MATCHERS_KEPT)(self._build_matcher)
-        names: list[list[str]] = phrases["names"]
-        self.watch, self.observed_watch = (
-            _watch(names[rule.unit] for rule in rules if rule.enforcement is enforcement)
-            for enforcement in (Enforcement.ENFORCE, Enforcement.OBSERVE)
+        self._names: list[list[str]] = phrases["names"]
+        self.covered = lru_cache(SCOPES_KEPT)(self._covered)
+        self._watches_of = lru_cache(WATCHES_KEPT)(self._build_watches)
+        self.watches(ALL_TARGETS)
+
+    def _covered(self, scope: KeyScope) -> frozenset[str] | None:
+        """The targets that apply to a key; None if all do."""
+        if not scope.is_limited:
+            return None
+        rules = self._rules.values()
+        return frozenset(rule.id for rule in rules if scope.covers(rule.id, rule.labels))
+
+    def applies_to(self, scope: KeyScope) -> bool:
+        """Whether any target applies to a key, so that its texts must be judged."""
+        covered = self.covered(scope)
+        return bool(self._rules if covered is None else covered)
+
+    def enforces_for(self, scope: KeyScope) -> bool:
+        """Whether any target is enforced against a key (not only observed)."""
+        if scope.enforcement is Enforcement.OBSERVE:
+            return False
+        covered = self.covered(scope)
+        return any(
+            rule.enforcement is Enforcement.ENFORCE and (covered is None or rule.id in covered)
+            for rule in self._rules.values()
         )
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to detect, so that texts need not even be encoded."""
-        return not self._rules
+    def watches(self, scope: KeyScope) -> Watches:
+        """What the answers to a key are watched for."""
+        return self._watches_of(self.covered(scope))
 
     def classify(
         self, texts: Sequence[str], embeddings: npt.NDArray[np.float32]
@@ -97,15 +129,33 @@ class Policy:
         always = [Detection(r.id, Layer.ALWAYS, Strength.STRONG, 1.0, 1.0) for r in self._always]
         return always + self.classifier.detections(judgement)
 
-    def decide(self, detections: Iterable[Detection]) -> Decision:
-        """One verdict for a request.
+    def decide(self, detections: Iterable[Detection], scope: KeyScope = ALL_TARGETS) -> Decision:
+        """One verdict for a request of a key with this scope.
 
         Refusal needs strong evidence; weak evidence steers away from the matched items only. In
-        observe mode a target's detections are recorded and change nothing.
+        observe mode, of a target or of the key, detections are recorded and change nothing;
+        detections of targets that do not apply to the key are dropped.
         """
+        decided = self._decide(detections, scope)
+        if scope.enforcement is Enforcement.ENFORCE:
+            return decided
+        seen = (*decided.detections, *decided.observed)
+        return Decision(
+            Verdict.ALLOW,
+            self.generation,
+            self.digest,
+            observed=seen,
+            scope=scope,
+            would=decided,
+        )
+
+    def _decide(self, detections: Iterable[Detection], scope: KeyScope) -> Decision:
+        covered = self.covered(scope)
         enforced: list[Detection] = []
         observed: list[Detection] = []
         for detection in detections:
+            if covered is not None and detection.target_id not in covered:
+                continue
             rule = self._rules[detection.target_id]
             (enforced if rule.enforcement is Enforcement.ENFORCE else observed).append(detection)
         strong = {d.target_id for d in enforced if d.strength is Strength.STRONG}
@@ -122,6 +172,7 @@ class Policy:
             items=self._items(enforced) if steers else (),
             detections=tuple(enforced),
             observed=tuple(observed),
+            scope=scope,
         )
 
     def matchers(self, decision: Decision) -> list[PhraseMatcher]:
@@ -135,6 +186,14 @@ class Policy:
         return tuple(
             sorted({rules[d.target_id].first_item + item for d in detections for item in d.items})
         )
+
+    def _build_watches(self, covered: frozenset[str] | None) -> Watches:
+        rules = [r for r in self._rules.values() if covered is None or r.id in covered]
+        enforced, observed = (
+            _watch(self._names[rule.unit] for rule in rules if rule.enforcement is enforcement)
+            for enforcement in (Enforcement.ENFORCE, Enforcement.OBSERVE)
+        )
+        return Watches(enforced, observed)
 
     def _build_matcher(self, is_target: bool, unit: int) -> PhraseMatcher:
         phrases = (self._target_phrases if is_target else self._item_phrases)[unit]
@@ -154,6 +213,7 @@ def _rules(documents: Sequence[Mapping[str, Any]]) -> list[TargetRule]:
             Scope(d["scope"]),
             unit,
             d["first_item"],
+            frozenset(d["labels"].items()) if "labels" in d else None,
         )
         for unit, d in enumerate(documents)
     ]

@@ -15,7 +15,7 @@ def at_least(minimum: Role) -> Callable[..., Role]:
 
     def check(request: Request) -> Role:
         keyring: KeyRing = request.app.state.control.keyring
-        return keyring.require(request.headers.get("authorization"), minimum)
+        return keyring.require(request.headers.get("authorization"), minimum).role
 
     return check
 

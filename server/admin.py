@@ -35,6 +35,7 @@ from server.errors import (
     NotReady,
     ServerError,
 )
+from server.keys.routes import keys_router
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
 from server.records import utc
@@ -68,6 +69,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(page_router)
     app.include_router(assistants_router, prefix=PREFIX)
+    app.include_router(keys_router, prefix=PREFIX)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)

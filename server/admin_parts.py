@@ -13,6 +13,7 @@ from server.assistants import Assistants
 from server.auth import KeyRing
 from server.errors import InvalidField
 from server.jobs import JobWorker
+from server.keys.routes import Keys
 from server.policy import Publisher
 from server.provenance.routes import Corpora
 from server.records import JobRecord, TargetRecord
@@ -33,6 +34,7 @@ class Control:
     registry: CollectorRegistry
     corpora: Future[Corpora]
     assistants: Assistants
+    keys: Keys
 
 
 def _control(request: Request) -> Control:

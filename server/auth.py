@@ -1,22 +1,25 @@
-"""Who is calling: bearer keys and the roles they carry.
+"""Who is calling: bearer keys and what they allow.
 
-Keys are random and long, so one SHA-256 is hash enough; only hashes stay in memory, and every
-comparison takes the same time. The generated admin key is the one secret on disk, owner-only.
+There are keys of the settings and keys that an operator made (`server.keys`). Only hashes stay in
+memory. A key is looked up by its hash, so known, unknown, expired and disabled ones cost the same
+work: one SHA-256 and two look-ups. The generated admin key is the one secret on disk, owner-only.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from typing import Protocol
 
-from server.errors import Forbidden, StartFault, Unauthorized
-from server.settings import Settings
-
-_KEY_PREFIX = "lg-"
+from guard.key_scope import ALL_TARGETS, KeyScope
+from server.errors import Forbidden, KeysUnreadable, StartFault, Unauthorized
+from server.keys.secret import key_digest, new_key
+from server.settings import Settings, is_loopback
 
 
 class Role(IntEnum):
@@ -27,49 +30,110 @@ class Role(IntEnum):
     ADMIN = 3
 
 
-class KeyRing:
-    """The known keys, hashed, with their roles."""
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whose key it is, and what holds for it. `id` tells keys apart in records; it is no secret."""
 
-    def __init__(self, keys: dict[str, Role]) -> None:
-        self._roles = {_hash(key): role for key, role in keys.items()}
+    id: str
+    role: Role
+    scope: KeyScope = ALL_TARGETS
+
+
+# Clients of a loopback server that has no client keys.
+ANONYMOUS = Caller("anonymous", Role.CLIENT)
+
+
+class ListedKeys(Protocol):
+    """The keys that an operator made, at one moment."""
+
+    @property
+    def required(self) -> bool:
+        """Whether clients need a key."""
+
+    def find(self, digest: str, now: float) -> Caller | None:
+        """Who has the key of this digest, if it is good."""
+
+
+class _NoKeys:
+    required = False
+
+    def find(self, digest: str, now: float) -> Caller | None:
+        return None
+
+
+class KeyRing:
+    """The known keys: those of the settings, and those that `listed` gives at each request.
+
+    While `listed` gives None the operator's keys cannot be read; then only those of the settings
+    open anything.
+    """
+
+    def __init__(
+        self,
+        keys: dict[str, Role],
+        listed: Callable[[], ListedKeys | None] = _NoKeys,
+        *,
+        clients_need_keys: bool = False,
+    ) -> None:
+        roles: dict[Role, int] = {}
+        self._fixed: dict[str, Caller] = {}
+        for key, role in keys.items():
+            roles[role] = roles.get(role, 0) + 1
+            name = f"settings-{role.name.lower()}-{roles[role]}"
+            self._fixed[key_digest(key)] = Caller(name, role)
+        self._listed = listed
+        self._required = clients_need_keys or Role.CLIENT in roles
 
     def __repr__(self) -> str:
-        return f"KeyRing({len(self._roles)} keys)"
+        return f"KeyRing({len(self._fixed)} keys of the settings)"
 
-    def role_of(self, authorization: str | None) -> Role | None:
-        """The role of an `Authorization` header's key; None without a header or a known key."""
+    @property
+    def readable(self) -> bool:
+        """Whether the operator's keys are known."""
+        return self._listed() is not None
+
+    def identify(self, authorization: str | None) -> Caller | None:
+        """Whose key an `Authorization` header holds; None without a header or a good key."""
         scheme, _, key = (authorization or "").partition(" ")
         if scheme.lower() != "bearer":
             return None
-        given = _hash(key.strip())
-        found = None
-        for known, role in self._roles.items():
-            if hmac.compare_digest(known, given):
-                found = role
-        return found
+        digest, listed = key_digest(key.strip()), self._listed()
+        fixed = self._fixed.get(digest)
+        made = None if listed is None else listed.find(digest, time.time())
+        return fixed or made
 
-    def require(self, authorization: str | None, role: Role) -> Role:
-        """The caller's role, if it is at least `role`.
+    def require(self, authorization: str | None, role: Role) -> Caller:
+        """The caller, if its role is at least `role`.
 
         Raises:
+            KeysUnreadable: the key is none of the settings', and the others cannot be read.
             Unauthorized: no key, or an unknown one.
             Forbidden: a known key of a lower role.
         """
-        have = self.role_of(authorization)
-        if have is None:
+        caller = self.identify(authorization)
+        if caller is None and not self.readable:
+            raise KeysUnreadable()
+        if caller is None:
             raise Unauthorized("Give a valid key as: Authorization: Bearer KEY")
-        if have < role:
+        if caller.role < role:
             raise Forbidden(f"This needs a key with the role {role.name.lower()}.")
-        return have
+        return caller
 
-    @property
-    def has_clients(self) -> bool:
-        """Whether any client key is known; without one, loopback clients need none."""
-        return Role.CLIENT in self._roles.values()
+    def admit(self, authorization: str | None) -> Caller:
+        """A client of the guarded endpoint: whose key it is, or anybody where none is needed.
+
+        Raises:
+            KeysUnreadable: the key is none of the settings', and the others cannot be read.
+            Unauthorized: a key is needed, and there is none, or an unknown one.
+        """
+        listed = self._listed()
+        if self._required or listed is None or listed.required:
+            return self.require(authorization, Role.CLIENT)
+        return self.identify(authorization) or ANONYMOUS
 
 
-def load_keyring(settings: Settings) -> KeyRing:
-    """All keys of the settings; makes the admin key at the first start if none is set.
+def load_keyring(settings: Settings, listed: Callable[[], ListedKeys | None] = _NoKeys) -> KeyRing:
+    """All keys of the settings beside `listed`; makes the admin key at the first start.
 
     Raises:
         StartFault: the admin key's file cannot be written or read.
@@ -77,7 +141,7 @@ def load_keyring(settings: Settings) -> KeyRing:
     keys = {key.get_secret_value(): Role.CLIENT for key in settings.api_keys}
     keys |= {key.get_secret_value(): Role.AUDITOR for key in settings.auditor_keys}
     keys[admin_key(settings)] = Role.ADMIN
-    return KeyRing(keys)
+    return KeyRing(keys, listed, clients_need_keys=not is_loopback(settings.host))
 
 
 def admin_key(settings: Settings) -> str:
@@ -92,7 +156,7 @@ def admin_key(settings: Settings) -> str:
     try:
         settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not file.exists():
-            _write_new(file, _KEY_PREFIX + secrets.token_urlsafe(32))
+            _write_new(file, new_key())
         key = file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not ASCII"
@@ -117,7 +181,3 @@ def _write_new(file: Path, key: str) -> None:
             return
     finally:
         draft.unlink()
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -100,6 +100,23 @@ class AdminClient:
         """Retire an assistant."""
         return self._call("DELETE", f"/assistants/{_quoted(name)}")
 
+    def create_key(self, key: dict[str, Any]) -> dict[str, Any]:
+        """Make an API key; the answer holds it in clear."""
+        return self._call("POST", "/keys", json=key)
+
+    def keys(self) -> Iterator[dict[str, Any]]:
+        """All API keys, page by page."""
+        return self._pages("/keys", "keys")
+
+    def rotate_key(self, key_id: str, grace_seconds: int) -> dict[str, Any]:
+        """Give an API key a second secret; the answer holds it in clear."""
+        rotation = {"grace_seconds": grace_seconds}
+        return self._call("POST", f"/keys/{_quoted(key_id)}:rotate", json=rotation)
+
+    def delete_key(self, key_id: str) -> dict[str, Any]:
+        """Revoke an API key."""
+        return self._call("DELETE", f"/keys/{_quoted(key_id)}")
+
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs."""
         page = self._call("GET", "/jobs", params={"limit": str(limit)})

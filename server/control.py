@@ -29,6 +29,9 @@ from server.auth import load_keyring
 from server.database import Database
 from server.errors import ControlRunning, StartFault
 from server.jobs import JobWorker
+from server.keys.publisher import KeyPublisher
+from server.keys.routes import Keys
+from server.keys.store import KeyStore
 from server.log import configure_logging, fault_fields, get_logger
 from server.metrics import ControlMetrics
 from server.policy import Compiler, Publisher
@@ -127,8 +130,10 @@ def _serve(
         sync_documents=lambda targets: corpora.result().worker.sync_targets(targets),
         on_fault=lambda: _end(server),
     )
-    keyring = load_keyring(settings)
-    control = Control(store, worker, publisher, keyring, registry, corpora, assistants)
+    key_store = KeyStore(database)
+    keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
+    keyring = load_keyring(settings, keys.publisher.current)
+    control = Control(store, worker, publisher, keyring, registry, corpora, assistants, keys)
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
     )
@@ -136,9 +141,11 @@ def _serve(
     _announce(settings, listener)
     _soon(corpora, lambda: _open_corpora(settings, database, store, metrics), server)
     worker.start()
+    keys.publisher.start()
     if with_parent:
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
+    keys.publisher.stop()
     # It may be waiting for the corpora, whose end must find it told to stop.
     worker.stop(timeout_seconds=0)
     corpora.result().worker.stop()

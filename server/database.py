@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeout,
 )
 
+import server.keys.table  # noqa: F401  (its tables are the store's)
 from server.errors import StartFault, StoreFault, StoreVersionError
 from server.tables import SCHEMA_VERSION, meta, metadata
 

@@ -21,6 +21,7 @@ ServerError
 │   ├── GuardTimeout          503: screening took too long
 │   ├── Overloaded            503
 │   ├── NotReady              503: starting, or without a policy
+│   ├── KeysUnreadable        503: nobody can tell which keys are good
 │   └── StoreFault            500: the store cannot be read or written
 ├── StartFault                the process does not start
 │   ├── SettingsError         a setting is unknown or cannot be parsed
@@ -158,6 +159,10 @@ class NotReady(ServerFault):
     """The process is starting, or has no policy yet."""
 
 
+class KeysUnreadable(ServerFault):
+    """The published list of keys is missing or damaged, so nobody is let in by it."""
+
+
 class StoreFault(ServerFault):
     """The store cannot be read or written."""
 
@@ -247,6 +252,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     GuardTimeout: ErrorRow(503, _SERVER, "guard_timeout", "The guard took too long."),
     Overloaded: ErrorRow(503, _SERVER, "overloaded"),
     NotReady: ErrorRow(503, _SERVER, "not_ready"),
+    KeysUnreadable: ErrorRow(503, _SERVER, "keys_unavailable", "Keys cannot be checked."),
     StoreFault: ErrorRow(500, _SERVER, "store_error", "The store failed."),
     StartFault: _INTERNAL,
     SettingsError: ErrorRow(500, _SERVER, "invalid_settings"),

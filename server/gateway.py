@@ -21,7 +21,7 @@ from guard.nets import AnswerNets
 from server.admission import reject_reserved
 from server.apis.api import Api, Refused
 from server.apis.table import APIS
-from server.auth import KeyRing, Role
+from server.auth import ANONYMOUS, Caller, KeyRing, Role
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
 from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint
@@ -30,6 +30,7 @@ from server.errors import (
     GuardTimeout,
     GuardUnavailable,
     InvalidRequest,
+    KeysUnreadable,
     Overloaded,
     ServerError,
 )
@@ -63,7 +64,7 @@ class _Call:
     api: Api
     raw: bytes
     body: dict[str, Any]
-    role: Role | None
+    caller: Caller
     request_id: str | None
 
 
@@ -113,18 +114,19 @@ class Gateway:
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
-        role = self._authenticate(scope, endpoint)
+        caller = self._authenticate(scope, endpoint)
         if endpoint.handling is Handling.PASS:
             await self._pass(scope, receive, send)
         elif endpoint.handling is Handling.READY:
-            await send_reply(send, await readiness(self._guard, self._app, scope), [])
+            ready = await readiness(self._guard, self._keys, self._app, scope)
+            await send_reply(send, ready, [])
         else:
             require_json(scope)
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
             if raw is not None:
                 body = await self._parse(raw)
                 request_id = header(scope, b"x-request-id")
-                call = _Call(APIS[endpoint.handling], raw, body, role, request_id)
+                call = _Call(APIS[endpoint.handling], raw, body, caller, request_id)
                 await self._guarded(call, scope, receive, send)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,11 +137,8 @@ class Gateway:
             receive = replay(raw, receive)
         await self._app(scope, receive, send)
 
-    def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Role | None:
-        authorization = _authorization(scope)
-        if endpoint.needs_key and self._keys.has_clients:
-            return self._keys.require(authorization, Role.CLIENT)
-        return self._keys.role_of(authorization)
+    def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
+        return self._keys.admit(_authorization(scope)) if endpoint.needs_key else ANONYMOUS
 
     async def _parse(self, raw: bytes) -> dict[str, Any]:
         begun = time.perf_counter()
@@ -166,7 +165,7 @@ class Gateway:
             await self._app(scope, replay(call.raw, receive), send)
             return
         view = self._guard.current()
-        if view is None or view.enforces:
+        if view is None or view.enforces_for(call.caller.scope):
             call.api.reject_unguardable(call.body)
         self._metrics.record_decision(decision)
         headers = self._decision_headers(call, decision)
@@ -204,7 +203,7 @@ class Gateway:
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.screen_timeout_seconds):
-                decision = await self._guard.screen(texts)
+                decision = await self._guard.screen(texts, call.caller.scope)
         except TimeoutError:
             raise GuardTimeout() from None
         except (Overloaded, InvalidRequest):
@@ -291,7 +290,7 @@ class Gateway:
 
     def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]
-        if call.role is not None and call.role >= Role.AUDITOR:
+        if call.caller.role >= Role.AUDITOR:
             headers.append((DECISION_HEADER, decision.verdict.value.encode()))
         return headers
 
@@ -382,4 +381,6 @@ def _failure(error: Exception, guard: Guard) -> Failure:
         return Failure.TIMEOUT
     if isinstance(error, Overloaded):
         return Failure.OVERLOADED
+    if isinstance(error, KeysUnreadable):
+        return Failure.KEYS
     return Failure.NO_POLICY if guard.current() is None else Failure.GUARD_ERROR

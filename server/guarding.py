@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from guard.decision import Decision
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.ledger import CloseReason
 from guard.nets import AnswerNets
 from server.conversation import Decode
@@ -19,9 +20,8 @@ class PolicyView(Protocol):
     def generation(self) -> int:
         """The activation's number."""
 
-    @property
-    def enforces(self) -> bool:
-        """Whether any target is enforced (not only observed)."""
+    def enforces_for(self, scope: KeyScope) -> bool:
+        """Whether any target is enforced (not only observed) against a key of this scope."""
 
 
 class Guard(Protocol):
@@ -33,8 +33,8 @@ class Guard(Protocol):
     def unready(self) -> Sequence[str]:
         """Names of the parts that are not ready (`policy`, `classifier`)."""
 
-    async def screen(self, texts: Sequence[str]) -> Decision:
-        """Decide about a request without blocking the event loop.
+    async def screen(self, texts: Sequence[str], scope: KeyScope = ALL_TARGETS) -> Decision:
+        """Decide about a request of a key with this scope, without blocking the event loop.
 
         Raises:
             Overloaded: too many requests wait already.

@@ -14,22 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guard.decision import Decision
+from guard.key_scope import ALL_TARGETS, KeyScope
 from server.errors import Overloaded
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One request in a queue: all texts of its conversation, and where the decision goes."""
+    """One request in a queue: all texts of its conversation, whose, where the decision goes."""
 
     texts: Sequence[str]
+    scope: KeyScope
     loop: asyncio.AbstractEventLoop
     decision: asyncio.Future[Decision]
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> Waiting:
+    def of(cls, texts: Sequence[str], scope: KeyScope = ALL_TARGETS) -> Waiting:
         """A request of the running event loop."""
         loop = asyncio.get_running_loop()
-        return cls(texts, loop, loop.create_future())
+        return cls(texts, scope, loop, loop.create_future())
 
     @property
     def given_up(self) -> bool:

@@ -45,7 +45,6 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     """
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGTERM, _interrupt)
-    settings.require_client_keys()
     own_directory(settings.state_dir)
     admin_key(settings)
     _check_environment(os.environ)

@@ -44,6 +44,7 @@ class Failure(StrEnum):
     GUARD_ERROR = "guard_error"
     TIMEOUT = "timeout"
     NO_POLICY = "no_policy"
+    KEYS = "keys"
     OVERLOADED = "overloaded"
 
 
@@ -171,6 +172,17 @@ class GatewayMetrics:
             "Corpora that this gateway could not load; those it has go on ruling.",
             registry=registry,
         )
+        self._keys = Gauge(
+            "lethegate_keys_generation",
+            "Generation of the list of API keys that this gateway applies; 0 before its first.",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self._keys_failures = Counter(
+            "lethegate_keys_load_failures_total",
+            "Lists of API keys that this gateway could not read; the one it has goes on ruling.",
+            registry=registry,
+        )
         registry.register(WorkerCollector(facts))
         _tell_build(registry)
         _begin(self._requests, Verdict)
@@ -230,6 +242,14 @@ class GatewayMetrics:
     def record_corpora_failure(self) -> None:
         """Count corpora that could not be loaded."""
         self._corpora_failures.inc()
+
+    def set_keys(self, generation: int) -> None:
+        """Tell which list of API keys this gateway applies."""
+        self._keys.set(generation)
+
+    def record_keys_failure(self) -> None:
+        """Count a list of API keys that could not be read."""
+        self._keys_failures.inc()
 
     def set_generation(self, generation: int) -> None:
         """Tell which policy generation this gateway applies."""

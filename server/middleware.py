@@ -17,6 +17,7 @@ from server.auth import load_keyring
 from server.exposition import with_worker_facts
 from server.gateway import Gateway
 from server.guarding import Engine
+from server.keys.follow import KeysFollower
 from server.log import configure_logging
 from server.metrics import GatewayMetrics
 from server.screening import Screening
@@ -43,6 +44,8 @@ class GuardMiddleware:
         self._screening = Screening(self._settings)
         self._metrics = GatewayMetrics(REGISTRY, self._screening.worker_facts)
         self._screening.start(self._metrics)
+        self._keys = KeysFollower(self._settings.keys, self._metrics)
+        self._keys.start()
         self._gateway: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +63,7 @@ class GuardMiddleware:
             settings=self._settings,
             guard=self._screening,
             metrics=self._metrics,
-            keys=load_keyring(self._settings),
+            keys=load_keyring(self._settings, self._keys.current),
             engine=_engine(vllm_app),
         )
 

@@ -1,18 +1,21 @@
-"""`GET /readyz`: ready only when policy, classifier and engine are. Says which part is not."""
+"""`GET /readyz`: ready only when policy, classifier, keys and engine are; says which is not."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp, Message, Scope
 
+from server.auth import KeyRing
 from server.guarding import Guard
 from server.reply import Reply
 from server.sse import encode_json
 
 
-async def readiness(guard: Guard, app: ASGIApp, scope: Scope) -> Reply:
+async def readiness(guard: Guard, keys: KeyRing, app: ASGIApp, scope: Scope) -> Reply:
     """200 when everything is ready, else 503 with the names of the parts that are not."""
     view = guard.current()
     waiting = dict.fromkeys([*guard.unready(), *([] if view is not None else ["policy"])])
+    if not keys.readable:
+        waiting["keys"] = None
     if not await _is_healthy(app, scope):
         waiting["engine"] = None
     if view is None or waiting:

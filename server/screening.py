@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from detectors.classifier import Judgement
 from detectors.encoder import SentenceEncoder, load_encoder
 from detectors.errors import PromptTooLong
 from detectors.threads import limit_products
@@ -24,6 +25,7 @@ from detectors.windows import prompt_windows
 from guard.decision import Decision
 from guard.errors import SnapshotError
 from guard.follower import Active, Follower, followers
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.ledger import CloseReason, Counter, LedgerReader
 from guard.nets import AnswerNets, MakeNet
 from guard.phrase_matcher import PhraseMatcher
@@ -97,8 +99,8 @@ class Screening:
         )
         return [name for name, missing in parts.items() if missing]
 
-    async def screen(self, texts: Sequence[str]) -> Decision:
-        """Decide about one conversation.
+    async def screen(self, texts: Sequence[str], scope: KeyScope = ALL_TARGETS) -> Decision:
+        """Decide about one conversation of a key with this scope.
 
         Raises:
             GuardUnavailable: there is no policy or encoder yet, or corpora cannot be loaded.
@@ -110,13 +112,14 @@ class Screening:
             raise GuardUnavailable()
         if self._corpora is not None and self._corpora.state is None:
             raise GuardUnavailable()
-        if policy.is_empty:
-            return policy.decide(())
+        if not policy.applies_to(scope):
+            return policy.decide((), scope)
         short = sum(map(len, texts)) <= SHORT_CHARACTERS
-        key = content_key(texts, policy.digest, str(policy.generation)) if short else b""
+        about = (policy.digest, str(policy.generation), scope.name)
+        key = content_key(texts, *about) if short else b""
         if short and (known := self._decisions.get(key)) is not None:
             return known
-        waiting = Waiting.of(texts)
+        waiting = Waiting.of(texts, scope)
         (self._short if short else self._long).put(waiting)
         decision = await waiting.decision
         if short and decision.generation == policy.generation:
@@ -132,17 +135,20 @@ class Screening:
         policy = self._recent.get(decision.digest)
         if policy is None:
             raise GuardUnavailable()
-        enforced, observed = policy.matchers(decision), list[PhraseMatcher]()
+        judged = decision.would or decision
+        enforced, observed = policy.matchers(judged), list[PhraseMatcher]()
         if self._settings.watch_answers:
-            enforced.append(policy.watch)
-            observed.append(policy.observed_watch)
+            watches = policy.watches(decision.scope)
+            enforced.append(watches.enforced)
+            observed.append(watches.observed)
         trace = AnswerNets()
         if self._corpora is not None:
-            trace = self._corpora.nets(decision, request_id)
-        return AnswerNets(
+            trace = self._corpora.nets(decision, request_id, policy.covered(decision.scope))
+        nets = AnswerNets(
             trace.enforced + self._phrase_nets(enforced),
             trace.observed + self._phrase_nets(observed),
         )
+        return nets if decision.would is None else AnswerNets((), nets.enforced + nets.observed)
 
     def _phrase_nets(self, matchers: Sequence[PhraseMatcher]) -> tuple[MakeNet, ...]:
         limit = self._settings.holdback_chars
@@ -261,7 +267,7 @@ class Screening:
         own = [vectors[[places[window] for window in windows]] for _, windows in group]
         policy.classifier.compare(judgements, own)
         for (waiting, _), judgement in zip(group, judgements, strict=True):
-            waiting.answer(policy.decide(policy.detections(judgement)))
+            self._answer(waiting, policy, judgement)
         self._observe(Stage.CLASSIFY, begun)
 
     def _decide_in_parts(self, group: Group) -> None:
@@ -277,7 +283,12 @@ class Screening:
             begun = time.perf_counter()
             policy.classifier.compare([judgement], [vectors])
             self._observe(Stage.CLASSIFY, begun)
-        waiting.answer(policy.decide(policy.detections(judgement)))
+        self._answer(waiting, policy, judgement)
+
+    def _answer(self, waiting: Waiting, policy: Policy, judgement: Judgement) -> None:
+        # Made here, where it may take its time, for the first answer of a scope.
+        policy.watches(waiting.scope)
+        waiting.answer(policy.decide(policy.detections(judgement), waiting.scope))
 
     def _encode(self, windows: Sequence[str]) -> Vector:
         begun = time.perf_counter()

@@ -68,7 +68,7 @@ class Settings(BaseModel):
     )
     api_keys: tuple[SecretStr, ...] = Field(
         default=(),
-        description="Keys of clients; required unless the endpoint listens on loopback only.",
+        description="Keys of clients, beside those made with `lethegate keys`.",
     )
     encoder: str = Field(
         default="sentence-transformers/all-MiniLM-L6-v2",
@@ -207,6 +207,11 @@ class Settings(BaseModel):
         return self.state_dir / "assistants"
 
     @property
+    def keys(self) -> Path:
+        """Directory of the published API keys, hashed."""
+        return self.state_dir / "keys"
+
+    @property
     def cache(self) -> Path:
         """Directory of what can be rebuilt (vocabulary, embeddings)."""
         return self.state_dir / "cache"
@@ -221,18 +226,6 @@ class Settings(BaseModel):
         """Base URL of the admin API, as reached from this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.admin_host, self.admin_host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host else host}:{self.admin_port}"
-
-    def require_client_keys(self) -> None:
-        """Refuse to serve other machines without client keys.
-
-        Raises:
-            SettingsError: `host` is not loopback and `api_keys` is empty.
-        """
-        if not self.api_keys and not is_loopback(self.host):
-            raise SettingsError(
-                f"host={self.host!r} can be reached from other machines: "
-                f"set {ENV_PREFIX}API_KEYS, or listen on 127.0.0.1"
-            )
 
 
 SECRETS = frozenset({"admin_key", "auditor_keys", "api_keys", "database_url"})

@@ -19,6 +19,7 @@ from detectors.benign import benign_prompts
 from detectors.targets import Phrase
 from guard.background import background, word_view
 from guard.decision import Decision, Verdict
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.ledger import CloseReason
 from guard.nets import AnswerNets, Catch
 from guard.phrase_matcher import PhraseMatcher
@@ -62,7 +63,9 @@ class WatchPlan:
 @dataclass(frozen=True, slots=True)
 class _View:
     generation: int = 1
-    enforces: bool = True
+
+    def enforces_for(self, scope: KeyScope) -> bool:
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class _Allowing:
     def unready(self) -> Sequence[str]:
         return ()
 
-    async def screen(self, texts: Sequence[str]) -> Decision:
+    async def screen(self, texts: Sequence[str], scope: KeyScope = ALL_TARGETS) -> Decision:
         return Decision(Verdict.ALLOW, 1, "0" * 64)
 
     def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:

@@ -18,6 +18,7 @@ from detectors.targets import ForgetTarget
 from guard.compiler import compile_policy
 from guard.decision import Decision
 from guard.follower import Active
+from guard.key_scope import ALL_TARGETS
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
 from guard.vocabulary import Vocabulary
@@ -80,7 +81,7 @@ class Judge:
 
     def watched(self, answer: str) -> bool:
         """Whether an answer holds a phrase that is watched in every answer."""
-        return self._policy.watch.find(answer) is not None
+        return self._policy.watches(ALL_TARGETS).enforced.find(answer) is not None
 
 
 def decide(

@@ -8,8 +8,8 @@ that could load none although there are corpora is not ready and serves nothing.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ from tracing.matching import Occurrence
 
 log = get_logger("corpora")
 
+_JUDGES_KEPT = 256
+
 
 @dataclass(frozen=True, slots=True)
 class CorporaState:
@@ -42,19 +44,27 @@ class CorporaState:
     generation: int = 0
     watched: tuple[tuple[CorpusEntry, Watched], ...] = ()
     allowed: tuple[View, ...] = ()
+    # The target of each document, by the corpora that targets' documents are kept in.
+    owners: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     _judges: dict[tuple[object, ...], Judge | None] = field(default_factory=dict)
 
-    def judge(self, enforcement: Enforcement, decision: Decision) -> Judge | None:
+    def judge(
+        self,
+        enforcement: Enforcement,
+        decision: Decision,
+        covered: frozenset[str] | None = None,
+    ) -> Judge | None:
         """What the answer to a request is held against; None if nothing applies to it.
 
         A matched corpus judges steered answers, and where it names targets those steered for one
-        of them; an always-on corpus judges every answer.
+        of them; an always-on corpus judges every answer. Of targets' documents only those of the
+        `covered` targets count, where not all are.
         """
         detections = (*decision.detections, *decision.observed)
         targets = frozenset(detection.target_id for detection in detections)
         steered = decision.verdict is Verdict.STEER
         found = tuple(
-            watched
+            entry.id
             for entry, watched in self.watched
             if entry.enforcement is enforcement
             and (
@@ -62,10 +72,25 @@ class CorporaState:
                 or (steered and (not entry.targets or targets.intersection(entry.targets)))
             )
         )
-        key = (enforcement, *(watched.id for watched in found))
+        key = (enforcement, covered, *found)
         if key not in self._judges:
-            self._judges[key] = Judge(found, self.allowed, background()) if found else None
+            if len(self._judges) >= _JUDGES_KEPT:
+                self._judges.clear()
+            self._judges[key] = self._make(found, covered)
         return self._judges[key]
+
+    def _make(self, ids: Sequence[str], covered: frozenset[str] | None) -> Judge | None:
+        found = tuple(self._watched(w, covered) for _, w in self.watched if w.id in ids)
+        return Judge(found, self.allowed, background()) if found else None
+
+    def _watched(self, watched: Watched, covered: frozenset[str] | None) -> Watched:
+        owners = self.owners.get(watched.id)
+        if covered is None or owners is None:
+            return watched
+        others = {document for document, owner in owners.items() if owner not in covered}
+        view = watched.view
+        segments = tuple(s.without(s.withdrawn | others) for s in view.segments)
+        return replace(watched, view=replace(view, segments=segments))
 
 
 class CorporaFollower:
@@ -92,8 +117,10 @@ class CorporaFollower:
         if self._follower is not None:
             self._follower.stop()
 
-    def nets(self, decision: Decision, request_id: str) -> AnswerNets:
-        """The nets of TraceShield for one answer.
+    def nets(
+        self, decision: Decision, request_id: str, covered: frozenset[str] | None = None
+    ) -> AnswerNets:
+        """The nets of TraceShield for one answer; `covered` as for `CorporaState.judge`.
 
         Raises:
             CorporaUnusable: there are corpora, and none could be loaded.
@@ -103,16 +130,21 @@ class CorporaFollower:
             raise CorporaUnusable("no corpora could be loaded")
         if not state.watched:
             return AnswerNets()
-        make = partial(self._nets, state, decision, request_id)
+        make = partial(self._nets, state, decision, request_id, covered)
         return AnswerNets(make(Enforcement.ENFORCE), make(Enforcement.OBSERVE))
 
     def _nets(
-        self, state: CorporaState, decision: Decision, request_id: str, enforcement: Enforcement
+        self,
+        state: CorporaState,
+        decision: Decision,
+        request_id: str,
+        covered: frozenset[str] | None,
+        enforcement: Enforcement,
     ) -> tuple[MakeNet, ...]:
-        judge = state.judge(enforcement, decision)
+        judge = state.judge(enforcement, decision.would or decision, covered)
         if judge is None:
             return ()
-        enforced = enforcement is Enforcement.ENFORCE
+        enforced = enforcement is Enforcement.ENFORCE and decision.would is None
         witness = _Witness(self._audit, self._metrics, state.generation, request_id, enforced)
         return (lambda: TraceShield(judge, word_view(), self._limit, witness),)
 
@@ -137,6 +169,7 @@ class CorporaFollower:
                 (entry, _watched(entry, views)) for entry in entries if entry.label != Label.ALLOWED
             ),
             tuple(views[entry.id] for entry in entries if entry.label == Label.ALLOWED),
+            {entry.id: _owners(views[entry.id]) for entry in entries if entry.id.startswith("@")},
         )
 
     def _view(self, entry: CorpusEntry) -> View:
@@ -211,6 +244,12 @@ def _owner(finding: Finding, at: Occurrence) -> Mapping[str, str]:
     except UnknownDocument:
         return {}
     return {"target": metadata[TARGET]} if TARGET in metadata else {}
+
+
+def _owners(view: View) -> dict[int, str]:
+    """The target of each document, where there is one."""
+    found = {i: view.document(i).metadata.get(TARGET, "") for i in view.live_ids()}
+    return {number: target for number, target in found.items() if target}
 
 
 def _watched(entry: CorpusEntry, views: Mapping[str, View]) -> Watched:

@@ -15,6 +15,7 @@ from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
+from guard.key_scope import ALL_TARGETS
 from guard.loading import load_part
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
@@ -105,8 +106,8 @@ def test_an_empty_policy_allows_everything(compiled):
     """With no target there is a policy too, and it does nothing."""
     policy = policy_of(compiled()[1])
 
-    assert policy.is_empty
-    assert not policy.enforces
+    assert not policy.applies_to(ALL_TARGETS)
+    assert not policy.enforces_for(ALL_TARGETS)
     assert policy.decide(classify(policy, "Who wrote it?")).verdict is Verdict.ALLOW
 
 
@@ -185,7 +186,7 @@ def test_observed_targets_change_nothing(compiled):
 
     assert decision.verdict is Verdict.ALLOW
     assert len(decision.observed) == 1
-    assert not policy.enforces
+    assert not policy.enforces_for(ALL_TARGETS)
 
 
 def test_names_of_enforced_targets_are_watched(compiled):
@@ -193,11 +194,11 @@ def test_names_of_enforced_targets_are_watched(compiled):
     enforced = policy_of(compiled(target())[1])
     observed = policy_of(compiled(target(enforcement=Enforcement.OBSERVE))[1])
 
-    assert enforced.watch.find("It was ILSE  MOREAU, of course.")
-    assert enforced.watch.find("It was a florist.") is None
-    assert observed.observed_watch.find("Ilse Moreau")
-    assert not observed.watch
-    assert not enforced.observed_watch
+    assert enforced.watches(ALL_TARGETS).enforced.find("It was ILSE  MOREAU, of course.")
+    assert enforced.watches(ALL_TARGETS).enforced.find("It was a florist.") is None
+    assert observed.watches(ALL_TARGETS).observed.find("Ilse Moreau")
+    assert not observed.watches(ALL_TARGETS).enforced
+    assert not enforced.watches(ALL_TARGETS).observed
 
 
 def test_always_on_targets_steer_every_request(compiled):

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from detectors.targets import Phrase
+from detectors.targets import Enforcement, Phrase
 from guard.decision import Decision, Verdict
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.ledger import CloseReason
 from guard.nets import AnswerNets, Catch
 from guard.phrase_matcher import PhraseMatcher
@@ -255,6 +256,10 @@ class View:
     generation: int = 7
     enforces: bool = True
 
+    def enforces_for(self, scope: KeyScope) -> bool:
+        """Whether any target is enforced against a key."""
+        return self.enforces and scope.enforcement is Enforcement.ENFORCE
+
 
 @dataclass
 class RuleGuard:
@@ -273,6 +278,7 @@ class RuleGuard:
     missing: list[str] = field(default_factory=list)
     close_reason: CloseReason | None = None
     screened: list[list[str]] = field(default_factory=list)
+    scopes: list[KeyScope] = field(default_factory=list)
     nonces: list[int] = field(default_factory=list)
 
     def current(self) -> View | None:
@@ -283,9 +289,10 @@ class RuleGuard:
         """Parts that are not ready."""
         return self.missing
 
-    async def screen(self, texts: Sequence[str]) -> Decision:
+    async def screen(self, texts: Sequence[str], scope: KeyScope = ALL_TARGETS) -> Decision:
         """Decide by the rules."""
         self.screened.append(list(texts))
+        self.scopes.append(scope)
         await asyncio.sleep(self.seconds)
         if self.error is not None:
             raise self.error
@@ -293,19 +300,24 @@ class RuleGuard:
         found = [v for key, v in self.verdicts.items() if any(key in text for text in texts)]
         verdict = found[0] if found else Verdict.ALLOW
         targets = (0,) if verdict is Verdict.STEER else ()
-        return Decision(verdict, self.view.generation, DIGEST, targets=targets)
+        decided = Decision(verdict, self.view.generation, DIGEST, targets=targets, scope=scope)
+        if scope.enforcement is Enforcement.ENFORCE:
+            return decided
+        return replace(decided, verdict=Verdict.ALLOW, targets=(), would=decided)
 
     def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
         """All forbidden phrases in steered answers, names in every answer."""
         if self.nets_error is not None:
             raise self.nets_error
-        phrases = self.forbidden if decision.verdict is Verdict.STEER else []
+        judged = decision.would or decision
+        phrases = self.forbidden if judged.verdict is Verdict.STEER else []
         matchers = [PhraseMatcher(phrases), PhraseMatcher(self.names, Catch.NAME)]
         observed = [PhraseMatcher(self.observed_names, Catch.NAME)]
-        return AnswerNets(
+        nets = AnswerNets(
             (lambda: OutputShield(matchers),) if any(matchers) else (),
             (lambda: OutputShield(observed),) if any(observed) else (),
         )
+        return nets if decision.would is None else AnswerNets((), nets.enforced + nets.observed)
 
     def closed(self, nonce: int) -> CloseReason | None:
         """The reason that the test gave."""
@@ -345,14 +357,16 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
     """Starts gateways on loopback ports, each before its own fake engine."""
     stopping: list[Callable[[], None]] = []
 
-    def start(keys: dict[str, Role] | None = None, **settings: Any) -> Stack:
+    def start(
+        keys: dict[str, Role] | None = None, keyring: KeyRing | None = None, **settings: Any
+    ) -> Stack:
         vllm, guard, registry = FakeVllm(), RuleGuard(), CollectorRegistry()
         gateway = Gateway(
             vllm.app(),
             settings=Settings(state_dir=tmp_path, **settings),
             guard=guard,
             metrics=GatewayMetrics(registry),
-            keys=KeyRing(keys or {}),
+            keys=keyring or KeyRing(keys or {}),
             engine=Engine("demo", vllm.vocabulary.decode),
         )
         url, stop = _serve(gateway)

@@ -78,15 +78,6 @@ def test_lists_in_the_environment_are_split_at_commas() -> None:
     assert found.host == "127.0.0.1"
 
 
-def test_open_host_needs_client_keys() -> None:
-    """Listening beyond loopback without client keys is refused."""
-    with pytest.raises(SettingsError, match="LETHEGATE_API_KEYS"):
-        Settings(host="0.0.0.0").require_client_keys()
-
-    Settings(host="0.0.0.0", api_keys=("key",)).require_client_keys()
-    Settings().require_client_keys()
-
-
 @given(st.sampled_from(sorted(Settings.model_fields)), st.text(max_size=20))
 def test_any_text_is_a_value_or_a_settings_error(key: str, text: str) -> None:
     """No environment value makes loading fail in another way than SettingsError."""

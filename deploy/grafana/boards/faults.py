@@ -42,10 +42,11 @@ FAULTS = Board(
         ),
         graph(
             "Policies that did not come into force",
-            "Snapshots and corpora that were not loaded, failed jobs and rollbacks, per second.",
+            "Snapshots, corpora and keys that were not loaded, failed jobs, rollbacks, per second.",
             {
                 "not loaded": rate("lethegate_snapshot_load_failures_total"),
                 "corpora not loaded": rate("lethegate_corpora_load_failures_total"),
+                "keys not loaded": rate("lethegate_keys_load_failures_total"),
                 "failed jobs": 'sum(rate(lethegate_jobs_total{state="failed"}[$__rate_interval]))',
                 "rollbacks": "sum(rate(lethegate_policy_rollbacks_total[$__rate_interval]))",
             },

@@ -35,6 +35,11 @@ POLICY = Board(
             },
         ),
         graph(
+            "Lists of API keys",
+            "The lowest generation that a gateway of each server applies.",
+            {"{{instance}}": "min by (instance) (lethegate_keys_generation)"},
+        ),
+        graph(
             "Targets by status",
             "Registered forget targets.",
             {"{{status}}": "max by (status) (lethegate_policy_targets)"},

@@ -32,6 +32,9 @@ from server.auth import load_keyring
 from server.control import own_directory
 from server.database import Database
 from server.jobs import JobWorker
+from server.keys.publisher import KeyPublisher
+from server.keys.routes import Keys
+from server.keys.store import KeyStore
 from server.metrics import ControlMetrics
 from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
@@ -183,10 +186,13 @@ def admin(
     corpora.worker.start()
     worker = make_worker(metrics=metrics, sync_documents=corpora.worker.sync_targets)
     assistants = Assistants(Shelf(settings.assistants), settings, store, publisher, refuse_foreign)
-    keyring = load_keyring(settings)
+    key_store = KeyStore(database)
+    keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
+    keys.publisher.start()
+    keyring = load_keyring(settings, keys.publisher.current)
     opened: Future[Corpora] = Future()
     opened.set_result(corpora)
-    control = Control(store, worker, publisher, keyring, registry, opened, assistants)
+    control = Control(store, worker, publisher, keyring, registry, opened, assistants, keys)
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -197,6 +203,7 @@ def admin(
         yield client
     server.should_exit = True
     thread.join(10)
+    keys.publisher.stop()
     worker.stop(timeout_seconds=0)
     corpora.worker.stop()
     listener.close()

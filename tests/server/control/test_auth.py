@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.auth import KeyRing, Role, admin_key, load_keyring
+from server.auth import ANONYMOUS, Caller, KeyRing, Role, admin_key, load_keyring
 from server.errors import Forbidden, StartFault, Unauthorized
 from server.settings import Settings
 
@@ -16,11 +16,10 @@ def test_roles(settings: Settings) -> None:
     """Each key has its role, a higher role includes the lower ones, strangers have none."""
     ring = load_keyring(settings)
 
-    assert ring.role_of("Bearer admin-key") is Role.ADMIN
-    assert ring.role_of("bearer auditor-key") is Role.AUDITOR
-    assert ring.role_of("Bearer client-key") is Role.CLIENT
-    assert ring.require("Bearer admin-key", Role.CLIENT) is Role.ADMIN
-    assert ring.has_clients
+    assert ring.identify("Bearer admin-key") == Caller("settings-admin-1", Role.ADMIN)
+    assert ring.identify("bearer auditor-key") == Caller("settings-auditor-1", Role.AUDITOR)
+    assert ring.identify("Bearer client-key") == Caller("settings-client-1", Role.CLIENT)
+    assert ring.require("Bearer admin-key", Role.CLIENT).role is Role.ADMIN
 
 
 @pytest.mark.parametrize(
@@ -36,6 +35,17 @@ def test_lower_role_is_forbidden(settings: Settings) -> None:
     """A known key without the right is told so, not taken for a stranger."""
     with pytest.raises(Forbidden):
         load_keyring(settings).require("Bearer client-key", Role.AUDITOR)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_only_loopback_may_go_without_keys(tmp_path: Path, host: str) -> None:
+    """Without any client key, clients of loopback need none and all others do."""
+    ring = load_keyring(Settings(state_dir=tmp_path, host=host))
+    if host == "127.0.0.1":
+        assert ring.admit(None) is ring.admit("Bearer whatever") is ANONYMOUS
+    else:
+        with pytest.raises(Unauthorized):
+            ring.admit(None)
 
 
 def test_keys_are_not_kept() -> None:

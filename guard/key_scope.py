@@ -1,0 +1,56 @@
+"""Which targets apply to the requests of one API key, and whether they are enforced there.
+
+The operator's choice, bound to the key: nothing in a request can change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from detectors.targets import Enforcement
+
+
+@dataclass(frozen=True, slots=True)
+class KeyScope:
+    """A target applies if it is among `targets`, or if it carries all of `labels`.
+
+    Where both are None, all targets apply. With `enforcement` observe the requests are judged and
+    recorded as if the targets were enforced, and nothing is changed. `name` is the same for equal
+    scopes only.
+    """
+
+    targets: frozenset[str] | None = None
+    labels: frozenset[tuple[str, str]] | None = None
+    enforcement: Enforcement = Enforcement.ENFORCE
+    name: str = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        targets = None if self.targets is None else sorted(self.targets)
+        labels = None if self.labels is None else sorted(self.labels)
+        object.__setattr__(self, "name", repr((targets, labels, self.enforcement.value)))
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """From the JSON that keys are stored and published with; what is missing is not limited."""
+        targets, labels = document.get("targets"), document.get("labels")
+        return cls(
+            None if targets is None else frozenset(targets),
+            None if labels is None else frozenset(labels.items()),
+            Enforcement(document.get("enforcement", Enforcement.ENFORCE)),
+        )
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there may be targets that do not apply."""
+        return self.targets is not None or self.labels is not None
+
+    def covers(self, target_id: str, labels: frozenset[tuple[str, str]] | None) -> bool:
+        """Whether a target applies; one whose labels are not known does."""
+        if not self.is_limited or (self.targets is not None and target_id in self.targets):
+            return True
+        return self.labels is not None and (labels is None or self.labels <= labels)
+
+
+ALL_TARGETS = KeyScope()

@@ -1,0 +1,91 @@
+"""`lethegate keys`: API keys from a shell."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table
+from server.cli_settings import with_settings
+from server.client import AdminClient
+from server.settings import Settings
+
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
+
+keys_app = typer.Typer(help="Make, list, rotate and revoke API keys.")
+
+
+@keys_app.command("add")
+@with_settings(CLIENT_SETTINGS)
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is.")],
+    *,
+    settings: Settings,
+    role: Annotated[str, typer.Option(help="client, auditor or admin.")] = "client",
+    days: Annotated[
+        float | None, typer.Option(help="Days until it expires; else never.", min=0)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, this once."""
+    document: dict[str, Any] = {"name": name, "role": role}
+    if days is not None:
+        document["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    with AdminClient.of(settings) as client:
+        _show_once(client.create_key(document), as_json)
+
+
+@keys_app.command("list")
+@with_settings(CLIENT_SETTINGS)
+def list_keys(*, settings: Settings, as_json: AsJson = False) -> None:
+    """List all keys by the beginnings of their secrets."""
+    with AdminClient.of(settings) as client:
+        found = list(client.keys())
+    if as_json:
+        print_json(found)
+        return
+    for key in found:
+        key["secret"] = ", ".join(f"{secret['prefix']}…" for secret in key["secrets"])
+    print_table(("id", "name", "role", "status", "secret", "expires_at"), found)
+
+
+@keys_app.command("rotate")
+@with_settings(CLIENT_SETTINGS)
+def rotate_key(
+    key_id: KeyId,
+    *,
+    settings: Settings,
+    grace: Annotated[int, typer.Option(help="Seconds that the old one goes on.", min=0)] = 86_400,
+    as_json: AsJson = False,
+) -> None:
+    """Make a second secret for a key and print it, this once."""
+    with AdminClient.of(settings) as client:
+        _show_once(client.rotate_key(key_id, grace), as_json)
+
+
+@keys_app.command("rm")
+@with_settings(CLIENT_SETTINGS)
+def remove_key(key_id: KeyId, *, settings: Settings, as_json: AsJson = False) -> None:
+    """Revoke a key for good."""
+    with AdminClient.of(settings) as client:
+        gone = client.delete_key(key_id)
+    if as_json:
+        print_json(gone)
+    else:
+        typer.echo(f"{gone['id']}: revoked{_pending(gone)}")
+
+
+def _show_once(made: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(made)
+        return
+    typer.echo(
+        f"{made['id']}: kept as a hash only, so this is not shown again{_pending(made)}", err=True
+    )
+    typer.echo(made["key"])
+
+
+def _pending(answer: dict[str, Any]) -> str:
+    return "" if answer["in_force"] else " (not every gateway has acknowledged it yet)"

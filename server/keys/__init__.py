@@ -1,0 +1,1 @@
+"""API keys that an operator makes while the server runs: store, publication, scopes, limits."""

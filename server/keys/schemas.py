@@ -1,0 +1,179 @@
+"""The admin API's JSON about keys."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
+from pydantic.types import StringConstraints
+from pydantic_core import PydanticCustomError
+
+from detectors.targets import Enforcement
+from server.keys.record import KeyRecord
+from server.records import utc
+from server.schemas import Pairs, TargetId, clean
+
+MAX_GRACE_SECONDS = 30 * 24 * 3600
+
+
+def _worded(name: str) -> str:
+    if not name.strip():
+        raise PydanticCustomError("blank", "must not be blank")
+    return clean(name)
+
+
+def _ahead(time: datetime) -> datetime:
+    if time <= datetime.now(UTC):
+        raise PydanticCustomError("past", "must be in the future")
+    return time
+
+
+KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_worded)]
+Expiry = Annotated[AwareDatetime, AfterValidator(_ahead)]
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+TargetIds = Annotated[list[TargetId], Field(max_length=1_000)]
+
+
+class KeyIn(_Input):
+    """A key to make.
+
+    A target applies to its requests if it is among `targets` or carries all of `labels`; with
+    neither all do. With `enforcement` observe they are judged and recorded, and nothing changes.
+    """
+
+    name: KeyName
+    role: Literal["client", "auditor", "admin"] = "client"
+    disabled: StrictBool = False
+    expires_at: Expiry | None = None
+    targets: TargetIds | None = None
+    labels: Pairs | None = None
+    enforcement: Enforcement = Enforcement.ENFORCE
+
+    def columns(self) -> dict[str, Any]:
+        """As the store's columns."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "disabled": self.disabled,
+            "expires_at": None if self.expires_at is None else self.expires_at.timestamp(),
+            "scope": {
+                "targets": self.targets,
+                "labels": self.labels,
+                "enforcement": self.enforcement.value,
+            },
+            "limits": {},
+        }
+
+
+class KeyPatch(_Input):
+    """What is to change of a key; what is left out stays, null takes away what may be missing."""
+
+    name: KeyName = ""
+    disabled: StrictBool = False
+    expires_at: Expiry | None = None
+    targets: TargetIds | None = None
+    labels: Pairs | None = None
+    enforcement: Enforcement = Enforcement.ENFORCE
+
+    def columns(self, known: KeyRecord) -> dict[str, Any]:
+        """The store's columns after the change of a known key."""
+        given = self.model_dump(mode="json", include=self.model_fields_set)
+        if self.expires_at is not None:
+            given["expires_at"] = self.expires_at.timestamp()
+        scope = {**known.scope, **{k: given.pop(k) for k in _SCOPE if k in given}}
+        return {**given, "scope": scope}
+
+
+_SCOPE = ("targets", "labels", "enforcement")
+
+
+class RotateIn(_Input):
+    """How long the secret before the new one goes on working."""
+
+    grace_seconds: Annotated[int, Field(strict=True, ge=0, le=MAX_GRACE_SECONDS)] = 24 * 3600
+
+
+class SecretOut(BaseModel):
+    """One of a key's secrets, without the secret."""
+
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class KeyOut(BaseModel):
+    """A key without its secret; `secrets` oldest first, two while a rotation is under way."""
+
+    id: str
+    name: str
+    role: str
+    status: Literal["active", "disabled", "expired"]
+    expires_at: datetime | None
+    targets: list[str] | None
+    labels: dict[str, str] | None
+    enforcement: Enforcement
+    secrets: list[SecretOut]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, record: KeyRecord, **more: Any) -> Any:
+        """From the store."""
+        gone = record.expires_at is not None and record.expires_at <= datetime.now(UTC).timestamp()
+        return cls(
+            id=record.id,
+            name=record.name,
+            role=record.role.name.lower(),
+            status="disabled" if record.disabled else "expired" if gone else "active",
+            expires_at=_time(record.expires_at),
+            targets=record.scope.get("targets"),
+            labels=record.scope.get("labels"),
+            enforcement=record.scope.get("enforcement", Enforcement.ENFORCE),
+            secrets=[
+                SecretOut(
+                    prefix=secret.prefix,
+                    created_at=utc(secret.created_at),
+                    expires_at=_time(secret.expires_at),
+                )
+                for secret in record.secrets
+            ],
+            created_at=utc(record.created_at),
+            updated_at=utc(record.updated_at),
+            **more,
+        )
+
+
+class KeyChanged(KeyOut):
+    """A changed key; `in_force`: every live gateway has acknowledged the change."""
+
+    in_force: bool
+
+
+class KeyMade(KeyChanged):
+    """A new secret in clear: shown here, once, and kept nowhere."""
+
+    key: str
+
+
+class KeyGone(BaseModel):
+    """A deleted key."""
+
+    id: str
+    in_force: bool
+
+
+class KeyPage(BaseModel):
+    """A page of keys, oldest first; `next` is the cursor for `after`."""
+
+    keys: list[KeyOut]
+    next: str | None
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else utc(seconds)
