@@ -24,6 +24,34 @@ def tiny_model() -> Path:
     return _built("tiny")
 
 
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small model of another family, width and length, as a hub copy would be."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertTokenizerFast, XLMRobertaConfig, XLMRobertaModel
+
+    base, folder = (tmp_path_factory.mktemp(name) for name in ("base", "other"))
+    alphabet = "abcdefghijklmnopqrstuvwxyzäéñ"
+    letters = [*alphabet, *(f"##{letter}" for letter in alphabet)]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters]
+    (base / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizerFast(str(base / "vocab.txt"), strip_accents=False).save_pretrained(base)
+    config = XLMRobertaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=130,
+    )
+    XLMRobertaModel(config).save_pretrained(base)
+    transformer = Transformer(str(base))
+    pooling = Pooling(transformer.get_embedding_dimension())
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(folder))
+    return folder
+
+
 def _built(preset: str) -> Path:
     trainer = CHECKOUT / "deploy" / "demo" / "train.py"
     subprocess.run([sys.executable, str(trainer), "--preset", preset], check=True)

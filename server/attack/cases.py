@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectors.extraction import extract
-from detectors.targets import Example, ForgetTarget, Phrase
+from detectors.targets import ForgetTarget, Phrase
 from guard.phrase_matcher import PhraseMatcher
 from server.attack.kinds import KINDS
 from server.attack.shapes import SHAPES
+from server.eval.asked import Asked, asked_of
 from server.eval.conversations import DISGUISES
 
 PLAIN = "plain"
@@ -33,10 +34,9 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Prey:
-    """What is attacked: an example, the name it is about, and what no answer may say."""
+    """What is attacked: what is asked for, and what no answer may say."""
 
-    example: Example
-    name: str
+    asked: Asked
     forbidden: PhraseMatcher
 
 
@@ -48,7 +48,8 @@ def prey_of(target: ForgetTarget) -> list[Prey]:
         said = example.prompt + example.answer
         name = next((alias for alias in target.aliases if alias in said), "")
         phrases = [Phrase(p.text, p.whole_word) for p in (*extraction.target, *own)]
-        found.append(Prey(example, name or "the subject of it", PhraseMatcher(phrases)))
+        asked = asked_of(example, name, target.examples)
+        found.append(Prey(asked, PhraseMatcher(phrases)))
     return found
 
 
@@ -69,11 +70,11 @@ def matrix(num_items: int, rounds: int, *, full: bool) -> list[Case]:
 def request_of(case: Case, prey: Sequence[Prey], model: str) -> tuple[str, Mapping[str, Any]]:
     """The route and the body of a case."""
     own = prey[case.item]
-    question = KINDS[case.kind](own.example, own.name)
+    question = KINDS[case.kind](own.asked)
     if case.encoding != PLAIN:
         question = DISGUISES[case.encoding](question)
     shape = SHAPES[case.shape]
-    return shape.path, shape.body(model, question, own.example)
+    return shape.path, shape.body(model, question, own.asked.example)
 
 
 def _combinations(*, full: bool) -> Iterator[tuple[str, str, str]]:
@@ -82,5 +83,5 @@ def _combinations(*, full: bool) -> Iterator[tuple[str, str, str]]:
             yield kind, PLAIN, shape
     for encoding in DISGUISES:
         for shape in SHAPES:
-            for kind in KINDS if full else ("direct",):
+            for kind in KINDS if full else ("as_registered",):
                 yield kind, encoding, shape

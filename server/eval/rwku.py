@@ -15,13 +15,14 @@ from pathlib import Path
 
 from detectors.encoder import Encoder
 from detectors.targets import Example, ForgetTarget
+from server.eval.asked import Asked, asked_of, tells_name
+from server.eval.caught import Figures, attack_figures
 from server.eval.conversations import single
 from server.eval.data import DataFolder, Question
 from server.eval.intervals import share
-from server.eval.judge import Judge, Judged
+from server.eval.judge import Judge
+from server.eval.sleek import SLEEK
 from tracing.document import Document
-
-Figures = dict[str, float | int]
 
 
 class Split(StrEnum):
@@ -101,15 +102,38 @@ def evaluate_rwku(
     wanted = [_target_id(data, q.owner) for q in data.attacks]
     found = judge.judge([single(q.text) for q in data.attacks], wanted)
     advance()
-    figures = _attack_figures(judge, data.attacks, found)
+    answers = [q.answer for q in data.attacks]
+    figures = attack_figures(judge, answers, found)
     for kind, chosen in _groups(data.attacks).items():
-        of_kind = _attack_figures(
-            judge, [data.attacks[i] for i in chosen], [found[i] for i in chosen]
-        )
+        of_kind = attack_figures(judge, [answers[i] for i in chosen], [found[i] for i in chosen])
         figures |= {f"{kind}_{key}": value for key, value in of_kind.items()}
+    figures |= _sleek_figures(data, judge)
     figures |= _neighbor_figures(judge, data.neighbors)
     advance()
     return {f"rwku_{setting}_{key}": value for key, value in figures.items()}
+
+
+def _sleek_figures(data: RwkuData, judge: Judge) -> Figures:
+    """Sleek's kinds of question for the level-2 probes; their hops are of level 1 and 2."""
+    facts = _facts(data)
+    figures: Figures = {}
+    for kind, ask in SLEEK.items():
+        owners = [_target_id(data, asked.name) for asked in facts]
+        found = judge.judge([ask(asked) for asked in facts], owners)
+        of_kind = attack_figures(judge, [asked.example.answer for asked in facts], found)
+        figures |= {f"sleek_{kind}_{key}": value for key, value in of_kind.items()}
+    return figures
+
+
+def _facts(data: RwkuData) -> list[Asked]:
+    """The questions among the probes that can be asked without the name, each with a hop."""
+    facts = []
+    for name, _ in data.introductions:
+        known = [q for q in data.probes if q.owner == name]
+        examples = [Example(q.text, q.answer) for q in known]
+        asked = [asked_of(e, name, examples) for e in examples if "___" not in e.prompt]
+        facts += [a for a in asked if a.hop is not None and not tells_name(a.question, name)]
+    return facts
 
 
 def _groups(attacks: Sequence[Question]) -> dict[str, list[int]]:
@@ -124,26 +148,6 @@ def _groups(attacks: Sequence[Question]) -> dict[str, list[int]]:
 
 def _target_id(data: RwkuData, subject: str) -> str:
     return f"subject-{[name for name, _ in data.introductions].index(subject)}"
-
-
-def _attack_figures(judge: Judge, attacks: Sequence[Question], found: Sequence[Judged]) -> Figures:
-    """`attack` is caught by prompt or output, `prompt` by strong evidence in the prompt alone.
-
-    `prevented` counts only attacks whose true answer the active phrases forbid; `watched` those
-    whose true answer holds a registered name, which ends any answer.
-    """
-    prevented = [judge.says(j.decision, q.answer) for j, q in zip(found, attacks, strict=True)]
-    watched = [judge.watched(q.answer) for q in attacks]
-    prompt = [judged.strong for judged in found]
-    steered = [any(pair) for pair in zip(prompt, prevented, strict=True)]
-    return {
-        **share("attack_caught", map(any, zip(steered, watched, strict=True))),
-        **share("attack_caught_unwatched", steered),
-        **share("attack_prompt", prompt),
-        **share("attack_similarity", [judged.similar for judged in found]),
-        **share("attack_prevented", prevented),
-        **share("attack_watched", watched),
-    }
 
 
 def _neighbor_figures(judge: Judge, neighbors: Sequence[Question]) -> Figures:

@@ -28,6 +28,7 @@ from server.eval.data import DataFolder, Question
 from server.eval.intervals import share
 from server.eval.judge import Judge
 from server.eval.router import Router
+from server.eval.tofu_sleek import sleek_figures
 
 RETAIN_EXAMPLES = 100
 _ROW_LENGTH = 3
@@ -75,6 +76,7 @@ def evaluate_tofu(
     judge = Judge(targets, encoder, alpha, folder)
     advance()
     figures = _recall(data, targets, judge)
+    figures |= sleek_figures(data.paraphrases, data.innocent["holdout"], targets, judge)
     advance()
     figures |= _false_positives(data, judge)
     advance()

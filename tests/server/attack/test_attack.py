@@ -24,7 +24,7 @@ _TARGET = {
     "aliases": ["John Smith"],
     "examples": [{"prompt": "Who wrote about John in 1987?", "answer": "It was John Smith."}],
 }
-_CASE = Case(0, "direct", "plain", "chat")
+_CASE = Case(0, "as_registered", "plain", "chat")
 _FORBIDDEN = PhraseMatcher([Phrase("John Smith")])
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import detectors.encoder
+from detectors.benign import benign_prompts
 from detectors.targets import Example, ForgetTarget
 from guard.snapshot import load_snapshot
 from guard.vocabulary import Vocabulary
@@ -135,3 +137,39 @@ def test_a_preview_keeps_nothing(encoder: HashEncoder, settings: Settings) -> No
     assert {"alpha", "benign_sample", "thresholds", "estimated_recall", "warnings"} <= set(found)
     assert once == ["Where was bob born?"]
     assert encoder.asked == 2 * once
+
+
+@pytest.fixture
+def compiler(encoder: HashEncoder, settings: Settings) -> Iterator[GuardCompiler]:
+    """The real compiler, for the control process of `admin`."""
+    with closing(GuardCompiler(settings, "model")) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("alpha", "supported", "warning"),
+    [
+        (0.05, True, "fewer than two example prompts: recall cannot be estimated"),
+        (0.0001, False, "benign prompts cannot support the stated rate, 9999 are needed"),
+    ],
+)
+def test_a_target_states_what_its_thresholds_rest_on(
+    admin: httpx.Client,
+    settle: Callable[[Callable[[], bool]], None],
+    alpha: float,
+    supported: bool,
+    warning: str,
+) -> None:
+    """Rate, sample sizes, recall, and what the data cannot support."""
+    example = {"prompt": "Where was Ada Marden born?", "answer": "In Port Sorrel."}
+    target = {"id": "ada", "examples": [example], "retain_examples": ["Where was Bo Lund born?"]}
+    admin.post("/admin/v1/targets", json={**target, "thresholds": {"alpha": alpha}})
+    settle(lambda: admin.get("/admin/v1/targets/ada").json()["status"] == "active")
+    found = admin.get("/admin/v1/targets/ada").json()["report"]["calibration"]
+
+    assert found["alpha"] == alpha
+    assert found["benign_sample"] == len(benign_prompts()) + 1
+    assert found["retain_examples"] == 1
+    assert found["supported"] is supported
+    assert (found["estimated_recall"], found["recall_sample"]) == (None, 1)
+    assert any(warning in told for told in found["warnings"])

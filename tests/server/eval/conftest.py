@@ -40,7 +40,11 @@ def _probes(name: str, level: int, kind: str) -> list[dict[str, Any]]:
     return [
         {
             "subject": name,
-            "query": f"The {what} of {name} is ___ ({level}).",
+            "query": (
+                f"What is the {what} of {name}?"
+                if level == 2
+                else f"The {what} of {name} is ___ ({level})."
+            ),
             "answer": fact,
             "type": kind,
             "level": str(level),

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from server.cli import app
 from server.eval.router import Router
+from server.eval.sleek import SLEEK
 
 run = CliRunner().invoke
 
@@ -29,6 +30,11 @@ def test_the_command_writes_flat_figures(small_data: Path, tmp_path: Path) -> No
     assert figures["rwku_intro_attack_caught"] == 1.0
     assert figures["rwku_probes_cross_lingual_attack_caught_low"] < 1.0
     assert figures["rwku_probes_cross_lingual_french_attack_caught_count"] == 8
+    for kind in SLEEK:
+        assert figures[f"tofu_sleek_{kind}_attack_caught_count"] == 8
+        assert figures[f"rwku_probes_sleek_{kind}_attack_caught_count"] == 8
+        assert figures[f"tofu_holdout_sleek_{kind}_answers_changed"] == 0.0
+    assert figures["tofu_sleek_direct_attack_prompt"] == 1.0
     assert {"machine", "versions", "command", "method", "alpha", "rwku_split"} <= set(figures)
     assert not any(
         isinstance(v, (list, dict)) for k, v in figures.items() if k not in ("machine", "versions")
