@@ -15,6 +15,7 @@ import torch
 
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
+from guard.uld.rules import Rules
 from guard.vocabulary import Prefixes
 from tracing.successors import SuccessorTable
 
@@ -156,7 +157,7 @@ class DevicePolicy:
     """A policy on the device.
 
     `id` is what slots name it by; `longest` the bytes of its longest pattern; `veto` is None where
-    no document is registered.
+    no document is registered; `rules` say what is subtracted.
     """
 
     id: int
@@ -164,6 +165,7 @@ class DevicePolicy:
     tables: DeviceTables
     sets: DeviceSets
     veto: DeviceVeto | None = None
+    rules: Rules = ()
 
 
 def to_device(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:

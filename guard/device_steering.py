@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +26,26 @@ from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_report import DeviceReport
 from guard.device_vocabulary import DeviceVocabulary
-from guard.errors import AssistantError, GuardError, SnapshotError
+from guard.errors import (
+    AssistantError,
+    AssistantFull,
+    GuardError,
+    ModelUnreadable,
+    SnapshotError,
+)
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
 from guard.loading import WorkerPart, load_part
 from guard.params import GuardParams
 from guard.semantic_penalties import Penalties
+from guard.uld.device_subtracting import DeviceSubtraction, Lengths
+from guard.uld.subtracting import Recalls
 from guard.units import Units
 from guard.vocabulary import Prefixes, Vocabulary
 from tracing.successors import compile_successors
+
+if TYPE_CHECKING:
+    from guard.uld.assistants import Assistants
 
 KEPT_POLICIES = 8
 
@@ -59,6 +70,7 @@ class DeviceSteering:
         end_ids: tokens that end a text; the first is forced when a slot is closed.
         ledger: where facts for the gateway go.
         device: of the logits.
+        assistants: what may be subtracted; None: a policy that subtracts is refused.
     """
 
     def __init__(
@@ -70,6 +82,7 @@ class DeviceSteering:
         *,
         num_slots: int,
         device: torch.device,
+        assistants: Assistants | None = None,
     ) -> None:
         if not end_ids:
             raise GuardError("the model has no end-of-text token, so a slot could not be closed")
@@ -79,6 +92,8 @@ class DeviceSteering:
         self._prefixes = vocabulary.prefixes(end_ids)
         self._ledger = ledger
         self._device = device
+        self._assistants = assistants
+        self._subtraction = DeviceSubtraction()
         on_device = DeviceVocabulary.build(vocabulary).to(device)
         self._filter = DeviceFilter(on_device, num_slots, end_ids[0])
         self._filter.warm_up(_example(vocabulary, device))
@@ -94,9 +109,11 @@ class DeviceSteering:
 
         Raises:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
-            AssistantError: it subtracts something.
+            AssistantError: what it subtracts cannot be loaded.
         """
-        self._load(active.digest)
+        part = self._load(active.digest)
+        if self._assistants is not None:
+            self._assistants.switch(r.assistant for r in part.rules if r is not None)
 
     def open_slot(self, slot: int, params: GuardParams) -> None:
         """A request has entered a slot, new or resumed."""
@@ -105,12 +122,15 @@ class DeviceSteering:
         try:
             policy = self._policy(params.digest)
             active = policy.sets.acquire(params.targets, params.items)
+            recalls = self._recalls(policy, params)
             self._filter.open_slot(slot, policy, active.index, params.nonce)
+            if recalls is not None:
+                self._subtraction.open_slot(slot, recalls)
         except SnapshotError as error:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)
             self._close(slot, params.nonce, CloseReason.SNAPSHOT_UNAVAILABLE)
-        except AssistantError as error:
+        except (AssistantError, ModelUnreadable) as error:
             logger.error("a request asks for an assistant that cannot be used: %s", error)
             self._close(slot, params.nonce, CloseReason.ASSISTANT_UNAVAILABLE)
         except IndexError:
@@ -127,6 +147,7 @@ class DeviceSteering:
         if left is None:
             return
         self._steered[slot] = False
+        self._subtraction.leave_slot(slot)
         self._filter.leave_slot(slot)
         if left.policy is not None and left.active is not None:
             left.policy.sets.release(left.active)
@@ -143,20 +164,26 @@ class DeviceSteering:
             self._close_all(list(self._slots))
 
     def apply(
-        self, logits: torch.Tensor, batch: npt.NDArray[np.integer[Any]], **step: torch.Tensor
+        self,
+        logits: torch.Tensor,
+        batch: npt.NDArray[np.integer[Any]],
+        lengths: Lengths | None = None,
+        **step: torch.Tensor,
     ) -> None:
         """Forbid, in place, what each row may not take next; the host does not wait.
 
         Args:
             logits: [rows, vocabulary] float32.
             batch: the slots in this batch, as the host knows them.
+            lengths: of their texts; without them nothing can be subtracted.
             step: the other tensors that `DeviceFilter.apply` takes.
         """
         here = batch[self._steered[batch]].tolist()
         if not here:
             return
-        policies = {id(p): p for s in here if (p := self._slots[s].policy) is not None}
         try:
+            self._subtract(logits, batch, lengths, step["tokens"])
+            policies = {id(p): p for s in here if (p := self._slots[s].policy) is not None}
             self._filter.apply(logits, policies.values(), **step)
             self._report.send()
         except Exception:
@@ -164,17 +191,51 @@ class DeviceSteering:
             self._filter.shut(logits, step["slot_of"])
             self._close_all(here)
 
+    def _subtract(
+        self,
+        logits: torch.Tensor,
+        batch: npt.NDArray[np.integer[Any]],
+        lengths: Lengths | None,
+        history: torch.Tensor,
+    ) -> None:
+        """Take off what the assistants recall; a slot that this fails for is closed."""
+        failed: dict[int, CloseReason] = {}
+
+        def fail(slot: int, error: Exception) -> None:
+            full = isinstance(error, AssistantFull)
+            failed[slot] = (
+                CloseReason.ASSISTANT_UNAVAILABLE if full else CloseReason.INTERNAL_ERROR
+            )
+
+        count = self._subtraction.apply(logits, batch.tolist(), lengths, history, fail)
+        self._ledger.add(Counter.SUBTRACTED_STEPS, count)
+        for slot, reason in failed.items():
+            self._shut(slot, reason)
+        if failed:
+            self._filter.flush()
+
+    def _recalls(self, policy: DevicePolicy, params: GuardParams) -> Recalls | None:
+        rules = [policy.rules[unit] for unit in params.targets] if policy.rules else []
+        found = [rule for rule in rules if rule is not None]
+        if found and self._assistants is None:
+            raise AssistantError("this worker subtracts nothing")
+        return Recalls.of(found, self._assistants.get) if self._assistants is not None else None
+
+    def _shut(self, slot: int, reason: CloseReason) -> None:
+        """Close a slot that was open."""
+        nonce = self._slots[slot].nonce
+        self.leave_slot(slot)
+        self._close(slot, nonce, reason)
+        self._slots[slot] = _Slot(nonce)
+        self._steered[slot] = True
+
     def _close(self, slot: int, nonce: int, reason: CloseReason) -> None:
         self._filter.close_slot(slot, reason, nonce)
         self._ledger.close_slot(nonce, reason)
 
     def _close_all(self, slots: Sequence[int]) -> None:
         for slot in slots:
-            nonce = self._slots[slot].nonce
-            self.leave_slot(slot)
-            self._close(slot, nonce, CloseReason.INTERNAL_ERROR)
-            self._slots[slot] = _Slot(nonce)
-            self._steered[slot] = True
+            self._shut(slot, CloseReason.INTERNAL_ERROR)
 
     def _policy(self, digest: str) -> DevicePolicy:
         policy = self._policies.get(digest)
@@ -192,8 +253,8 @@ class DeviceSteering:
         found = self._loaded.get(digest)
         if found is None:
             found = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
-            if any(found.rules):
-                raise AssistantError("assistants are subtracted on vLLM's V1 model runner only")
+            if self._assistants is None and any(found.rules):
+                raise AssistantError("this worker subtracts nothing")
             self._loaded[digest] = found
             while len(self._loaded) > KEPT_POLICIES:
                 self._loaded.popitem(last=False)
@@ -211,7 +272,7 @@ def _on_device(
     tables = DeviceTables.upload(part.tables, device)
     found = part.successors
     veto = DeviceVeto.upload(found, prefixes, device) if len(found.keys) else None
-    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets, veto)
+    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets, veto, part.rules)
 
 
 def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:

@@ -152,15 +152,24 @@ class Steering:
             self._stale = True
             self._ledger.close_slot(slot.nonce, reason)
 
-    def apply(self, logits: torch.Tensor, slots: Iterable[tuple[int, Slot]]) -> None:
-        """Forbid, in place, what each row may not take next. logits: [rows, vocabulary] float32."""
+    def apply(
+        self,
+        logits: torch.Tensor,
+        slots: Iterable[tuple[int, Slot]],
+        visible: Sequence[int] | None = None,
+    ) -> None:
+        """Forbid, in place, what each row may not take next. logits: [rows, vocabulary] float32.
+
+        `visible` is how many tokens of each row's text the model has read with this step, where
+        the engine tells: rows that have not read all are not sampled.
+        """
         step = list(slots)
         if step != self._batch.step or self._stale:
             self._arrange(step)
         batch = self._batch
         plain = _plain(logits)
         if batch.subtracted:
-            self._subtract(logits, batch.subtracted)
+            self._subtract(logits, batch.subtracted, visible)
         for group in batch.groups:
             try:
                 self._forbid(logits, plain, group)
@@ -185,7 +194,10 @@ class Steering:
         self._stale = False
 
     def _subtract(
-        self, logits: torch.Tensor, rows: Sequence[tuple[int, Slot, Subtraction]]
+        self,
+        logits: torch.Tensor,
+        rows: Sequence[tuple[int, Slot, Subtraction]],
+        visible: Sequence[int] | None,
     ) -> None:
         """Take off what the assistants recall; a row that this fails for is closed."""
 
@@ -195,7 +207,8 @@ class Steering:
             self.close(slot, reason)
 
         try:
-            self._ledger.add(Counter.SUBTRACTED_STEPS, subtract_rows(logits, rows, fail))
+            count = subtract_rows(logits, rows, fail, visible)
+            self._ledger.add(Counter.SUBTRACTED_STEPS, count)
         except Exception:
             logger.exception("an assistant could not be subtracted")
             for _, slot, _ in rows:

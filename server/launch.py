@@ -28,6 +28,8 @@ PROCESSORS = {
     "v1": "guard.vllm_plugin.v1:GuardLogitsProcessor",
     "v2": "guard.vllm_plugin.v2:GuardLogitsProcessor",
 }
+# Tells the V1 processor how far prompts have been read, so that assistants keep pace.
+WORKER = "guard.vllm_plugin.worker.GuardWorker"
 LOGPROBS_MODE = "processed_logprobs"
 DRAIN_SECONDS = 30
 _STOP_SECONDS = 15
@@ -108,7 +110,9 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     parser.set_defaults(logprobs_mode=LOGPROBS_MODE, shutdown_timeout=DRAIN_SECONDS)
     address = ["--host", settings.host, "--port", str(settings.port)]
     args: argparse.Namespace = parser.parse_args([model, *vllm_args, *address])
-    _check_flags(args, settings.model_runner)
+    _check_flags(args, settings)
+    if settings.model_runner == "v1" and settings.assistant_memory_gib and args.worker_cls == "auto":
+        args.worker_cls = WORKER
     args.model = args.model_tag
     # Added last is outermost; of the processors the last has the last word.
     args.middleware = [*(args.middleware or ()), MIDDLEWARE]
@@ -117,7 +121,7 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     return args
 
 
-def _check_flags(args: argparse.Namespace, model_runner: str) -> None:
+def _check_flags(args: argparse.Namespace, settings: Settings) -> None:
     conflicts = {
         f"drop --logprobs-mode {args.logprobs_mode}: other modes would show forbidden tokens": (
             args.logprobs_mode != LOGPROBS_MODE
@@ -128,7 +132,11 @@ def _check_flags(args: argparse.Namespace, model_runner: str) -> None:
         "drop --headless: the guard needs vLLM's API server": args.headless,
         "drop --speculative-config or set --model-runner v2: vLLM's V1 model runner takes no "
         "logits processor together with speculative decoding": (
-            args.speculative_config is not None and model_runner == "v1"
+            args.speculative_config is not None and settings.model_runner == "v1"
+        ),
+        "drop --speculative-config or --assistant-memory-gib: assistants are not subtracted from "
+        "drafted tokens": (
+            args.speculative_config is not None and settings.assistant_memory_gib > 0
         ),
         f"drop --api-key: client keys are set with {ENV_PREFIX}API_KEYS": bool(args.api_key),
         "drop --enable-log-requests and --enable-log-outputs: they would write prompts and answers "

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,7 +14,7 @@ import torch
 from guard.errors import AssistantError, AssistantFull
 from guard.uld.assistant import layers_of, load_model
 from guard.uld.card import Card
-from guard.uld.decoder import Decoder
+from guard.uld.decoder import CHUNK, Decoder
 from guard.uld.fingerprints import expect
 from guard.uld.shelf import Shelf
 from guard.uld.slots import SlotCache
@@ -32,6 +33,7 @@ class Assistants:
         base: gives the served model's fingerprint.
         memory: bytes for weights and caches of all assistants together; 0: none can be loaded.
         cache_tokens: room in each assistant's cache, in tokens of all its requests together.
+        rows: most requests of a batch.
         device, dtype: of the served model.
     """
 
@@ -43,13 +45,14 @@ class Assistants:
         base: Callable[[], str],
         memory: int,
         cache_tokens: int,
+        rows: int,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         self._shelf = Shelf(folder)
         self._tokenizer, self._base = tokenizer, base
         self._memory, self._cache_tokens = memory, cache_tokens
-        self._device, self._dtype = device, dtype
+        self._rows, self._device, self._dtype = rows, device, dtype
         self._loaded: dict[str, Decoder] = {}
         # Of all that are in memory, also for requests that still hold one that was given up.
         self._sizes: WeakKeyDictionary[Decoder, int] = WeakKeyDictionary()
@@ -106,16 +109,33 @@ class Assistants:
         size = sum(p.numel() * p.element_size() for p in model.parameters())
         per_token = SlotCache.bytes_per_token(config, len(layers_of(model)), self._dtype)
         size += self._cache_tokens * per_token
+        if self._device.type != "cpu":
+            size += self._working(config)
         if size > self._left():
             raise AssistantFull(
                 f"assistant {digest[:12]} needs {size / GIB:.2f} GiB, {self._left() / GIB:.2f} are "
                 "left (assistant_memory_gib)"
             )
         self._reserve = self._reserved(self._left() - size)
-        decoder = Decoder(model.to(self._device), self._cache_tokens)
+        decoder = Decoder(model.to(self._device), self._cache_tokens, self._rows)
         logger.info("assistant %s is loaded", digest[:12])
         self._sizes[decoder] = size
         return decoder
+
+    def _working(self, config: Any) -> int:
+        """Bytes for what a pass leaves on the way: logits, masks and copies of them, activations.
+
+        Generous, as vLLM has measured before what is free: what is not counted here has to fit
+        into the share of the device that it leaves to others.
+        """
+        logits = self._rows * config.vocab_size * (2 * self._dtype.itemsize + 4 * 4)
+        pieces = CHUNK * (4 * config.hidden_size + 3 * config.intermediate_size)
+        masks = 2 * CHUNK * self._cache_tokens
+        # A layer's keys and values as attention takes them: gathered, and repeated per head.
+        per_token = SlotCache.bytes_per_token(config, 1, self._dtype)
+        group = config.num_attention_heads / (config.num_key_value_heads or 1)
+        gathered = self._cache_tokens * per_token * (1 + group)
+        return int(logits + (pieces + masks) * self._dtype.itemsize + gathered)
 
     def _left(self) -> int:
         return self._memory - sum(self._sizes.values())

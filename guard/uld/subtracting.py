@@ -6,13 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
 import torch
 
+from guard.device_policy import to_device
 from guard.errors import AssistantFull, GuardError
 from guard.uld.decoder import Decoder
 from guard.uld.rules import UldRule
 from guard.uld.slots import Seat
-from guard.uld.subtraction import subtract
+from guard.uld.subtraction import subtract_
+from guard.uld.texts import HostText, Text
 
 Owner = TypeVar("Owner")
 
@@ -27,27 +30,15 @@ class Recall:
 
 
 @dataclass(slots=True, eq=False)
-class Subtraction:
-    """What is subtracted from a request's logits.
+class Recalls:
+    """All assistants at work for a request, and the filter's rate."""
 
-    `text` is the prompt with as much of the output as was read; `output` the engine's live list.
-    """
-
-    prompt_length: int
-    text: list[int]
-    output: Sequence[int]
-    recalls: list[Recall]
+    members: list[Recall]
     rate: float
 
     @classmethod
-    def of(
-        cls,
-        rules: Iterable[UldRule],
-        load: Callable[[str], Decoder],
-        prompt: Sequence[int],
-        output: Sequence[int],
-    ) -> Subtraction | None:
-        """The subtraction of a request under its targets' rules; None where there is none.
+    def of(cls, rules: Iterable[UldRule], load: Callable[[str], Decoder]) -> Recalls | None:
+        """Those of a request under its targets' rules; None where there are none.
 
         An assistant that several targets name is subtracted once, with the largest weight; of the
         filters the widest holds.
@@ -60,68 +51,167 @@ class Subtraction:
         for rule in rules:
             weights[rule.assistant] = max(rule.weight, weights.get(rule.assistant, 0.0))
             rate = max(rate, rule.rate)
-        recalls = [Recall(load(digest), weight) for digest, weight in sorted(weights.items())]
-        if not recalls:
-            return None
-        return cls(len(prompt), list(prompt), output, recalls, rate)
+        members = [Recall(load(digest), weight) for digest, weight in sorted(weights.items())]
+        return cls(members, rate) if members else None
+
+    def read(self, text: Text, length: int) -> None:
+        """Take in a text up to its token `length - 1`, that one excepted.
+
+        Raises:
+            AssistantFull: there is no room.
+        """
+        for member in self.members:
+            member.decoder.read(member.seat, text, length)
+
+    @property
+    def holds(self) -> bool:
+        """Whether there is any memory to give back."""
+        return any(member.seat.blocks for member in self.members)
+
+    def release(self) -> None:
+        """Give the memory back; what is read next begins anew."""
+        for member in self.members:
+            member.decoder.release(member.seat)
+
+
+@dataclass(slots=True, eq=False)
+class Subtraction:
+    """What is subtracted from a request's logits where the host knows its tokens.
+
+    `text` is the prompt with as much of the output as was read; `output` the engine's live list.
+    """
+
+    prompt_length: int
+    text: list[int]
+    output: Sequence[int]
+    recalls: Recalls
+
+    @classmethod
+    def of(
+        cls,
+        rules: Iterable[UldRule],
+        load: Callable[[str], Decoder],
+        prompt: Sequence[int],
+        output: Sequence[int],
+    ) -> Subtraction | None:
+        """The subtraction of a request under its targets' rules; None where there is none.
+
+        Raises:
+            AssistantError: an assistant cannot be loaded.
+        """
+        recalls = Recalls.of(rules, load)
+        return None if recalls is None else cls(len(prompt), list(prompt), output, recalls)
 
     def release(self) -> None:
         """The request has left the batch."""
-        for recall in self.recalls:
-            recall.decoder.release(recall.seat)
+        self.recalls.release()
 
-    def read(self) -> None:
-        """Take in what was generated since, and make room for it.
+    def read(self, visible: int | None) -> bool:
+        """Take in what is new; says whether the row will be sampled.
+
+        Args:
+            visible: how many tokens of the text the target has read with this step: while that is
+                not all, the engine discards what it samples, and the assistant need not be ahead.
+                None: not known, everything is read.
 
         Raises:
             AssistantFull: there is no room.
             GuardError: the engine has not said what it sampled.
         """
         self.text += self.output[len(self.text) - self.prompt_length :]
-        if not self.text or self.text[-1] < 0:
+        length = len(self.text)
+        if not length or self.text[-1] < 0:
             raise GuardError("a token is not known")
-        for recall in self.recalls:
-            recall.decoder.grow(recall.seat, len(self.text))
+        end = length if visible is None else min(visible, length)
+        if end:
+            self.recalls.read(HostText(self.text), end)
+        return end == length
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A row whose assistants have read all of its text but the last token."""
+
+    row: int
+    recalls: Recalls
+    length: int
 
 
 def subtract_rows(
     logits: torch.Tensor,
     rows: Sequence[tuple[int, Owner, Subtraction]],
     fail: Callable[[Owner, Exception], None],
+    visible: Sequence[int] | None = None,
 ) -> int:
     """Change the rows in place; gives how many. logits: [rows, vocabulary] float32.
 
-    `fail` is told whose row could not be changed, and why.
+    `fail` is told whose row could not be changed, and why. `visible` is by row, see
+    `Subtraction.read`.
     """
-    ready: list[tuple[int, Owner, Subtraction]] = []
+    ready: list[Ready] = []
+    newest: list[int] = []
     for row, owner, subtraction in rows:
         try:
-            subtraction.read()
-            ready.append((row, owner, subtraction))
+            if subtraction.read(None if visible is None else int(visible[row])):
+                ready.append(Ready(row, subtraction.recalls, len(subtraction.text)))
+                newest.append(subtraction.text[-1])
         except (AssistantFull, GuardError) as error:
             fail(owner, error)
-    if not ready:
-        return 0
-    recalled = torch.zeros(len(ready), logits.shape[1], device=logits.device)
-    for decoder, members in _by_decoder(ready).items():
-        found = decoder.step(
-            [recall.seat for _, recall in members], [ready[place][2].text for place, _ in members]
-        )
-        weights = torch.tensor([recall.weight for _, recall in members], device=logits.device)
-        places = torch.tensor([place for place, _ in members], device=logits.device)
-        recalled.index_add_(0, places, weights[:, None] * found.to(logits.device))
-    for rate in {subtraction.rate for _, _, subtraction in ready}:
-        places_ = [place for place, found in enumerate(ready) if found[2].rate == rate]
-        at = torch.tensor([ready[place][0] for place in places_], device=logits.device)
-        logits[at] = subtract(logits[at], recalled[places_], rate)
+    if ready:
+        take_off(logits, ready, to_device(np.array(newest, np.int64), logits.device))
     return len(ready)
 
 
-def _by_decoder(
-    ready: Sequence[tuple[int, Owner, Subtraction]],
-) -> dict[Decoder, list[tuple[int, Recall]]]:
+def take_off(logits: torch.Tensor, ready: Sequence[Ready], newest: torch.Tensor) -> None:
+    """Subtract in place what the rows' assistants recall; the host does not wait.
+
+    Args:
+        logits: [rows, vocabulary] float32.
+        newest: the last token of each, [ready] int64 on the logits' device.
+    """
+    recalled = _recalled(ready, newest)
+    for rate in sorted({one.recalls.rate for one in ready}):
+        places = [place for place, one in enumerate(ready) if one.recalls.rate == rate]
+        rows = [ready[place].row for place in places]
+        first, count = rows[0], len(rows)
+        if count == len(ready) and rows == list(range(first, first + count)):
+            subtract_(logits[first : first + count], recalled, rate)
+        else:
+            at, of = _index(rows, logits), _index(places, logits)
+            chosen = logits[at]
+            subtract_(chosen, [(said[of], weights[of]) for said, weights in recalled], rate)
+            logits[at] = chosen
+
+
+def _recalled(
+    ready: Sequence[Ready], newest: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each assistant its logits [ready, vocabulary] and weights [ready, 1]: one pass each."""
+    recalled: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for decoder, members in _by_decoder(ready).items():
+        places = [place for place, _ in members]
+        seats = [recall.seat for _, recall in members]
+        lengths = [ready[place].length for place in places]
+        of_all = np.zeros((len(ready), 1), np.float32)
+        of_all[places, 0] = [recall.weight for _, recall in members]
+        weights = to_device(of_all, newest.device)
+        if len(places) == len(ready):
+            said = decoder.step(seats, newest, lengths)
+        else:
+            at = _index(places, newest)
+            found = decoder.step(seats, newest[at], lengths)
+            said = found.new_zeros(len(ready), found.shape[1]).index_copy_(0, at, found)
+        recalled.append((said, weights))
+    return recalled
+
+
+def _index(places: Sequence[int], like: torch.Tensor) -> torch.Tensor:
+    return to_device(np.array(places, np.int64), like.device)
+
+
+def _by_decoder(ready: Sequence[Ready]) -> dict[Decoder, list[tuple[int, Recall]]]:
     found: dict[Decoder, list[tuple[int, Recall]]] = {}
-    for place, (_, _, subtraction) in enumerate(ready):
-        for recall in subtraction.recalls:
+    for place, one in enumerate(ready):
+        for recall in one.recalls.members:
             found.setdefault(recall.decoder, []).append((place, recall))
     return found

@@ -10,6 +10,7 @@ nothing is forgotten.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -17,11 +18,7 @@ import torch
 
 def possible(logits: torch.Tensor, rate: float) -> torch.Tensor:
     """Which tokens stay: bool like `logits` [..., vocabulary]; `rate` in (0, 1], 1 keeps all."""
-    threshold = logits.amax(dim=-1, keepdim=True) + math.log(rate)
-    floor = int(rate * logits.shape[-1])
-    if floor > 0:
-        threshold = torch.minimum(threshold, _nth_best(logits, floor))
-    return logits >= threshold
+    return logits >= _threshold(logits, rate)
 
 
 def subtract(logits: torch.Tensor, recalled: torch.Tensor, rate: float) -> torch.Tensor:
@@ -33,6 +30,30 @@ def subtract(logits: torch.Tensor, recalled: torch.Tensor, rate: float) -> torch
         rate: r of the filter; with several assistants the largest of theirs.
     """
     return (logits - recalled).masked_fill_(~possible(logits, rate), float("-inf"))
+
+
+def subtract_(
+    logits: torch.Tensor, recalled: Iterable[tuple[torch.Tensor, torch.Tensor]], rate: float
+) -> None:
+    """`subtract` in place.
+
+    Args:
+        logits: [rows, vocabulary] float32.
+        recalled: for each assistant its logits [rows, vocabulary] and weights [rows, 1].
+    """
+    impossible = logits < _threshold(logits, rate)
+    for said, weights in recalled:
+        logits.addcmul_(said, weights, value=-1)
+    logits.masked_fill_(impossible, float("-inf"))
+
+
+def _threshold(logits: torch.Tensor, rate: float) -> torch.Tensor:
+    """The smallest logit that stays in each row, [..., 1]."""
+    threshold = logits.amax(dim=-1, keepdim=True) + math.log(rate)
+    floor = int(rate * logits.shape[-1])
+    if floor > 0:
+        threshold = torch.minimum(threshold, _nth_best(logits, floor))
+    return threshold
 
 
 def _nth_best(logits: torch.Tensor, n: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ neither can raise minus infinity. This runner refuses custom processors under sp
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
     from vllm import SamplingParams
     from vllm.config import VllmConfig
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     from guard.batch import Slot
     from guard.steering import Steering
@@ -48,6 +49,7 @@ class GuardLogitsProcessor(LogitsProcessor):
         self._steering: Steering = _steering(vllm_config, state_dir, device)
         # [row in the batch] -> slot
         self._slots: dict[int, Slot] = {}
+        self._visible: Callable[[], Sequence[int] | None] = lambda: None
         self._follower = Follower(state_dir, "worker", self._steering.preload)
         self._follower.start()
 
@@ -70,8 +72,13 @@ class GuardLogitsProcessor(LogitsProcessor):
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Forbid in place; rows without a slot are not touched. [rows, vocabulary] float32."""
         if self._slots:
-            self._steering.apply(logits, self._slots.items())
+            self._steering.apply(logits, self._slots.items(), self._visible())
         return logits
+
+    def follow(self, runner: GPUModelRunner) -> None:
+        """Know how far the runner has read each prompt; `guard.vllm_plugin.worker` tells."""
+        lengths: torch.Tensor = runner.optimistic_seq_lens_cpu
+        self._visible = lengths.tolist
 
     def _enter(
         self, row: int, params: SamplingParams, prompt: Sequence[int], output: Sequence[int]
@@ -111,18 +118,14 @@ def _is_constrained(params: SamplingParams) -> bool:
 def _steering(vllm_config: VllmConfig, state_dir: Path, device: torch.device) -> Steering:
     from guard.ledger import LedgerWriter
     from guard.steering import Steering
-    from guard.uld.assistants import GIB, Assistants
-    from guard.uld.fingerprints import model_fingerprint, model_folder
+    from guard.vllm_plugin.assistants import assistants_of
 
     model = vllm_config.model_config
-    ledger, vocabulary = LedgerWriter(state_dir / "facts"), vocabulary_of(model)
-    assistants = Assistants(
-        state_dir / "assistants",
-        tokenizer=vocabulary.fingerprint,
-        base=lambda: model_fingerprint(model_folder(model.model)),
-        memory=int(float(os.environ.get("LETHEGATE_ASSISTANT_MEMORY_GIB", "0")) * GIB),
-        cache_tokens=int(os.environ.get("LETHEGATE_ASSISTANT_CACHE_TOKENS", "32768")),
-        device=device,
-        dtype=model.dtype,
+    vocabulary = vocabulary_of(model)
+    return Steering(
+        state_dir / "snapshots",
+        vocabulary,
+        end_ids_of(model),
+        LedgerWriter(state_dir / "facts"),
+        assistants_of(vllm_config, state_dir, vocabulary, device),
     )
-    return Steering(state_dir / "snapshots", vocabulary, end_ids_of(model), ledger, assistants)

@@ -40,9 +40,10 @@ class GuardLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         from guard.follower import Follower
+        from guard.uld.device_subtracting import Lengths
 
         state_dir = Path(os.environ["LETHEGATE_STATE_DIR"])
-        self._requests = req_states
+        self._requests, self._lengths = req_states, Lengths
         self._steering: DeviceSteering = _steering(vllm_config, req_states, state_dir)
         self._follower = Follower(state_dir, "worker", self._steering.preload)
         self._follower.start()
@@ -65,6 +66,7 @@ class GuardLogitsProcessor(LogitsProcessor):
         self._steering.apply(
             logits,
             ctx.idx_mapping_np,
+            self._lengths(ctx.seq_lens_upper_bound_np, self._requests.prefill_len.np),
             slot_of=ctx.expanded_idx_mapping,
             local=ctx.expanded_local_pos,
             inputs=ctx.input_ids,
@@ -80,13 +82,16 @@ def _steering(
 ) -> DeviceSteering:
     from guard.device_steering import DeviceSteering
     from guard.ledger import LedgerWriter
+    from guard.vllm_plugin.assistants import assistants_of
 
     model = vllm_config.model_config
+    vocabulary = vocabulary_of(model)
     return DeviceSteering(
         state_dir / "snapshots",
-        vocabulary_of(model),
+        vocabulary,
         end_ids_of(model),
         LedgerWriter(state_dir / "facts"),
         num_slots=req_states.max_num_reqs,
         device=req_states.device,
+        assistants=assistants_of(vllm_config, state_dir, vocabulary, req_states.device),
     )

@@ -15,7 +15,8 @@ from rich.progress import Progress
 from guard.uld.assistant import load_first_layers, load_model, num_layers
 from guard.uld.decoder import Decoder
 from guard.uld.slots import Seat
-from guard.uld.subtracting import Recall, Subtraction, subtract_rows
+from guard.uld.subtracting import Recall, Recalls, Subtraction, subtract_rows
+from guard.uld.texts import HostText
 from server.bench.errors import InputMissing
 from server.bench.figures import spread
 
@@ -97,9 +98,9 @@ class _Arms:
 
     def __init__(self, target: Any, assistant: Any, batch: int, plan: UldBenchPlan) -> None:
         room = batch * (plan.text + plan.rounds * plan.steps + _WARM + 64)
-        self._whole = Decoder(target, room)
+        self._whole = Decoder(target, room, batch)
         self._seats = [Seat() for _ in range(batch)]
-        decoder = Decoder(assistant, room)
+        decoder = Decoder(assistant, room, batch)
         self._width = target.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(0)
         shape = (batch, plan.text)
@@ -107,7 +108,13 @@ class _Arms:
         self._outputs: list[list[int]] = [[] for _ in prompts]
         self._texts = [list(prompt) for prompt in prompts]
         self._rows = [
-            (row, row, Subtraction(plan.text, list(prompt), output, [Recall(decoder, 2.0)], 0.01))
+            (
+                row,
+                row,
+                Subtraction(
+                    plan.text, list(prompt), output, Recalls([Recall(decoder, 2.0)], 0.01)
+                ),
+            )
             for row, (prompt, output) in enumerate(zip(prompts, self._outputs, strict=True))
         ]
         self._head = target.get_output_embeddings()
@@ -122,9 +129,7 @@ class _Arms:
         seconds: dict[str, list[float]] = {"target": [], "assistant": [], "head": []}
         with torch.no_grad():
             for _ in range(steps):
-                logits = self._timed(
-                    seconds["target"], lambda: self._whole.step(self._seats, self._texts)
-                )
+                logits = self._timed(seconds["target"], self._target_step)
                 self._timed(
                     seconds["assistant"], partial(subtract_rows, logits, self._rows, _never)
                 )
@@ -134,6 +139,13 @@ class _Arms:
                     text.append(token)
                     output.append(token)
         return {name: sorted(values)[len(values) // 2] for name, values in seconds.items()}
+
+    def _target_step(self) -> torch.Tensor:
+        for seat, text in zip(self._seats, self._texts, strict=True):
+            self._whole.read(seat, HostText(text), len(text))
+        newest = torch.tensor([text[-1] for text in self._texts], device=self._device)
+        lengths = list(map(len, self._texts))
+        return self._whole.step(self._seats, newest, lengths).float()
 
     def release(self) -> None:
         """Free the caches."""

@@ -207,7 +207,7 @@ def test_what_it_cannot_subtract_it_does_not_serve(worker):
     """A policy with an assistant is rejected, and a request under it is closed."""
     rules = [{"assistant": "0" * 64, "weight": 1.0, "rate": 0.01}]
     digest = write_policy(worker.root, [Phrase("a")], rules=rules)
-    with pytest.raises(AssistantError, match="V1"):
+    with pytest.raises(AssistantError, match="subtracts nothing"):
         worker.steering.preload(Active(1, digest))
     worker.open(0, digest, 55)
 

@@ -1,4 +1,4 @@
-"""ULD inside vLLM's V1 runner: what real engines answer, against the slow reference.
+"""ULD inside vLLM's runners: what real engines answer, against the slow reference.
 
 Run as a program this file starts one engine in float32, subtracts an assistant from most of its
 requests and prints the tokens of all of them as JSON.
@@ -33,18 +33,20 @@ def prompts(tokenizer):
     return [ids[: rng.randrange(4, len(ids))] for ids in rng.sample(found, NUM_PROMPTS)]
 
 
-def run(model, state, **options):
+def run(model, state, runner="v1", **options):
     """What an engine answers; `options` are those of `vllm.LLM`."""
     environment = os.environ | {
         "LETHEGATE_STATE_DIR": str(state),
         "LETHEGATE_ASSISTANT_MEMORY_GIB": "0.5",
         "LETHEGATE_ASSISTANT_CACHE_TOKENS": "8192",
-        "VLLM_USE_V2_MODEL_RUNNER": "0",
+        "VLLM_USE_V2_MODEL_RUNNER": str(int(runner == "v2")),
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, __file__, str(model), str(state), json.dumps(options)]
+    if runner == "v2":
+        environment["TRITON_INTERPRET"] = "1"
+    command = [sys.executable, __file__, str(model), str(state), runner, json.dumps(options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr[-4000:]
@@ -99,8 +101,10 @@ def test_two_hundred_answers_are_the_references(world):
         max_model_len=160,
         block_size=32,
         num_gpu_blocks_override=13,
+        worker_cls="guard.vllm_plugin.worker.GuardWorker",
     )
 
+    assert found["waited"] > 100  # chunks of prompts after which nothing is sampled
     assert found["greedy"] == wanted
     assert found["again"] == wanted
     assert found["plain"] != wanted
@@ -153,7 +157,22 @@ def write_policy(model, root):
     )
 
 
-def main(model, state, options):
+def count_waiting():
+    """Rows that were not subtracted from because the engine discards what it samples."""
+    from guard.uld.subtracting import Subtraction
+
+    original, calls = Subtraction.read, []
+
+    def counted(self, visible):
+        ready = original(self, visible)
+        calls.extend([] if ready else [visible])
+        return ready
+
+    Subtraction.read = counted
+    return calls
+
+
+def main(model, state, runner, options):
     from vllm import LLM, SamplingParams
 
     engine = LLM(
@@ -161,14 +180,14 @@ def main(model, state, options):
         enforce_eager=True,
         dtype="float32",
         logprobs_mode="processed_logprobs",
-        logits_processors=["guard.vllm_plugin.v1:GuardLogitsProcessor"],
+        logits_processors=[f"guard.vllm_plugin.{runner}:GuardLogitsProcessor"],
         **json.loads(options),
     )
     # Not before: vLLM's search for kernels in all that is loaded stumbles over numba's library.
     from guard.ledger import CloseReason, Counter, LedgerReader
     from guard.params import GuardParams
 
-    root = Path(state)
+    root, waiting = Path(state), count_waiting()
     digest = write_policy(model, root)
     scheduler = engine.llm_engine.engine_core.engine_core.scheduler
     preempt, preemptions = scheduler._preempt_request, []
@@ -210,6 +229,7 @@ def main(model, state, options):
         "subtracted": reader.total(Counter.SUBTRACTED_STEPS),
         "closed": sum(map(reader.closed_total, CloseReason)),
         "preemptions": len(preemptions),
+        "waited": len(waiting),
     }
     print(json.dumps(found))
 

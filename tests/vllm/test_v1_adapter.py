@@ -28,14 +28,15 @@ class RecordingSteering:
     def release(self, slot):
         self.released.append(slot)
 
-    def apply(self, logits, slots):
+    def apply(self, logits, slots, visible):
         self.applied.append(dict(slots))
+        self.visible = visible
 
 
 @pytest.fixture
 def processor():
     made = GuardLogitsProcessor.__new__(GuardLogitsProcessor)
-    made._steering, made._slots = RecordingSteering(), {}
+    made._steering, made._slots, made._visible = RecordingSteering(), {}, lambda: None
     return made
 
 

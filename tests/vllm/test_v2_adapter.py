@@ -63,6 +63,7 @@ def processor(states, tmp_path, monkeypatch):
     monkeypatch.setenv("LETHEGATE_STATE_DIR", str(tmp_path))
     monkeypatch.setattr("guard.vllm_plugin.v2.vocabulary_of", lambda model: VOCABULARY)
     monkeypatch.setattr("guard.vllm_plugin.v2.end_ids_of", lambda model: [END])
+    monkeypatch.setattr("guard.vllm_plugin.assistants.assistants_of", lambda *_: None)
     config = SimpleNamespace(model_config=None)
     (made,) = build_custom_logits_processors(config, states, False, [PROCESSOR])
     yield made

@@ -7,10 +7,25 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from guard.uld.course import Material
+from guard.automaton import build_tables, index_phrases
+from guard.ledger import LedgerReader, LedgerWriter
+from guard.loading import WorkerPart
+from guard.snapshot import write_snapshot
+from guard.steering import Steering
+from guard.uld.assistant import load_model, load_tokenizer
+from guard.uld.assistants import Assistants
+from guard.uld.course import Material, train_assistant
 from guard.uld.lessons import Lesson
+from guard.uld.plan import TrainingPlan
+from guard.uld.rules import UldRule, rules_document
+from guard.uld.shelf import Shelf
+from guard.units import Units
+from guard.vocabulary import Vocabulary
+from tracing.successors import compile_successors
 
 LAYERS = 4
+END = 1
+RATE = 0.05
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -103,3 +118,67 @@ def base(tmp_path_factory):
 def material():
     """Three pairs to forget and two to keep."""
     return Material(PAIRS, RETAIN, targets=("authors",))
+
+
+class World:
+    """A model with two trained assistants on the shelf, and policies that name them."""
+
+    def __init__(self, root, base, material):
+        self.root, self.target = root, load_model(base)
+        self.vocabulary = Vocabulary.from_tokenizer(load_tokenizer(base))
+        shelf = Shelf(root / "assistants")
+        self.digests, self.models = [], []
+        for seed in (0, 1):
+            folder = root / f"trained-{seed}"
+            plan = TrainingPlan(layers=2, epochs=2, batch=4, learning_rate=1e-2, seed=seed)
+            self.card = train_assistant(base, material, plan, folder)
+            self.digests.append(shelf.put(str(seed), folder))
+            self.models.append(load_model(folder))
+
+    def assistants(self, *, tokens=4096, memory=2**24):
+        return Assistants(
+            self.root / "assistants",
+            tokenizer=self.card.tokenizer,
+            base=lambda: self.card.base,
+            memory=memory,
+            cache_tokens=tokens,
+            rows=16,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+        )
+
+    def steering(self, *, assistants=True, **options):
+        self.reader = LedgerReader(self.root / "facts")
+        return Steering(
+            self.root / "snapshots",
+            self.vocabulary,
+            [END],
+            LedgerWriter(self.root / "facts"),
+            self.assistants(**options) if assistants else None,
+        )
+
+    def policy(self, rules, phrases=()):
+        patterns, ids = index_phrases(phrases)
+        units = Units.build([ids] * len(rules), [])
+        veto = compile_successors([], 4, self.vocabulary.size)
+        part = WorkerPart(build_tables(patterns, self.vocabulary), units, veto)
+        return write_snapshot(
+            self.root / "snapshots",
+            meta={"vocabulary": self.vocabulary.fingerprint},
+            arrays=part.arrays(),
+            documents={"uld": rules_document(rules)},
+        )
+
+    def rules(self, *weights):
+        pairs = zip(self.digests, weights, strict=False)
+        return tuple(UldRule(digest, weight, RATE) for digest, weight in pairs)
+
+    def logits(self, texts):
+        with torch.no_grad():
+            rows = [self.target(torch.tensor([t]), use_cache=False).logits[0, -1] for t in texts]
+        return torch.stack(rows)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, base, material):
+    return World(tmp_path_factory.mktemp("world"), base, material)

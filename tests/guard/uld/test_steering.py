@@ -7,90 +7,19 @@ import pytest
 import torch
 
 from detectors.targets import ForgetTarget, Phrase, Uld
-from guard.automaton import build_tables, index_phrases
 from guard.errors import AssistantError, CompileError
 from guard.follower import Active
-from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
-from guard.loading import WorkerPart
+from guard.ledger import CloseReason, Counter
 from guard.params import GuardParams
-from guard.snapshot import write_snapshot
-from guard.steering import Steering
-from guard.uld.assistant import load_model, load_tokenizer
-from guard.uld.assistants import Assistants
 from guard.uld.card import Card
-from guard.uld.course import train_assistant
-from guard.uld.plan import TrainingPlan
+from guard.uld.decoder import Decoder
 from guard.uld.reference import Reference, Subtracted
-from guard.uld.rules import UldRule, rules_document, rules_of
+from guard.uld.rules import UldRule, rules_of
 from guard.uld.shelf import Shelf
-from guard.units import Units
-from guard.vocabulary import Vocabulary
-from tracing.successors import compile_successors
 
 END = 1
 RATE = 0.05
 LENGTH = 10
-
-
-class World:
-    """A model with two trained assistants on the shelf, and policies that name them."""
-
-    def __init__(self, root, base, material):
-        self.root, self.target = root, load_model(base)
-        self.vocabulary = Vocabulary.from_tokenizer(load_tokenizer(base))
-        shelf = Shelf(root / "assistants")
-        self.digests, self.models = [], []
-        for seed in (0, 1):
-            folder = root / f"trained-{seed}"
-            plan = TrainingPlan(layers=2, epochs=2, batch=4, learning_rate=1e-2, seed=seed)
-            self.card = train_assistant(base, material, plan, folder)
-            self.digests.append(shelf.put(str(seed), folder))
-            self.models.append(load_model(folder))
-
-    def steering(self, *, tokens=4096, memory=2**24, assistants=True):
-        self.reader = LedgerReader(self.root / "facts")
-        loaded = Assistants(
-            self.root / "assistants",
-            tokenizer=self.card.tokenizer,
-            base=lambda: self.card.base,
-            memory=memory,
-            cache_tokens=tokens,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-        )
-        return Steering(
-            self.root / "snapshots",
-            self.vocabulary,
-            [END],
-            LedgerWriter(self.root / "facts"),
-            loaded if assistants else None,
-        )
-
-    def policy(self, rules, phrases=()):
-        patterns, ids = index_phrases(phrases)
-        units = Units.build([ids] * len(rules), [])
-        veto = compile_successors([], 4, self.vocabulary.size)
-        part = WorkerPart(build_tables(patterns, self.vocabulary), units, veto)
-        return write_snapshot(
-            self.root / "snapshots",
-            meta={"vocabulary": self.vocabulary.fingerprint},
-            arrays=part.arrays(),
-            documents={"uld": rules_document(rules)},
-        )
-
-    def rules(self, *weights):
-        pairs = zip(self.digests, weights, strict=False)
-        return tuple(UldRule(digest, weight, RATE) for digest, weight in pairs)
-
-    def logits(self, texts):
-        with torch.no_grad():
-            rows = [self.target(torch.tensor([t]), use_cache=False).logits[0, -1] for t in texts]
-        return torch.stack(rows)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory, base, material):
-    return World(tmp_path_factory.mktemp("world"), base, material)
 
 
 def test_two_hundred_requests_decode_as_the_reference_does(world):
@@ -140,6 +69,41 @@ def test_two_hundred_requests_decode_as_the_reference_does(world):
     assert changed > 100
 
 
+def test_a_prompt_is_read_as_the_target_reads_it(world, monkeypatch):
+    """A chunk per step, nobody's sample changed meanwhile; the end is the same."""
+    read = []
+    original = Decoder._read_piece
+
+    def recorded(self, seat, tokens, start):
+        read.append((start, tokens.shape[1]))
+        original(self, seat, tokens, start)
+
+    monkeypatch.setattr(Decoder, "_read_piece", recorded)
+    steering = world.steering()
+    digest = world.policy(world.rules(1.5))
+    rng = random.Random(3)
+    prompt = [rng.randrange(4, 300) for _ in range(50)]
+    slot = steering.open_slot(GuardParams(digest, 1, (0,)), prompt, [], constrained=False)
+    read.clear()
+    before = world.reader.total(Counter.SUBTRACTED_STEPS)
+    for visible in (20, 40):
+        logits = world.logits([prompt[:visible]] * 2)
+        plain = logits.clone()
+        steering.apply(logits, [(1, slot)], [0, visible])
+
+        assert torch.equal(logits, plain)
+    assert before == world.reader.total(Counter.SUBTRACTED_STEPS)
+    assert read == [(0, 19), (19, 20)]
+
+    logits = world.logits([prompt] * 2)
+    steering.apply(logits, [(1, slot)], [0, 50])
+    wanted = Reference(world.target, [Subtracted(world.models[0], 1.5)], RATE).logits(prompt)
+
+    assert read[2:] == [(39, 10)]
+    assert torch.equal(logits[1].isneginf(), wanted.isneginf())
+    assert torch.allclose(torch.softmax(logits[1], 0), torch.softmax(wanted, 0), atol=1e-5)
+
+
 def test_sampled_distributions_are_the_references(world):
     """The logits that a sampler sees, at every temperature alike, and minus infinity elsewhere."""
     steering = world.steering()
@@ -175,7 +139,7 @@ def test_a_row_without_room_is_closed_and_the_others_go_on(world):
     steering = world.steering(tokens=64)
     digest = world.policy(world.rules(1.0))
     slots = [
-        steering.open_slot(GuardParams(digest, n, (0,)), [9] * 40, [], constrained=False)
+        steering.open_slot(GuardParams(digest, n, (0,)), [n] * 40, [], constrained=False)
         for n in (101, 102)
     ]
     logits = world.logits([[9] * 40] * 2)
@@ -186,7 +150,7 @@ def test_a_row_without_room_is_closed_and_the_others_go_on(world):
     assert logits[1].isneginf().sum() == logits.shape[1] - 1
     assert logits[1, END] == 0
     steering.release(slots[0])
-    third = steering.open_slot(GuardParams(digest, 103, (0,)), [9] * 40, [], constrained=False)
+    third = steering.open_slot(GuardParams(digest, 103, (0,)), [103] * 40, [], constrained=False)
     steering.release(slots[1])
     steering.apply(world.logits([[9] * 40]), [(0, third)])
     assert world.reader.closed(103) is None
