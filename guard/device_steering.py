@@ -203,9 +203,7 @@ class DeviceSteering:
 
         def fail(slot: int, error: Exception) -> None:
             full = isinstance(error, AssistantFull)
-            failed[slot] = (
-                CloseReason.ASSISTANT_UNAVAILABLE if full else CloseReason.INTERNAL_ERROR
-            )
+            failed[slot] = CloseReason.ASSISTANT_UNAVAILABLE if full else CloseReason.INTERNAL_ERROR
 
         count = self._subtraction.apply(logits, batch.tolist(), lengths, history, fail)
         self._ledger.add(Counter.SUBTRACTED_STEPS, count)

@@ -111,7 +111,8 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     address = ["--host", settings.host, "--port", str(settings.port)]
     args: argparse.Namespace = parser.parse_args([model, *vllm_args, *address])
     _check_flags(args, settings)
-    if settings.model_runner == "v1" and settings.assistant_memory_gib and args.worker_cls == "auto":
+    has_assistants = settings.assistant_memory_gib > 0
+    if settings.model_runner == "v1" and has_assistants and args.worker_cls == "auto":
         args.worker_cls = WORKER
     args.model = args.model_tag
     # Added last is outermost; of the processors the last has the last word.

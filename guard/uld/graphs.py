@@ -84,7 +84,7 @@ class Graphs:
         tokens = torch.zeros(rows, dtype=torch.int64, device=device)
         positions = torch.zeros_like(tokens)
         table = torch.full((rows, width), self._spare, dtype=torch.int64, device=device)
-        side = torch.cuda.Stream(device)
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(_WARM):

@@ -111,9 +111,7 @@ class _Arms:
             (
                 row,
                 row,
-                Subtraction(
-                    plan.text, list(prompt), output, Recalls([Recall(decoder, 2.0)], 0.01)
-                ),
+                Subtraction(plan.text, list(prompt), output, Recalls([Recall(decoder, 2.0)], 0.01)),
             )
             for row, (prompt, output) in enumerate(zip(prompts, self._outputs, strict=True))
         ]

@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore::DeprecationW
 SPECULATIVE = ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}']
 
 
-def settings(tmp_path, runner):
-    return Settings(state_dir=tmp_path, model_runner=runner)
+def settings(tmp_path, runner, **more):
+    return Settings(state_dir=tmp_path, model_runner=runner, **more)
 
 
 @pytest.mark.parametrize(("runner", "variable"), [("v1", "0"), ("v2", "1")])
@@ -80,6 +80,23 @@ def test_speculative_decoding_needs_v2(tmp_path):
     assert args.speculative_config is not None
     with pytest.raises(StartFault, match="--model-runner v2"):
         launch._parse(settings(tmp_path, "v1"), "model", SPECULATIVE)
+
+
+def test_assistants_and_drafts_exclude_each_other(tmp_path):
+    """A target with an assistant would be refused later, request by request."""
+    with pytest.raises(StartFault, match="drafted"):
+        launch._parse(settings(tmp_path, "v2", assistant_memory_gib=1), "model", SPECULATIVE)
+
+
+def test_a_worker_that_tells_how_far_prompts_are_read(tmp_path):
+    """Only where an assistant on the V1 runner needs it, and never in place of another one."""
+
+    def worker(runner, *flags, **more):
+        return launch._parse(settings(tmp_path, runner, **more), "model", flags).worker_cls
+
+    assert worker("v1", assistant_memory_gib=1) == launch.WORKER
+    assert worker("v1") == worker("v2", assistant_memory_gib=1) == "auto"
+    assert worker("v1", "--worker-cls", "a.B", assistant_memory_gib=1) == "a.B"
 
 
 def test_the_runner_is_not_chosen_behind_the_guards_back(tmp_path):

@@ -133,7 +133,12 @@ def test_rows_of_very_different_lengths(base):
     texts = [[rng.randrange(4, 300) for _ in range(length)] for length in lengths]
     widths = []
     arrange = decoder._arrange
-    decoder._arrange = lambda seats, width: (widths.append(len(seats) * width), arrange(seats, width))[1]
+
+    def arranged(seats, width):
+        widths.append(len(seats) * width)
+        return arrange(seats, width)
+
+    decoder._arrange = arranged
     found = step(decoder, [Seat() for _ in texts], texts)
 
     assert max(widths) <= 16
