@@ -28,6 +28,7 @@ def assistants(folder, card, *, memory=MIB, base=None, tokens=256):
         base=lambda: base or card.base,
         memory=memory,
         cache_tokens=tokens,
+        rows=16,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
