@@ -194,7 +194,10 @@ def livez() -> dict[str, str]:
 
 @_probes.get("/readyz")
 def readyz(here: Here) -> dict[str, str]:
-    """Whether a policy of the current models is in force."""
+    """Whether a policy of the current models is in force, or another process sees to that."""
+    if here.lease.stands_by:
+        here.store.count_targets()
+        return {"status": "standby"}
     if here.worker.fault is not None:
         raise NotReady("The job worker has failed.")
     if not here.worker.ready:

@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from server.assistants import Assistants
 from server.auth import KeyRing
-from server.errors import InvalidField
+from server.errors import InvalidField, NotReady
 from server.jobs import JobWorker
 from server.keys.routes import Keys
+from server.lease import Lease
 from server.policy import Publisher
 from server.provenance.routes import Corpora
 from server.records import JobRecord, TargetRecord
@@ -35,6 +36,16 @@ class Control:
     corpora: Future[Corpora]
     assistants: Assistants
     keys: Keys
+    lease: Lease
+
+    def require_lead(self) -> None:
+        """Refuse what only the process that compiles can do.
+
+        Raises:
+            NotReady: another control process on this store does it.
+        """
+        if self.lease.stands_by:
+            raise NotReady("Another control process leads; this one stands by.")
 
 
 def _control(request: Request) -> Control:

@@ -7,13 +7,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Request
 
 from server.access import Admin, Auditor
+from server.admin_parts import Control
 from server.assistants import Assistants
 from server.schemas import AssistantIn, AssistantList, AssistantOut
 
 
 def _assistants(request: Request) -> Assistants:
-    found: Assistants = request.app.state.control.assistants
-    return found
+    control: Control = request.app.state.control
+    control.require_lead()
+    return control.assistants
 
 
 Here = Annotated[Assistants, Depends(_assistants)]

@@ -11,9 +11,10 @@ import signal
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -26,12 +27,13 @@ from server.admin import create_admin_app
 from server.admin_parts import Control
 from server.assistants import Assistants, fits_model
 from server.auth import load_keyring
-from server.database import Database
+from server.database import Database, Write, is_file
 from server.errors import ControlRunning, StartFault
-from server.jobs import JobWorker
+from server.jobs import IDLE_SECONDS, JobWorker
 from server.keys.publisher import KeyPublisher
 from server.keys.routes import Keys
 from server.keys.store import KeyStore
+from server.lease import Lease
 from server.log import configure_logging, fault_fields, get_logger
 from server.metrics import ControlMetrics
 from server.policy import Compiler, Publisher
@@ -43,6 +45,8 @@ from server.worklist import Worklist
 
 _PARENT_POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 10
+# Jobs queued by another process are found by looking.
+_SHARED_IDLE_SECONDS = 1.0
 
 log = get_logger("control")
 
@@ -92,12 +96,13 @@ def serve_control(
     """
     configure_logging(settings.log_level, settings.log_format, capture=True)
     own_directory(settings.state_dir)
-    with _only_one(settings.state_dir), _listening(settings) as listener:
+    # On a database server, several take turns: see `server.lease`.
+    alone = _only_one(settings.state_dir) if is_file(settings.store_url) else nullcontext()
+    with alone, _listening(settings) as listener:
         database = Database(settings.store_url)
         try:
             store = Store(database)
             shelf = Shelf(settings.assistants)
-            shelf.discard_drafts()
             assistants = Assistants(shelf, settings, store, publisher, fits)
             return _serve(
                 settings, database, store, assistants, build_compiler, listener, with_parent
@@ -116,7 +121,8 @@ def _serve(
     with_parent: bool,
 ) -> int:
     registry = CollectorRegistry()
-    worklist, publisher = Worklist(database), assistants.publisher
+    lease = Lease(database, uuid.uuid4().hex, on_lost=lambda: _end(server))
+    worklist, publisher = Worklist(database, lease.write), assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
     corpora: Future[Corpora] = Future()
     worker = JobWorker(
@@ -126,6 +132,7 @@ def _serve(
         build_compiler,
         metrics=metrics,
         acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
+        idle_seconds=IDLE_SECONDS if database.is_file else _SHARED_IDLE_SECONDS,
         housekeeping=lambda: _prune(settings, worklist, publisher),
         sync_documents=lambda targets: corpora.result().worker.sync_targets(targets),
         on_fault=lambda: _end(server),
@@ -133,50 +140,71 @@ def _serve(
     key_store = KeyStore(database)
     keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
     keyring = load_keyring(settings, keys.publisher.current)
-    control = Control(store, worker, publisher, keyring, registry, corpora, assistants, keys)
+    control = Control(store, worker, publisher, keyring, registry, corpora, assistants, keys, lease)
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
     )
     server = _uvicorn_server(app)
     _announce(settings, listener)
-    _soon(corpora, lambda: _open_corpora(settings, database, store, metrics), server)
-    worker.start()
     keys.publisher.start()
+
+    def open_corpora() -> Corpora:
+        return _open_corpora(settings, database, store, metrics, lease.write)
+
+    leader = threading.Thread(
+        target=_lead,
+        args=(lease, assistants.shelf, worker, corpora, open_corpora, server),
+        daemon=True,
+    )
+    leader.start()
     if with_parent:
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
     keys.publisher.stop()
+    lost = lease.epoch > 0 and not lease.is_held
+    lease.stop_waiting()
+    leader.join()
     # It may be waiting for the corpora, whose end must find it told to stop.
     worker.stop(timeout_seconds=0)
-    corpora.result().worker.stop()
+    if corpora.done():
+        corpora.result().worker.stop()
     worker.stop()
+    lease.release()
     if isinstance(worker.fault, StartFault):
         raise worker.fault
-    return 1 if worker.fault is not None else 0
+    return 1 if lost or worker.fault is not None else 0
 
 
-def _soon(
-    corpora: Future[Corpora], open_them: Callable[[], Corpora], server: uvicorn.Server
+def _lead(
+    lease: Lease,
+    shelf: Shelf,
+    worker: JobWorker,
+    corpora: Future[Corpora],
+    open_corpora: Callable[[], Corpora],
+    server: uvicorn.Server,
 ) -> None:
-    """Open the corpora in a thread: their compiled code takes a second to load."""
+    """Take the lead when it is free, and start what only the leader does.
 
-    def run() -> None:
-        try:
-            corpora.set_result(open_them())
-        except Exception as error:
-            log.error("corpora_cannot_be_opened", **fault_fields(error))
-            corpora.set_exception(StartFault(f"cannot open the corpora: {type(error).__name__}"))
-            _end(server)
-
-    threading.Thread(target=run, name="corpora-start", daemon=True).start()
+    In a thread: it may take long to come, and the corpora's compiled code a second to load.
+    """
+    if not lease.acquire():
+        return
+    shelf.discard_drafts()
+    worker.start()
+    try:
+        corpora.set_result(open_corpora())
+    except Exception as error:
+        log.error("corpora_cannot_be_opened", **fault_fields(error))
+        corpora.set_exception(StartFault(f"cannot open the corpora: {type(error).__name__}"))
+        _end(server)
 
 
 def _open_corpora(
-    settings: Settings, database: Database, store: Store, metrics: ControlMetrics
+    settings: Settings, database: Database, store: Store, metrics: ControlMetrics, write: Write
 ) -> Corpora:
     from server.provenance.service import assemble_corpora
 
-    corpora = assemble_corpora(settings, database, store, metrics)
+    corpora = assemble_corpora(settings, database, store, metrics, write)
     corpora.worker.start()
     return corpora
 

@@ -22,6 +22,7 @@ ServerError
 │   ├── Overloaded            503
 │   ├── NotReady              503: starting, or without a policy
 │   ├── KeysUnreadable        503: nobody can tell which keys are good
+│   ├── LeaseLost             503: another control process leads by now
 │   └── StoreFault            500: the store cannot be read or written
 ├── StartFault                the process does not start
 │   ├── SettingsError         a setting is unknown or cannot be parsed
@@ -163,6 +164,10 @@ class KeysUnreadable(ServerFault):
     """The published list of keys is missing or damaged, so nobody is let in by it."""
 
 
+class LeaseLost(ServerFault):
+    """Another control process has taken the lease, so this one must write nothing more."""
+
+
 class StoreFault(ServerFault):
     """The store cannot be read or written."""
 
@@ -253,6 +258,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     Overloaded: ErrorRow(503, _SERVER, "overloaded"),
     NotReady: ErrorRow(503, _SERVER, "not_ready"),
     KeysUnreadable: ErrorRow(503, _SERVER, "keys_unavailable", "Keys cannot be checked."),
+    LeaseLost: ErrorRow(503, _SERVER, "lease_lost"),
     StoreFault: ErrorRow(500, _SERVER, "store_error", "The store failed."),
     StartFault: _INTERNAL,
     SettingsError: ErrorRow(500, _SERVER, "invalid_settings"),

@@ -64,6 +64,7 @@ class JobWorker:
         *,
         metrics: ControlMetrics,
         acknowledge_timeout_seconds: float = 120.0,
+        idle_seconds: float = IDLE_SECONDS,
         housekeeping: Callable[[], None] = lambda: None,
         sync_documents: Callable[[Sequence[ForgetTarget]], None] = lambda targets: None,
         on_fault: Callable[[], None] = lambda: None,
@@ -74,6 +75,8 @@ class JobWorker:
         self._build_compiler = build_compiler
         self._metrics = metrics
         self._timeout_seconds = acknowledge_timeout_seconds
+        # Other processes that queue jobs cannot wake this one.
+        self._longest_idle_seconds = idle_seconds
         self._housekeeping = housekeeping
         self._sync_documents = sync_documents
         self._on_fault = on_fault
@@ -164,12 +167,13 @@ class JobWorker:
     def _idle_seconds(self) -> float:
         if not self.ready:
             return RETRY_SECONDS
+        longest = self._longest_idle_seconds
         expiry = self._store.next_expiry()
         if expiry is None:
-            return IDLE_SECONDS
+            return longest
         # One that is overdue could not be withdrawn: try again, but not in a spin.
         wait = expiry - time.time()
-        return min(wait, IDLE_SECONDS) if wait > 0 else RETRY_SECONDS
+        return min(wait, longest) if wait > 0 else min(RETRY_SECONDS, longest)
 
     def _ensure_policy(self) -> None:
         """Ask for a compilation unless the pointer names a good policy of the current models."""

@@ -48,7 +48,7 @@ class Settings(BaseModel):
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="SQLAlchemy URL of the store; by default lethegate.db in the state dir.",
+        description="URL of the store, SQLite or PostgreSQL; by default lethegate.db (state dir).",
     )
     host: str = Field(
         default="127.0.0.1", description="Address the guarded OpenAI endpoint listens on."

@@ -1,8 +1,11 @@
 """The store's tables, in SQL that SQLite and PostgreSQL both speak.
 
+A change here needs a revision in `server/migrations/versions`, which a test compares with this.
+
 targets ─┬─< versions      every kept revision's document: the newest and the one in force
          └   (job_targets) which revision a job carries; outlives the target
 generations                every activation, written before the pointer moves
+leases                     which of several control processes leads
 corpora ─┬─< corpus_documents  what is known of a document beside its text, which the index keeps
          └   (corpus_jobs)     what a job does to which corpus
 """
@@ -23,8 +26,6 @@ from sqlalchemy import (
     Table,
     Text,
 )
-
-SCHEMA_VERSION = 1
 
 
 class TargetStatus(StrEnum):
@@ -155,6 +156,17 @@ generations = Table(
     Column("created_at", Double, nullable=False),
     # When every live follower had acknowledged it; null while it is not in force.
     Column("confirmed_at", Double),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    # One more for every process that takes it.
+    Column("epoch", Integer, nullable=False),
+    # By the database's clock.
+    Column("expires_at", Double, nullable=False),
 )
 
 corpora = Table(

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, insert, select, update
 
 from detectors.targets import ForgetTarget
-from server.database import Database
+from server.database import Database, Write
 from server.errors import PolicyFault, row_of
 from server.records import GenerationRecord, JobRecord
 from server.schemas import TargetIn
@@ -56,15 +56,17 @@ class Plan:
 class Worklist:
     """Transactions of the job worker."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, write: Write | None = None) -> None:
+        """`write` begins the transactions that may write, by default the database's own."""
         self._database = database
+        self._write = write or database.write
 
     def recover(self) -> int:
         """Queue again what a dead process was running; returns how many jobs that were."""
         running = (jobs.c.state == JobState.RUNNING) & _OURS
         compiling = targets.c.status == TargetStatus.COMPILING
         queued = {"state": JobState.QUEUED, "progress": 0.0, "message": "resumed"}
-        with self._database.write() as connection:
+        with self._write() as connection:
             pending = {"status": TargetStatus.PENDING}
             connection.execute(update(targets).where(compiling).values(pending))
             return connection.execute(update(jobs).where(running).values(queued)).rowcount
@@ -72,7 +74,7 @@ class Worklist:
     def request_recompile(self) -> None:
         """Queue a job that compiles the policy as it stands, unless one waits already."""
         waits = (jobs.c.kind == JobKind.RECOMPILE) & (jobs.c.state == JobState.QUEUED)
-        with self._database.write() as connection:
+        with self._write() as connection:
             if connection.scalar(select(func.count()).select_from(jobs).where(waits)) == 0:
                 add_job(connection, JobKind.RECOMPILE, {})
 
@@ -81,7 +83,7 @@ class Worklist:
         waiting = (jobs.c.state == JobState.QUEUED) & _OURS
         queued = select(jobs).where(waiting).order_by(jobs.c.number)
         started = {"state": JobState.RUNNING, "started_at": time.time()}
-        with self._database.write() as connection:
+        with self._write() as connection:
             batch = load_jobs(connection, queued)
             connection.execute(update(jobs).where(_among(batch)).values(started))
             ids = sorted({target_id for job in batch for target_id in job.targets})
@@ -121,14 +123,14 @@ class Worklist:
     def report_progress(self, batch: Sequence[JobRecord], message: str, progress: float) -> None:
         """Show how far a batch is; `progress` is in 0..1."""
         shown = {"message": message[:200], "progress": min(max(progress, 0.0), 1.0)}
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(_among(batch)).values(shown))
 
     def record_generation(
         self, digest: str, fingerprint: str, cause: str, num_targets: int, *, above: int
     ) -> GenerationRecord:
         """Give an activation its number: greater than every recorded one and than `above`."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             highest = connection.scalar(select(func.max(generations.c.number))) or 0
             record = GenerationRecord(
                 number=max(highest, above) + 1,
@@ -172,7 +174,7 @@ class Worklist:
             "generation": generation,
             "finished_at": now,
         }
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(generations).where(number).values(confirmed_at=now))
             if plan is not None:
                 delete_targets(connection, plan.removed)
@@ -185,7 +187,7 @@ class Worklist:
         """Record that a batch came to nothing; what was in force before still is."""
         error = {"error_code": row_of(fault).code, "error_message": str(fault)}
         ended = {"state": JobState.FAILED, "finished_at": time.time(), "message": "", **error}
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(_among(batch)).values(ended))
             for job in batch:
                 for target_id, revision in job.targets.items():
@@ -209,7 +211,7 @@ class Worklist:
             jobs.c.state.in_(FINAL_STATES),
             jobs.c.finished_at < time.time() - JOB_RETENTION_SECONDS,
         )
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(delete(job_targets).where(_links_of(old)))
             connection.execute(delete(jobs).where(old))
 

@@ -1,11 +1,19 @@
-"""Models that the tests serve: trained here, by the project's own trainer, and kept in .cache."""
+"""Models that the tests serve, trained here by the project's own trainer and kept in .cache; and a
+real PostgreSQL, started when a test asks for it."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -56,3 +64,69 @@ def _built(preset: str) -> Path:
     trainer = CHECKOUT / "deploy" / "demo" / "train.py"
     subprocess.run([sys.executable, str(trainer), "--preset", preset], check=True)
     return CACHE / f"{preset}-model"
+
+
+class PostgresServer:
+    """A PostgreSQL of Debian's package on a Unix socket, which keeps nothing on the disk safe."""
+
+    def __init__(self, programs: Path, directory: Path) -> None:
+        """Make a cluster and start it; as root it runs as the user `postgres`, as it must."""
+        user = "postgres" if os.getuid() == 0 else None
+        if user is not None:
+            shutil.chown(directory, user, user)
+        self._directory = directory
+        options = ["-A", "trust", "-U", "lethegate", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+        data = str(directory / "data")
+        with (directory / "log").open("ab") as log:
+            run = {"user": user, "cwd": directory, "stdout": log, "stderr": log}
+            subprocess.run([programs / "initdb", "-D", data, *options], check=True, **run)
+            flags = ["--listen_addresses=", f"--unix_socket_directories={directory}", "--fsync=off"]
+            self._process = subprocess.Popen([programs / "postgres", "-D", data, *flags], **run)
+        self._count = 0
+        self._wait()
+
+    def url(self, database: str) -> str:
+        """SQLAlchemy's URL of a database."""
+        return f"postgresql+psycopg://lethegate@/{database}?host={self._directory}"
+
+    def new_database(self) -> str:
+        """Make an empty database; gives its URL."""
+        self._count += 1
+        name = f"d{self._count}"
+        with self._connection() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+    def stop(self) -> None:
+        """End it and delete everything."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait(30)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _wait(self) -> None:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                self._connection().close()
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, "PostgreSQL ended"
+                assert time.monotonic() < end, "PostgreSQL does not answer"
+                time.sleep(0.05)
+            else:
+                return
+
+    def _connection(self) -> psycopg.Connection[tuple[object, ...]]:
+        options = {"host": str(self._directory), "user": "lethegate", "dbname": "postgres"}
+        return psycopg.connect(**options, autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL, once for all tests; they skip where Debian's package is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not found:
+        pytest.skip("PostgreSQL is not installed (Debian's package postgresql)")
+    # Not below pytest's directory, which the user `postgres` may not enter.
+    server = PostgresServer(found[-1].parent, Path(tempfile.mkdtemp(prefix="lethegate-pg-")))
+    yield server
+    server.stop()

@@ -65,7 +65,9 @@ class Corpora:
 
 
 def _corpora(request: Request) -> Corpora:
-    corpora: Corpora = request.app.state.control.corpora.result()
+    control = request.app.state.control
+    control.require_lead()
+    corpora: Corpora = control.corpora.result()
     return corpora
 
 

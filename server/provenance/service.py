@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from server.activation import SnapshotPublisher
-from server.database import Database
+from server.database import Database, Write
 from server.errors import NotFound
 from server.metrics import ControlMetrics
 from server.provenance.attribution import Attributor
@@ -22,13 +22,20 @@ from server.store import Store
 
 
 def assemble_corpora(
-    settings: Settings, database: Database, store: Store, metrics: ControlMetrics
+    settings: Settings,
+    database: Database,
+    store: Store,
+    metrics: ControlMetrics,
+    write: Write | None = None,
 ) -> Corpora:
-    """Everything about corpora; its worker is not started yet."""
+    """Everything about corpora; its worker is not started yet.
+
+    `write` begins the worker's transactions that may write, by default the database's own.
+    """
     places = Places(settings.corpora)
     places.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     stopped = threading.Event()
-    own, library = CorpusStore(database), Library(places)
+    own, library = CorpusStore(database, write), Library(places)
     publication = Publication(
         places,
         own,
@@ -39,7 +46,7 @@ def assemble_corpora(
     )
     return Corpora(
         places=places,
-        store=own,
+        store=CorpusStore(database),
         library=library,
         overview=Overview(own, library, publication),
         worker=CorpusWorker(places, own, library, publication, metrics=metrics, stopped=stopped),

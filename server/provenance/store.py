@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from server.database import Database
+from server.database import Database, Write
 from server.errors import Conflict, NotFound, ServerError, row_of
 from server.provenance.schemas import CorpusIn
 from server.records import JobRecord
@@ -81,8 +81,10 @@ class CorpusJob:
 class CorpusStore:
     """Corpora, their documents and their jobs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, write: Write | None = None) -> None:
+        """`write` begins the transactions that may write, by default the database's own."""
         self._database = database
+        self._write = write or database.write
 
     def create(self, corpus: CorpusIn) -> JobRecord:
         """Store a new corpus and its job.
@@ -99,7 +101,7 @@ class CorpusStore:
             "created_at": now,
             "updated_at": now,
         }
-        with self._database.write() as connection:
+        with self._write() as connection:
             if _find(connection, corpus.id) is not None:
                 raise Conflict("A corpus with this id exists.", param="id")
             try:
@@ -115,7 +117,7 @@ class CorpusStore:
             NotFound: there is no such corpus.
             Conflict: it is being withdrawn, which may be asked for again if its job failed.
         """
-        with self._database.write() as connection:
+        with self._write() as connection:
             known = _get(connection, corpus_id)
             withdrawn = known.status is CorpusStatus.WITHDRAWN
             if withdrawn and kind is not JobKind.CORPUS_DELETE:
@@ -183,7 +185,7 @@ class CorpusStore:
         """Queue again what a dead process was running."""
         running = (jobs.c.state == JobState.RUNNING) & jobs.c.kind.in_(CORPUS_KINDS)
         queued = {"state": JobState.QUEUED, "progress": 0.0, "message": "resumed"}
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(running).values(queued))
 
     def take(self) -> CorpusJob | None:
@@ -191,7 +193,7 @@ class CorpusStore:
         waiting = (jobs.c.state == JobState.QUEUED) & jobs.c.kind.in_(CORPUS_KINDS)
         query = select(jobs).where(waiting).order_by(jobs.c.number).limit(1)
         started = {"state": JobState.RUNNING, "started_at": time.time()}
-        with self._database.write() as connection:
+        with self._write() as connection:
             found = load_jobs(connection, query)
             if not found:
                 return None
@@ -216,13 +218,13 @@ class CorpusStore:
     def note_payload(self, job: CorpusJob, payload: Mapping[str, Any]) -> None:
         """Remember how far a job is, so that a resumed one does not do it twice."""
         link = corpus_jobs.c.job_number == job.job.number
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(corpus_jobs).where(link).values(payload=dict(payload)))
 
     def report_progress(self, job: CorpusJob, message: str, progress: float) -> None:
         """Show how far a job is; `progress` is in 0..1."""
         shown = {"message": message[:200], "progress": min(max(progress, 0.0), 1.0)}
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(jobs.c.number == job.job.number).values(shown))
 
     def add_documents(self, corpus_id: str, records: Iterable[DocumentRecord]) -> None:
@@ -239,7 +241,7 @@ class CorpusStore:
             for record in records
         ]
         here = corpus_documents.c.corpus_id == corpus_id
-        with self._database.write() as connection:
+        with self._write() as connection:
             numbers = [row["number"] for row in rows]
             if not numbers:
                 return
@@ -254,13 +256,13 @@ class CorpusStore:
     def remove_documents(self, corpus_id: str, numbers: Sequence[int]) -> None:
         """Forget documents that the index no longer has."""
         here = corpus_documents.c.corpus_id == corpus_id
-        with self._database.write() as connection:
+        with self._write() as connection:
             gone = here & corpus_documents.c.number.in_(list(numbers))
             connection.execute(delete(corpus_documents).where(gone))
 
     def delete_corpus(self, corpus_id: str) -> None:
         """Forget a corpus."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(
                 delete(corpus_documents).where(corpus_documents.c.corpus_id == corpus_id)
             )
@@ -268,7 +270,7 @@ class CorpusStore:
 
     def set_status(self, corpus_id: str, status: CorpusStatus) -> None:
         """Change a corpus's status, unless it is being withdrawn."""
-        with self._database.write() as connection:
+        with self._write() as connection:
             _set_status(connection, corpus_id, status)
 
     def finish(self, job: CorpusJob, message: str, generation: int) -> None:
@@ -280,7 +282,7 @@ class CorpusStore:
             "generation": generation,
             "finished_at": time.time(),
         }
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(jobs.c.number == job.job.number).values(ended))
 
     def fail(self, job: CorpusJob, fault: ServerError) -> None:
@@ -292,7 +294,7 @@ class CorpusStore:
             "error_message": str(fault),
             "finished_at": time.time(),
         }
-        with self._database.write() as connection:
+        with self._write() as connection:
             connection.execute(update(jobs).where(jobs.c.number == job.job.number).values(ended))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -35,6 +37,7 @@ from server.jobs import JobWorker
 from server.keys.publisher import KeyPublisher
 from server.keys.routes import Keys
 from server.keys.store import KeyStore
+from server.lease import Lease
 from server.metrics import ControlMetrics
 from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
@@ -43,6 +46,7 @@ from server.store import Store
 from server.worklist import Worklist
 
 ADMIN = {"authorization": "Bearer admin-key"}
+_START_SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
@@ -85,9 +89,29 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    """An empty store's database."""
-    opened = Database(settings.store_url)
+def empty_url(settings: Settings, request: pytest.FixtureRequest) -> Callable[[str], str]:
+    """Gives the URL of an empty database of a kind, `sqlite` or `postgresql`."""
+
+    def url(kind: str) -> str:
+        if kind == "sqlite":
+            return settings.store_url
+        made: str = request.getfixturevalue("postgres").new_database()
+        return made
+
+    return url
+
+
+@pytest.fixture
+def store_url(request: pytest.FixtureRequest, empty_url: Callable[[str], str]) -> str:
+    """The URL of the store's database: SQLite's, unless `database` is parametrised otherwise."""
+    call = getattr(request.node, "callspec", None)
+    return empty_url("sqlite" if call is None else call.params.get("database", "sqlite"))
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest, store_url: str) -> Iterator[Database]:
+    """An empty store's database; a parameter names another kind than SQLite."""
+    opened = Database(store_url)
     yield opened
     opened.close()
 
@@ -192,7 +216,8 @@ def admin(
     keyring = load_keyring(settings, keys.publisher.current)
     opened: Future[Corpora] = Future()
     opened.set_result(corpora)
-    control = Control(store, worker, publisher, keyring, registry, opened, assistants, keys)
+    lease = Lease(database, "tests")
+    control = Control(store, worker, publisher, keyring, registry, opened, assistants, keys, lease)
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -207,3 +232,79 @@ def admin(
     worker.stop(timeout_seconds=0)
     corpora.worker.stop()
     listener.close()
+
+
+class ControlProcess:
+    """A real control process that can be killed and started again."""
+
+    def __init__(self, state_dir: Path, url: str | None = None) -> None:
+        self.state_dir = state_dir
+        self.script = Path(__file__).with_name("fake_control.py")
+        self.url = url
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}/admin/v1",
+            headers={"authorization": "Bearer admin-key"},
+            timeout=5,
+            trust_env=False,
+        )
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start it without waiting."""
+        command = [sys.executable, str(self.script), str(self.state_dir), str(self.port)]
+        command += [] if self.url is None else [self.url]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
+        with (self.state_dir.parent / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+        return self.process
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that may need the API to come up first."""
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            try:
+                if condition():
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.02)
+        pytest.fail("the condition never held")
+
+    def ready(self) -> bool:
+        """Whether a policy is in force."""
+        return self.http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+
+    def close(self) -> None:
+        """End everything."""
+        self.kill()
+        self.http.close()
+
+
+@pytest.fixture
+def make_control(tmp_path: Path) -> Iterator[Callable[..., ControlProcess]]:
+    """Makes control processes that are not started yet, on one state directory."""
+    state_dir = tmp_path / "state"
+    own_directory(state_dir)
+    made: list[ControlProcess] = []
+
+    def make(url: str | None = None) -> ControlProcess:
+        made.append(ControlProcess(state_dir, url))
+        return made[-1]
+
+    yield make
+    for process in made:
+        process.close()
+
+
+@pytest.fixture
+def control(make_control: Callable[..., ControlProcess]) -> ControlProcess:
+    """A control process that is not started yet."""
+    return make_control()

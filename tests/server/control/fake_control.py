@@ -1,4 +1,4 @@
-"""A control process whose compiler is small and quick: `python fake_control.py STATE_DIR PORT`.
+"""A control process with a small and quick compiler: `fake_control.py STATE_DIR PORT [URL]`.
 
 The compiler is a true one: it writes a snapshot directory named by the digest of its content, whole
 and then renamed, so a test can tell a complete snapshot from half of one.
@@ -66,10 +66,10 @@ class QuickCompiler:
         draft.rename(final)
 
 
-def main(state_dir: Path, port: int) -> int:
+def main(state_dir: Path, port: int, url: str | None = None) -> int:
     """Run until a signal."""
-    key = SecretStr("admin-key")
-    settings = Settings(state_dir=state_dir, admin_port=port, admin_key=key)
+    key, store = SecretStr("admin-key"), None if url is None else SecretStr(url)
+    settings = Settings(state_dir=state_dir, admin_port=port, admin_key=key, database_url=store)
     own_directory(state_dir)
     publisher = SnapshotPublisher(state_dir, settings.snapshots)
     return serve_control(
@@ -78,4 +78,4 @@ def main(state_dir: Path, port: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,69 +22,8 @@ from server.errors import ControlRunning
 
 QUICK = Path(__file__).with_name("fake_control.py")
 REAL = Path(__file__).with_name("real_control.py")
-START_SECONDS = 30
-
-
-class ControlProcess:
-    """A real control process that can be killed and started again."""
-
-    def __init__(self, state_dir: Path, script: Path = QUICK) -> None:
-        self.state_dir = state_dir
-        self.script = script
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port = listener.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/admin/v1",
-            headers={"authorization": "Bearer admin-key"},
-            timeout=5,
-            trust_env=False,
-        )
-
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start it without waiting."""
-        command = [sys.executable, str(self.script), str(self.state_dir), str(self.port)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
-        with (self.state_dir.parent / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
-        return self.process
-
-    def kill(self) -> None:
-        """kill -9."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition that may need the API to come up first."""
-        end = time.monotonic() + START_SECONDS
-        while time.monotonic() < end:
-            try:
-                if condition():
-                    return
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.02)
-        pytest.fail("the condition never held")
-
-    def ready(self) -> bool:
-        """Whether a policy is in force."""
-        return self.http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
-
-    def close(self) -> None:
-        """End everything."""
-        self.kill()
-        self.http.close()
-
-
-@pytest.fixture
-def control(tmp_path: Path) -> Iterator[ControlProcess]:
-    """A control process that is not started yet."""
-    state_dir = tmp_path / "state"
-    own_directory(state_dir)
-    process = ControlProcess(state_dir)
-    yield process
-    process.close()
+# The class is in conftest.py, which no test can import.
+ControlProcess = Any
 
 
 def test_sigterm_drains(control: ControlProcess) -> None:

@@ -14,6 +14,7 @@ import pytest
 from guard.follower import Active, Follower
 from server.settings import Settings
 
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 CORPORA = "/admin/v1/corpora"
 SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
 OTHER = "nobody in the valley remembered who had painted the seventh door a deep marine green"
@@ -56,6 +57,7 @@ def _files(directory: Path) -> bytes:
     return b"".join(p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file())
 
 
+@BOTH
 def test_life_of_a_corpus(
     admin: httpx.Client, settings: Settings, done: Done, follow_corpora: Callable[..., Follower]
 ) -> None:

@@ -19,6 +19,7 @@ from server.store import Store
 from server.tables import FINAL_STATES, JobState, TargetStatus
 from server.worklist import Worklist
 
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 Settle = Callable[[Callable[[], bool]], None]
 
 
@@ -50,6 +51,7 @@ def test_an_empty_policy_comes_first(
     assert publisher.holds(active.digest)
 
 
+@BOTH
 def test_done_means_every_follower_applies_it(
     make_worker: Callable[..., JobWorker],
     follow: Callable[..., Follower],
@@ -69,6 +71,7 @@ def test_done_means_every_follower_applies_it(
     assert store.target("ada")[0].status is TargetStatus.ACTIVE
 
 
+@BOTH
 def test_a_burst_is_compiled_together(
     make_worker: Callable[..., JobWorker],
     store: Store,
@@ -85,6 +88,7 @@ def test_a_burst_is_compiled_together(
     assert len(compiler.calls) == 1
 
 
+@BOTH
 def test_one_bad_target_fails_alone(
     make_worker: Callable[..., JobWorker],
     store: Store,
@@ -106,6 +110,7 @@ def test_one_bad_target_fails_alone(
     assert publisher.read() is not None
 
 
+@BOTH
 def test_rejected_policy_is_rolled_back(
     make_worker: Callable[..., JobWorker],
     follow: Callable[..., Follower],
@@ -161,6 +166,7 @@ def test_a_silent_follower_is_not_waited_for_forever(
     silent.stop()
 
 
+@BOTH
 def test_withdrawal(
     make_worker: Callable[..., JobWorker],
     store: Store,
@@ -193,6 +199,7 @@ def test_expired_targets_leave(
     assert store.job_page(None, 1)[0].kind == "expire"
 
 
+@BOTH
 def test_interrupted_jobs_are_resumed(
     make_worker: Callable[..., JobWorker],
     store: Store,

@@ -1,8 +1,7 @@
-"""The operator's side of the store, on real SQLite files."""
+"""The operator's side of the store, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import Any
 import pytest
 
 from server.database import Database
-from server.errors import Conflict, NotFound, PreconditionFailed, StartFault, StoreVersionError
+from server.errors import Conflict, NotFound, PreconditionFailed, StartFault
 from server.schemas import TargetIn
 from server.settings import Settings
 from server.store import Store
 from server.tables import JobKind, JobState, TargetStatus
+
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 def _target(target_id: str = "ada", **fields: Any) -> TargetIn:
     return TargetIn.model_validate({"id": target_id, "phrases": ["Port Sorrel"], **fields})
 
 
+@BOTH
 def test_target_and_job_are_stored_together(store: Store) -> None:
     """A registration gives a pending target and a queued job that carries its revision."""
     record, job = store.register(_target(description="An author"))
@@ -34,6 +36,7 @@ def test_target_and_job_are_stored_together(store: Store) -> None:
     assert store.job(job.id) == job
 
 
+@BOTH
 def test_taken_id(store: Store) -> None:
     """An id can be registered once, and a conflict stores no job."""
     store.register(_target())
@@ -43,6 +46,7 @@ def test_taken_id(store: Store) -> None:
     assert len(store.job_page(None, 10)) == 1
 
 
+@BOTH
 def test_replacing_supersedes_the_waiting_job(store: Store) -> None:
     """A new revision cancels the job that had not begun and changes the ETag."""
     first, old_job = store.register(_target())
@@ -58,6 +62,7 @@ def test_replacing_supersedes_the_waiting_job(store: Store) -> None:
     assert store.target("ada")[1]["description"] == "new"
 
 
+@BOTH
 def test_withdrawing(store: Store) -> None:
     """A withdrawn target keeps its id until its job is done, and cannot be changed."""
     store.register(_target())
@@ -71,6 +76,7 @@ def test_withdrawing(store: Store) -> None:
         store.withdraw("ada")
 
 
+@BOTH
 def test_absent(store: Store) -> None:
     """What is not there is NotFound."""
     for ask in (store.target, store.withdraw, store.job):
@@ -81,6 +87,7 @@ def test_absent(store: Store) -> None:
     assert store.generation(1) is None
 
 
+@BOTH
 def test_pages(store: Store) -> None:
     """Targets come by id and jobs newest first, each from a cursor on."""
     for number in range(5):
@@ -94,6 +101,7 @@ def test_pages(store: Store) -> None:
     assert store.count_targets()["pending"] == 5
 
 
+@BOTH
 def test_expiry(store: Store) -> None:
     """Targets whose time is over are withdrawn once, each with a job."""
     store.register(_target("soon", expires_at="2100-01-01T00:00:00Z"))
@@ -107,6 +115,7 @@ def test_expiry(store: Store) -> None:
     assert store.next_expiry() is not None
 
 
+@BOTH
 def test_concurrent_registrations(store: Store) -> None:
     """Threads that register at once all succeed, and one of two with the same id conflicts."""
 
@@ -145,17 +154,6 @@ def test_durability_settings(database: Database) -> None:
     assert found == ["wal", 2, 1, 1]
 
 
-def test_other_version_is_refused(settings: Settings, database: Database) -> None:
-    """A store of another schema version stops the start."""
-    file = settings.state_dir / "lethegate.db"
-    with sqlite3.connect(file) as connection:
-        connection.execute("UPDATE meta SET value = '99'")
-    connection.close()
-
-    with pytest.raises(StoreVersionError, match="99"):
-        Database(settings.store_url)
-
-
 @pytest.mark.parametrize("url", ["nonsense", "sqlite://", "nodriver://u:secret@h/d"])
 def test_bad_urls(url: str) -> None:
     """A URL that cannot be used is a StartFault that does not repeat it."""
@@ -174,6 +172,7 @@ def test_not_a_database(tmp_path: Path) -> None:
         Database(f"sqlite:///{file}")
 
 
+@BOTH
 def test_times(store: Store) -> None:
     """Times are now, in seconds."""
     record, job = store.register(_target())

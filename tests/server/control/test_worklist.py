@@ -1,9 +1,11 @@
-"""The worker's side of the store, step by step."""
+"""The worker's side of the store, step by step, on SQLite and on PostgreSQL."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
+
+import pytest
 
 from server.errors import PolicyNotCompiled
 from server.records import JobRecord
@@ -11,6 +13,8 @@ from server.schemas import TargetIn
 from server.store import Store
 from server.tables import JobState, TargetStatus
 from server.worklist import Worklist
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 
 
 def _target(target_id: str = "ada", **fields: Any) -> TargetIn:

@@ -1,0 +1,65 @@
+"""PostgreSQL as the store's database, with the guarantees that SQLite gives.
+
+One writer at a time, of all processes: a transaction that may write first takes one advisory lock,
+so that all it reads stays as it is until it commits, and nothing ever has to be tried again. The
+store is written a few times a second at most. Readers wait for nobody and see one consistent state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event
+
+WRITE = "lethegate_write"
+# Any number that no other program on the same database takes: "lethe" in ASCII.
+WRITE_LOCK = 0x6C65746865
+_CONNECT_SECONDS = 10
+_LOCK_SECONDS = 30
+_MIGRATION_SECONDS = 900
+# A holder of the lock that is stopped or cut off is thrown out by the server.
+_IDLE_SECONDS = 60
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+def open_postgres(url: URL) -> Engine:
+    """An engine on a PostgreSQL database; nothing is connected yet.
+
+    Raises `ImportError` where the URL asks for a driver that is not installed.
+    """
+    if url.drivername == "postgresql":
+        url = url.set(drivername="postgresql+psycopg")
+    engine = create_engine(
+        url,
+        hide_parameters=True,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE},
+    )
+    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "begin", _on_begin)
+    return engine
+
+
+@contextmanager
+def migrating(engine: Engine) -> Iterator[Connection]:
+    """A transaction with the write lock, which it waits for patiently."""
+    with engine.execution_options(**{WRITE: _MIGRATION_SECONDS}).begin() as connection:
+        yield connection
+
+
+def _on_connect(connection: Any, _record: object) -> None:
+    connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
+    connection.execute(f"SET idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'")
+    connection.commit()
+
+
+def _on_begin(connection: Connection) -> None:
+    # Writers are isolated by the lock, at READ COMMITTED: their statements see what was committed
+    # before it was given. A snapshot taken at the beginning would be older than that.
+    writes = connection.get_execution_options().get(WRITE)
+    if writes:
+        if writes is not True:
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{writes}s'")
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")

@@ -1,0 +1,132 @@
+"""Several control processes on one PostgreSQL: one leads, and another takes over when it dies."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.follower import Follower
+from server.database import Database
+from server.errors import LeaseLost
+from server.lease import Lease
+
+POSTGRES = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def claim(database: Database) -> Iterator[Callable[..., Lease]]:
+    """Makes leases of a second."""
+    made: list[Lease] = []
+
+    def make(holder: str, **options: Any) -> Lease:
+        made.append(Lease(database, holder, seconds=1.0, **options))
+        return made[-1]
+
+    yield make
+    for lease in made:
+        lease.release()
+
+
+@POSTGRES
+def test_one_leads_and_the_next_follows(claim: Callable[..., Lease]) -> None:
+    """The second waits while the first renews, and leads at once when it gives back."""
+    first, second = claim("a"), claim("b")
+    assert first.acquire()
+    waiting = threading.Thread(target=second.acquire)
+    waiting.start()
+    time.sleep(1.5)
+
+    assert (first.is_held, second.is_held, second.stands_by) == (True, False, True)
+    first.release()
+    waiting.join(5)
+    assert (first.is_held, second.is_held, second.stands_by) == (False, True, False)
+    assert second.epoch == first.epoch + 1
+
+
+@POSTGRES
+def test_whoever_lost_the_lease_writes_nothing(
+    claim: Callable[..., Lease], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A holder that hung while its time ran out finds that another leads, before it writes."""
+    told = threading.Event()
+    first, second = claim("a", on_lost=told.set), claim("b")
+    renews = threading.Event()
+    keep = first._keep
+    monkeypatch.setattr(first._thread, "_target", lambda: (renews.wait(), keep()))
+    assert first.acquire()
+    assert second.acquire()  # after a second, when the first's time is over
+
+    with pytest.raises(LeaseLost), first.write():
+        pytest.fail("the block must not be entered")
+    assert first.is_held
+    renews.set()
+    assert told.wait(5)
+    assert not first.is_held
+    with second.write():
+        pass
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_file_has_one_holder(claim: Callable[..., Lease]) -> None:
+    """On SQLite nobody waits for a dead process: the state directory's lock went with it."""
+    dead, alive = claim("a"), claim("b")
+    assert dead.acquire()
+    assert alive.acquire()
+
+    with pytest.raises(LeaseLost), dead.write():
+        pytest.fail("the block must not be entered")
+
+
+def _ready(control: Any) -> str:
+    answer = httpx.get(f"http://127.0.0.1:{control.port}/readyz", trust_env=False)
+    return str(answer.json().get("status", ""))
+
+
+def _register(control: Any, name: str) -> str:
+    target = {"id": name, "phrases": ["x"], "description": name}
+    answer = control.http.post("/targets", json=target)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["job"]["id"])
+
+
+def _active(control: Any) -> set[str]:
+    page = control.http.get("/targets", params={"limit": 1000}).json()["targets"]
+    return {target["id"] for target in page if target["status"] == "active"}
+
+
+def test_the_leader_is_killed(
+    make_control: Callable[..., Any], empty_url: Callable[[str], str]
+) -> None:
+    """kill -9 of the leader loses no registration; the standby takes over and goes on."""
+    url = empty_url("postgresql")
+    first, second = make_control(url), make_control(url)
+    first.start()
+    first.until(lambda: _ready(first) == "ready")
+    second.start()
+    second.until(lambda: _ready(second) == "standby")
+    follower = Follower(first.state_dir, "worker", lambda active: None)
+    follower.start()
+
+    through_standby = _register(second, "t0")
+    second.until(lambda: second.http.get(f"/jobs/{through_standby}").json()["state"] == "done")
+    refused = second.http.post("/corpora", json={"id": "book"})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+    before = follower.state.generation
+    for number in range(1, 9):
+        _register((first, second)[number % 2], f"t{number}")
+    first.kill()
+    killed = time.monotonic()
+    second.until(lambda: _ready(second) == "ready" and len(_active(second)) == 9)
+    assert time.monotonic() - killed < 20
+    assert follower.state.generation > before
+    assert second.http.post("/corpora", json={"id": "book"}).status_code == 202
+
+    first.start()
+    first.until(lambda: _ready(first) == "standby")
+    assert first.http.get("/generation").json()["generation"] == follower.state.generation
+    follower.stop()
