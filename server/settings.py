@@ -124,6 +124,18 @@ class Settings(BaseModel):
         ge=1024,
         description="Longest request body accepted, in bytes; longer is a 413.",
     )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Requests a minute of a key that has no limit of its own."
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="Tokens a minute of a key that has no limit of its own."
+    )
+    concurrent_requests: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Requests at once of a key that has no limit of its own.",
+    )
     max_upload_bytes: int = Field(
         default=1024 * MIB,
         ge=1024,
