@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ from guard.tokenisations import Tokenisations
 from guard.uld.rules import rules_document, rules_of
 from guard.units import Units
 from guard.veto import CompiledVeto, compile_veto
+from guard.vetoed import DOCUMENT, VetoedCorpus, corpora_document, limits_of, texts_of
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 7
+COMPILER_VERSION = 8
 
 Progress = Callable[[str, float], None]
 
@@ -57,6 +58,7 @@ def compile_policy(
     meanings: Meanings | None = None,
     tokenisations: Tokenisations | None = None,
     assistants: Mapping[str, str] | None = None,
+    corpora: Sequence[VetoedCorpus] = (),
 ) -> CompiledPolicy:
     """Compile all targets of a policy and write its snapshot.
 
@@ -66,6 +68,7 @@ def compile_policy(
         meanings: of the vocabulary's words, for the semantic filter; None leaves it out.
         tokenisations: of the served model's tokenizer, for the veto; None leaves it out.
         assistants: digests of the registered assistants by name.
+        corpora: those whose documents are vetoed; they need `tokenisations`.
 
     Raises:
         CompileError: the targets cannot be compiled.
@@ -87,7 +90,7 @@ def compile_policy(
     forbidden = [_with_names(*pair) for pair in zip(extractions, names, strict=True)]
     tables, units = _automaton(forbidden, expansion, vocabulary)
     progress("documents", 0.85)
-    veto = _veto(targets, tokenisations, vocabulary, lambda shown: progress(shown, 0.85))
+    veto = _veto(targets, corpora, tokenisations, vocabulary, lambda shown: progress(shown, 0.85))
     arrays = WorkerPart(tables, units, veto.table).arrays()
     arrays |= {f"classifier.{name}": array for name, array in classifier.arrays().items()}
     progress("write", 0.9)
@@ -105,6 +108,7 @@ def compile_policy(
             "phrases": _phrase_documents(forbidden) | {"names": names},
             "classifier": classifier.meta(),
             "uld": rules_document(rules),
+            DOCUMENT: corpora_document(corpora, veto.reports),
         },
     )
     progress("done", 1.0)
@@ -138,16 +142,20 @@ def _automaton(
 
 def _veto(
     targets: Sequence[ForgetTarget],
+    corpora: Sequence[VetoedCorpus],
     tokenisations: Tokenisations | None,
     vocabulary: Vocabulary,
     progress: Callable[[str], None],
 ) -> CompiledVeto:
-    """The table over the documents of the targets that are enforced, and its reports."""
+    """The table over the documents of corpora and of enforced targets, and its reports."""
     if tokenisations is None:
+        if corpora:
+            raise ValueError("documents cannot be vetoed without a tokenizer")
         return compile_veto([], Tokenisations(lambda texts: [], 3), vocabulary)
     enforced = (t for t in targets if t.enforcement is Enforcement.ENFORCE)
-    texts = ((target.id, document.text) for target in enforced for document in target.documents)
-    return compile_veto(texts, tokenisations, vocabulary, progress)
+    own = ((target.id, document.text) for target in enforced for document in target.documents)
+    texts = chain(own, texts_of(corpora))
+    return compile_veto(texts, tokenisations, vocabulary, progress, limits_of(corpora))
 
 
 def _target_documents(targets: Sequence[ForgetTarget]) -> list[dict[str, Any]]:

@@ -36,3 +36,9 @@ class Decision:
     observed: tuple[Detection, ...] = ()
     scope: KeyScope = ALL_TARGETS
     would: Decision | None = None
+
+    @property
+    def steers_for_targets(self) -> bool:
+        """Whether the request is steered for a target, not only for the veto of corpora."""
+        about = self.targets or self.items or self.detections
+        return self.verdict is Verdict.STEER and bool(about)

@@ -20,6 +20,7 @@ from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.nets import Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.snapshot import Snapshot
+from guard.vetoed import DOCUMENT, vetoes_always
 
 MATCHERS_KEPT = 512
 # By the keys' scopes, which an operator makes few of.
@@ -77,6 +78,8 @@ class Policy:
         rules = _rules(snapshot.document("targets"))
         self._rules = {rule.id: rule for rule in rules}
         self._always = tuple(rule for rule in rules if rule.scope is Scope.ALWAYS)
+        corpora = snapshot.document(DOCUMENT) if snapshot.has(DOCUMENT) else []
+        self._vetoes_always = vetoes_always(corpora)
         tables = ClassifierTables.load(
             snapshot.arrays("classifier"), snapshot.document("classifier")
         )
@@ -103,11 +106,11 @@ class Policy:
         return bool(self._rules if covered is None else covered)
 
     def enforces_for(self, scope: KeyScope) -> bool:
-        """Whether any target is enforced against a key (not only observed)."""
+        """Whether any target is enforced against a key, or a corpus vetoed in every answer."""
         if scope.enforcement is Enforcement.OBSERVE:
             return False
         covered = self.covered(scope)
-        return any(
+        return self._vetoes_always or any(
             rule.enforcement is Enforcement.ENFORCE and (covered is None or rule.id in covered)
             for rule in self._rules.values()
         )
@@ -134,7 +137,8 @@ class Policy:
 
         Refusal needs strong evidence; weak evidence steers away from the matched items only. In
         observe mode, of a target or of the key, detections are recorded and change nothing;
-        detections of targets that do not apply to the key are dropped.
+        detections of targets that do not apply to the key are dropped. Where a corpus is vetoed in
+        every answer, every request is steered, if by nothing else then without units.
         """
         decided = self._decide(detections, scope)
         if scope.enforcement is Enforcement.ENFORCE:
@@ -162,7 +166,7 @@ class Policy:
         if any(self._rules[target].action is Action.REFUSE for target in strong):
             verdict = Verdict.REFUSE
         else:
-            verdict = Verdict.STEER if enforced else Verdict.ALLOW
+            verdict = Verdict.STEER if enforced or self._vetoes_always else Verdict.ALLOW
         steers = verdict is Verdict.STEER
         return Decision(
             verdict,

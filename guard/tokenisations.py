@@ -58,29 +58,28 @@ class Tokenisations:
 
     Args:
         encode: the served model's tokenizer.
-        minimum_match: tokens of the shortest run that must not come out; at least 3.
-
-    Attributes:
-        n: tokens of the runs to register.
+        minimum_match: tokens of the shortest run that must not come out, unless a text has its own;
+            at least 3.
     """
 
     def __init__(self, encode: Encode, minimum_match: int) -> None:
         self.minimum_match = minimum_match
-        self.n = minimum_match - 1
         self._encode = encode
         self._known: dict[bytes, list[Tokens]] = {}
         self._used: dict[bytes, list[Tokens]] = {}
         self._kept = 0
 
-    def of(self, text: str) -> list[Tokens]:
+    def of(self, text: str, minimum_match: int | None = None) -> list[Tokens]:
         """Sequences that hold every n-gram to register; the text's own tokenisation comes first.
 
-        One of fewer than n tokens is a tokenisation of the whole text.
+        n is one less than the minimum match. A sequence of fewer than n tokens is a tokenisation of
+        the whole text.
         """
-        key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        n = (minimum_match or self.minimum_match) - 1
+        key = hashlib.sha256(b"%d " % n + text.encode("utf-8", "surrogatepass")).digest()
         found = self._used.get(key) or self._known.get(key)
         if found is None:
-            found = self._tokenised(text.strip())
+            found = self._tokenised(text.strip(), n)
         if key not in self._used and self._kept < _MOST_KEPT:
             self._used[key] = found
             self._kept += sum(map(len, found))
@@ -90,21 +89,21 @@ class Tokenisations:
         """Forget the texts that were not asked for since the last time."""
         self._known, self._used, self._kept = self._used, {}, 0
 
-    def _tokenised(self, text: str) -> list[Tokens]:
+    def _tokenised(self, text: str, n: int) -> list[Tokens]:
         if not text:
             return []
         unwrapped = _HARD_BREAK.sub(" ", text)
         variants = [text] if unwrapped == text else [text, unwrapped]
         found = [np.array(ids, np.uint32) for ids in self._encode(variants)]
         for variant in variants:
-            found += self._heads(variant, [0, *(m.end() for m in _START.finditer(variant))])
+            found += self._heads(variant, [0, *(m.end() for m in _START.finditer(variant))], n)
         return found
 
-    def _heads(self, text: str, starts: list[int]) -> list[Tokens]:
+    def _heads(self, text: str, starts: list[int], n: int) -> list[Tokens]:
         """The first tokens of the text from each start on, as they are not inside the text."""
-        enough = self.n - 1 + LEADING
+        enough = n - 1 + LEADING
         found: list[Tokens] = []
-        reach = 6 * self.n + 32
+        reach = 6 * n + 32
         while starts:
             short = []
             encoded = self._encode([_elsewhere(text, start, reach) for start in starts])
@@ -112,7 +111,7 @@ class Tokenisations:
                 to_end = start + reach >= len(text)
                 if not to_end and len(ids) < enough + _CUT:
                     short.append(start)
-                elif len(ids) >= self.n or start == 0:
+                elif len(ids) >= n or start == 0:
                     found.append(np.array(ids[:enough], np.uint32))
             starts, reach = short, 2 * reach
         return found

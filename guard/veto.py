@@ -12,7 +12,7 @@ forbidden.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ def compile_veto(
     tokenisations: Tokenisations,
     vocabulary: Vocabulary,
     progress: Callable[[str], None] = lambda shown: None,
+    limits: Mapping[str, int] | None = None,
 ) -> CompiledVeto:
     """Compile texts that must not come back verbatim.
 
@@ -53,6 +54,8 @@ def compile_veto(
         texts: (owner, text) pairs, taken one after the other.
         tokenisations: of the served model's tokenizer.
         progress: called after every text with how far it is.
+        limits: tokens of the shortest run that must not come out, by owner where it is not that of
+            the tokenisations.
 
     The reports hold `minimum_match`, `documents`, `tokens`, and how many documents are
     `too_short` to be vetoed. The hashes' key depends on the content, so that the same texts give
@@ -61,19 +64,18 @@ def compile_veto(
     Raises:
         CompileError: there are 2**31 n-grams or more.
     """
-    n, limit, special = (
-        tokenisations.n,
-        tokenisations.minimum_match,
-        np.flatnonzero(vocabulary.transparent),
-    )
-    shortest = min(n, SHORTEST)
+    special = np.flatnonzero(vocabulary.transparent)
     sequences: list[npt.NDArray[np.uint32]] = []
+    runs: list[int] = []
     reports: dict[str, dict[str, Any]] = {}
-    digest = hashlib.sha256(f"{vocabulary.fingerprint} {n}".encode())
+    digest = hashlib.sha256(vocabulary.fingerprint.encode())
     for done, (owner, text) in enumerate(texts, 1):
-        spoken = [ids[~np.isin(ids, special)] for ids in tokenisations.of(text)]
+        limit = (limits or {}).get(owner, tokenisations.minimum_match)
+        n, shortest = limit - 1, min(limit - 1, SHORTEST)
+        spoken = [ids[~np.isin(ids, special)] for ids in tokenisations.of(text, limit)]
         sequences += spoken
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        runs += [n] * len(spoken)
+        digest.update(b"%d " % n + text.encode("utf-8", "surrogatepass") + b"\0")
         length = len(spoken[0]) if spoken else 0
         report = reports.setdefault(
             owner, {"minimum_match": limit, "documents": 0, "tokens": 0, "too_short": 0}
@@ -84,7 +86,7 @@ def compile_veto(
         progress(f"documents: {done} tokenised")
     tokenisations.forget_unused()
     salt = int.from_bytes(digest.digest()[:8], "little")
-    table = compile_successors(sequences, n, vocabulary.size, shortest=shortest, salt=salt)
+    table = compile_successors(sequences, runs, vocabulary.size, shortest=SHORTEST, salt=salt)
     if max(len(table.tokens), len(table.keys)) >= 2**31:
         raise CompileError("the documents have more n-grams than one policy can hold")
     return CompiledVeto(table, reports)

@@ -19,6 +19,7 @@ from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Example, ForgetTarget
 from guard.follower import ActivePointer, followers
 from guard.uld.shelf import Shelf
+from guard.vetoed import VetoedCorpus
 from server.log import get_logger
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
@@ -83,7 +84,10 @@ class GuardCompiler:
         self.fingerprint = " ".join(parts)
 
     def compile(
-        self, targets: Sequence[ForgetTarget], progress: Callable[[str, float], None]
+        self,
+        targets: Sequence[ForgetTarget],
+        progress: Callable[[str, float], None],
+        corpora: Sequence[VetoedCorpus] = (),
     ) -> Compilation:
         """Compile all targets into a snapshot; embeddings of texts that left are forgotten.
 
@@ -104,6 +108,7 @@ class GuardCompiler:
             meanings=meanings,
             tokenisations=self._tokenisations,
             assistants=Shelf(self._assistants).names(),
+            corpora=corpora,
         )
         self._cache.keep_only(encoder.texts)
         return Compilation(compiled.digest, compiled.reports)

@@ -1,4 +1,4 @@
-"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `keys`, `corpus`,
+"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `keys`, `corpus`, `index`,
 `assistant`, `bench`, `eval` and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
@@ -17,6 +17,7 @@ from server.cli_attack import attack
 from server.cli_bench import bench_app
 from server.cli_corpus import corpus_app
 from server.cli_eval import eval_app
+from server.cli_index import index_app
 from server.cli_keys import keys_app
 from server.cli_settings import Fail, with_settings
 from server.settings import Settings
@@ -35,6 +36,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(assistant_app, name="assistant")
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(index_app, name="index")
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 app.command()(attack)

@@ -27,6 +27,34 @@ from server.provenance.files import find_files, read_documents
 from server.settings import Settings
 
 CorpusId = Annotated[str, typer.Argument(metavar="ID", help="The corpus's id.")]
+LabelOption = Annotated[
+    str | None, typer.Option(help="forget, unsafe, licensed, or allowed. [default: forget]")
+]
+TargetsOption = Annotated[
+    list[str] | None, typer.Option(help="Judge only answers steered for this target.")
+]
+ScopeOption = Annotated[
+    str | None,
+    typer.Option(help="matched: steered answers; always: every answer. [default: matched]"),
+]
+EnforcementOption = Annotated[
+    str | None, typer.Option(help="enforce, or observe: only recorded. [default: enforce]")
+]
+MinimumOption = Annotated[int | None, typer.Option(help="Shortest passage, in words. [default: 8]")]
+FrequencyOption = Annotated[
+    int | None, typer.Option(help="A passage that occurs more often is boilerplate.")
+]
+RateOption = Annotated[
+    float | None, typer.Option(help="That the threshold is calibrated for. [default: 0.02]")
+]
+VetoOption = Annotated[
+    bool | None,
+    typer.Option("--veto/--no-veto", help="Veto its documents in the worker, too. [default: no]"),
+]
+TokensOption = Annotated[
+    int | None,
+    typer.Option(help="Shortest run that is vetoed, in tokens. [default: the server's setting]"),
+]
 
 corpus_app = typer.Typer(help="Register documents whose passages no answer may hold.")
 
@@ -44,54 +72,87 @@ def add(
     ] = None,
     *,
     settings: Settings,
-    label: Annotated[
-        str | None, typer.Option(help="forget, unsafe, licensed, or allowed. [default: forget]")
-    ] = None,
-    target: Annotated[
-        list[str] | None, typer.Option(help="Judge only answers steered for this target.")
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(help="matched: steered answers; always: every answer. [default: matched]"),
-    ] = None,
-    enforcement: Annotated[
-        str | None, typer.Option(help="enforce, or observe: only recorded. [default: enforce]")
-    ] = None,
-    minimum_match: Annotated[
-        int | None, typer.Option(help="Shortest passage, in words. [default: 8]")
-    ] = None,
-    max_frequency: Annotated[
-        int | None, typer.Option(help="A passage that occurs more often is boilerplate.")
-    ] = None,
-    false_positive_rate: Annotated[
-        float | None, typer.Option(help="That the threshold is calibrated for. [default: 0.02]")
-    ] = None,
+    label: LabelOption = None,
+    target: TargetsOption = None,
+    scope: ScopeOption = None,
+    enforcement: EnforcementOption = None,
+    minimum_match: MinimumOption = None,
+    max_frequency: FrequencyOption = None,
+    false_positive_rate: RateOption = None,
+    veto: VetoOption = None,
+    minimum_match_tokens: TokensOption = None,
     wait: Wait = False,
     timeout: Timeout = 600,
     as_json: AsJson = False,
 ) -> None:
     """Make corpus ID where there is none, and add the documents in PATHs to it."""
-    asked = {
-        "label": label,
-        "targets": target or None,
-        "scope": scope,
-        "enforcement": enforcement,
-        "minimum_match": minimum_match,
-        "max_frequency": max_frequency,
-        "false_positive_rate": false_positive_rate,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = _given(
+        label=label,
+        targets=target,
+        scope=scope,
+        enforcement=enforcement,
+        minimum_match=minimum_match,
+        max_frequency=max_frequency,
+        false_positive_rate=false_positive_rate,
+        veto=veto,
+        minimum_match_tokens=minimum_match_tokens,
+    )
     files = find_files(paths) if paths else []
     with AdminClient.of(settings) as client:
         exists = any(corpus["id"] == corpus_id for corpus in client.corpora())
         if exists and given:
-            raise Fail(f"corpus {corpus_id} exists: its {', '.join(given)} cannot be changed")
+            raise Fail(
+                f"corpus {corpus_id} exists: its {', '.join(given)} can be changed with "
+                "`lethegate corpus change`"
+            )
         if exists and not files:
             raise Fail("name the files to add", status=2)
         answer = {} if exists else client.create_corpus({"id": corpus_id, **given})
         if files:
             answer = client.upload_documents(corpus_id, _lines(files))
         _follow(client, answer, wait, timeout, as_json)
+
+
+@corpus_app.command("change")
+@with_settings(CLIENT_SETTINGS)
+def change(
+    corpus_id: CorpusId,
+    *,
+    settings: Settings,
+    label: LabelOption = None,
+    target: TargetsOption = None,
+    scope: ScopeOption = None,
+    enforcement: EnforcementOption = None,
+    minimum_match: MinimumOption = None,
+    max_frequency: FrequencyOption = None,
+    false_positive_rate: RateOption = None,
+    veto: VetoOption = None,
+    minimum_match_tokens: TokensOption = None,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option(help="Set this to its default: targets, max-frequency, …"),
+    ] = None,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Change corpus ID's settings; its documents and its index stay as they are."""
+    given: dict[str, Any] = {name.replace("-", "_"): None for name in unset or ()}
+    given |= _given(
+        label=label,
+        targets=target,
+        scope=scope,
+        enforcement=enforcement,
+        minimum_match=minimum_match,
+        max_frequency=max_frequency,
+        false_positive_rate=false_positive_rate,
+        veto=veto,
+        minimum_match_tokens=minimum_match_tokens,
+    )
+    if not given:
+        raise Fail("name what to change", status=2)
+    with AdminClient.of(settings) as client:
+        _follow(client, client.change_corpus(corpus_id, given), wait, timeout, as_json)
 
 
 @corpus_app.command("list")
@@ -166,6 +227,11 @@ def verify(
     """Compare a corpus's whole index with its checksums."""
     with AdminClient.of(settings) as client:
         _follow(client, client.verify_corpus(corpus_id), True, timeout, as_json)
+
+
+def _given(**asked: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in asked.items() if value not in (None, [])}
 
 
 def _lines(files: list[Path]) -> Iterator[bytes]:

@@ -142,6 +142,10 @@ class AdminClient:
         """Register a corpus."""
         return self._call("POST", "/corpora", json=corpus)
 
+    def change_corpus(self, corpus_id: str, change: dict[str, Any]) -> dict[str, Any]:
+        """Change a corpus's settings."""
+        return self._call("PATCH", f"/corpora/{_quoted(corpus_id)}", json=change)
+
     def corpora(self) -> Iterator[dict[str, Any]]:
         """All corpora, page by page."""
         return self._pages("/corpora", "corpora")

@@ -135,6 +135,7 @@ def _serve(
         idle_seconds=IDLE_SECONDS if database.is_file else _SHARED_IDLE_SECONDS,
         housekeeping=lambda: _prune(settings, worklist, publisher),
         sync_documents=lambda targets: corpora.result().worker.sync_targets(targets),
+        vetoed_corpora=lambda: corpora.result().worker.vetoed(),
         on_fault=lambda: _end(server),
     )
     key_store = KeyStore(database)
@@ -149,7 +150,7 @@ def _serve(
     keys.publisher.start()
 
     def open_corpora() -> Corpora:
-        return _open_corpora(settings, database, store, metrics, lease.write)
+        return _open_corpora(settings, database, store, metrics, worker.notify, lease.write)
 
     leader = threading.Thread(
         target=_lead,
@@ -200,11 +201,16 @@ def _lead(
 
 
 def _open_corpora(
-    settings: Settings, database: Database, store: Store, metrics: ControlMetrics, write: Write
+    settings: Settings,
+    database: Database,
+    store: Store,
+    metrics: ControlMetrics,
+    notify: Callable[[], None],
+    write: Write,
 ) -> Corpora:
     from server.provenance.service import assemble_corpora
 
-    corpora = assemble_corpora(settings, database, store, metrics, write)
+    corpora = assemble_corpora(settings, database, store, metrics, notify, write)
     corpora.worker.start()
     return corpora
 

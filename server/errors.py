@@ -15,10 +15,6 @@ ServerError
 │   ├── Conflict              409: the id exists, or is being withdrawn
 │   ├── PreconditionFailed    412: If-Match names another revision
 │   ├── BodyTooLarge          413
-│   ├── RateLimited           429: a limit of the key is reached
-│   │   ├── RequestsLimited   429: of requests per minute
-│   │   ├── TokensLimited     429: of tokens per minute
-│   │   └── ConcurrencyLimited 429: of requests at once
 │   └── UnsupportedMediaType  415
 ├── ServerFault               the caller can only try again
 │   ├── GuardUnavailable      503: no decision can be made, so nothing is served
@@ -39,7 +35,9 @@ ServerError
 └── CorpusFault               a change of a corpus did not come into force everywhere
     ├── CorpusDamaged         its index cannot be read
     ├── CorpusRejected        a gateway could not load it
-    └── CorpusNotAcknowledged a live gateway did not answer in time
+    ├── CorpusNotAcknowledged a live gateway did not answer in time
+    ├── CorpusTooLarge        more text than may be vetoed
+    └── CorpusNotVetoed       the policy that vetoes it is not in force
 
 Messages never hold forget text or a value that a client sent.
 """
@@ -140,26 +138,6 @@ class BodyTooLarge(ClientFault):
     """The body is longer than the setting allows."""
 
 
-class RateLimited(ClientFault):
-    """A limit of the key is reached; `headers` tell how it stands."""
-
-    def __init__(self, message: str = "", *, retry_after_seconds: int | None = None) -> None:
-        super().__init__(message, retry_after_seconds=retry_after_seconds)
-        self.headers: dict[str, str] = {}
-
-
-class RequestsLimited(RateLimited):
-    """Too many requests in a minute."""
-
-
-class TokensLimited(RateLimited):
-    """Too many tokens in a minute."""
-
-
-class ConcurrencyLimited(RateLimited):
-    """Too many requests at once."""
-
-
 class UnsupportedMediaType(ClientFault):
     """The body is not declared as JSON."""
 
@@ -244,6 +222,14 @@ class CorpusNotAcknowledged(CorpusFault):
     """A live gateway did not acknowledge the corpora in time."""
 
 
+class CorpusTooLarge(CorpusFault):
+    """The vetoed corpora would have more text than the setting allows; nothing was added."""
+
+
+class CorpusNotVetoed(CorpusFault):
+    """The policy with the corpus's documents in its veto did not come into force."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
     """How one error class looks to a client; `message` replaces the error's own if given."""
@@ -275,10 +261,6 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     Conflict: ErrorRow(409, _CLIENT, "conflict"),
     PreconditionFailed: ErrorRow(412, _CLIENT, "precondition_failed"),
     BodyTooLarge: ErrorRow(413, _CLIENT, "body_too_large"),
-    RateLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
-    RequestsLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
-    TokensLimited: ErrorRow(429, "tokens", "rate_limit_exceeded"),
-    ConcurrencyLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
     UnsupportedMediaType: ErrorRow(415, _CLIENT, "unsupported_media_type"),
     ServerFault: _INTERNAL,
     GuardUnavailable: _GUARD,
@@ -300,6 +282,8 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     CorpusDamaged: ErrorRow(500, _SERVER, "corpus_damaged"),
     CorpusRejected: ErrorRow(500, _SERVER, "corpus_rejected"),
     CorpusNotAcknowledged: ErrorRow(503, _SERVER, "corpus_not_acknowledged"),
+    CorpusTooLarge: ErrorRow(422, _CLIENT, "corpus_too_large"),
+    CorpusNotVetoed: ErrorRow(500, _SERVER, "corpus_not_vetoed"),
     GuardError: _GUARD,
     CorporaUnusable: _GUARD,
     GuardParamsError: ErrorRow(
@@ -356,10 +340,6 @@ def reply_to(error: BaseException) -> ErrorReply:
     if row.status == 503:
         wait = error.retry_after_seconds if isinstance(error, ServerError) else None
         headers["retry-after"] = str(wait or 1)
-    if isinstance(error, RateLimited):
-        headers |= error.headers
-        if error.retry_after_seconds is not None:
-            headers["retry-after"] = str(error.retry_after_seconds)
     message = row.message or str(error) or row.code.replace("_", " ").capitalize() + "."
     return ErrorReply(row.status, error_body(message, row.type, row.code, param), headers)
 

@@ -35,8 +35,6 @@ from server.errors import (
     ServerError,
 )
 from server.guarding import Engine, Guard
-from server.keys.limited import KeyLimits, LimitedRequest
-from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
@@ -82,7 +80,6 @@ class Gateway:
         metrics: GatewayMetrics,
         keys: KeyRing,
         engine: Engine,
-        limiter: Limiter | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -90,7 +87,6 @@ class Gateway:
         self._metrics = metrics
         self._keys = keys
         self._engine = engine
-        self._limits = KeyLimits(limiter, settings, metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -119,40 +115,27 @@ class Gateway:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
         caller = self._authenticate(scope, endpoint)
-        if endpoint.handling is Handling.READY:
+        if endpoint.handling is Handling.PASS:
+            await self._pass(scope, receive, send)
+        elif endpoint.handling is Handling.READY:
             ready = await readiness(self._guard, self._keys, self._app, scope)
             await send_reply(send, ready, [])
-        elif scope["method"] != "POST":
-            await self._app(scope, receive, send)
         else:
-            with self._limits.request(caller, endpoint, send) as request:
-                await self._take(request, endpoint, caller, scope, receive)
-
-    async def _take(
-        self,
-        request: LimitedRequest,
-        endpoint: Endpoint,
-        caller: Caller,
-        scope: Scope,
-        receive: Receive,
-    ) -> None:
-        """Read the body of a request that its key may make, and serve it."""
-        passes = endpoint.handling is Handling.PASS
-        if not passes:
             require_json(scope)
-        raw = await read_body(scope, receive, request.max_body_bytes)
-        if raw is None:
-            return
-        if passes:
-            # Vectors and counts of texts; nothing is generated.
-            request.reserve(len(raw), {"max_tokens": 0})
-            await self._app(scope, replay(raw, receive), request.send)
-            return
-        body = await self._parse(raw)
-        request.reserve(len(raw), body)
-        request_id = header(scope, b"x-request-id")
-        call = _Call(APIS[endpoint.handling], raw, body, caller, request_id)
-        await self._guarded(call, scope, receive, request.send)
+            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            if raw is not None:
+                body = await self._parse(raw)
+                request_id = header(scope, b"x-request-id")
+                call = _Call(APIS[endpoint.handling], raw, body, caller, request_id)
+                await self._guarded(call, scope, receive, send)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            raw = await read_body(scope, receive, self._settings.max_body_bytes)
+            if raw is None:
+                return
+            receive = replay(raw, receive)
+        await self._app(scope, receive, send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
         return self._keys.admit(_authorization(scope)) if endpoint.needs_key else ANONYMOUS

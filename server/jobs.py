@@ -18,6 +18,7 @@ from typing import Any
 
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
+from guard.vetoed import VetoedCorpus
 from server.errors import (
     NotReady,
     PolicyFault,
@@ -67,6 +68,7 @@ class JobWorker:
         idle_seconds: float = IDLE_SECONDS,
         housekeeping: Callable[[], None] = lambda: None,
         sync_documents: Callable[[Sequence[ForgetTarget]], None] = lambda targets: None,
+        vetoed_corpora: Callable[[], Sequence[VetoedCorpus]] = tuple,
         on_fault: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -79,6 +81,7 @@ class JobWorker:
         self._longest_idle_seconds = idle_seconds
         self._housekeeping = housekeeping
         self._sync_documents = sync_documents
+        self._vetoed_corpora = vetoed_corpora
         self._on_fault = on_fault
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -238,7 +241,7 @@ class JobWorker:
                 self._worklist.report_progress(batch, stage, fraction)
 
         try:
-            compiled = self._compiler.compile(plan.targets, progress)
+            compiled = self._compiler.compile(plan.targets, progress, self._vetoed_corpora())
         except (CompileError, PolicyFault) as error:
             raise PolicyNotCompiled(str(error)) from None
         except (_Stopped, StoreFault, OSError):

@@ -48,14 +48,6 @@ class Failure(StrEnum):
     OVERLOADED = "overloaded"
 
 
-class Limit(StrEnum):
-    """Which limit of a key was reached."""
-
-    REQUESTS = "requests"
-    TOKENS = "tokens"
-    CONCURRENCY = "concurrency"
-
-
 SURFACES = frozenset(
     {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
 )
@@ -191,15 +183,8 @@ class GatewayMetrics:
             "Lists of API keys that this gateway could not read; the one it has goes on ruling.",
             registry=registry,
         )
-        self._limited = Counter(
-            "lethegate_limited_requests_total",
-            "Requests refused because a limit of their key was reached.",
-            ["limit"],
-            registry=registry,
-        )
         registry.register(WorkerCollector(facts))
         _tell_build(registry)
-        _begin(self._limited, Limit)
         _begin(self._requests, Verdict)
         _begin(self._failures, Failure)
         _begin(self._bypasses, (Failure.GUARD_ERROR, Failure.NO_POLICY))
@@ -257,10 +242,6 @@ class GatewayMetrics:
     def record_corpora_failure(self) -> None:
         """Count corpora that could not be loaded."""
         self._corpora_failures.inc()
-
-    def record_limited(self, limit: Limit) -> None:
-        """Count a request that a limit of its key refused."""
-        self._limited.labels(limit.value).inc()
 
     def set_keys(self, generation: int) -> None:
         """Tell which list of API keys this gateway applies."""

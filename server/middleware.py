@@ -17,9 +17,7 @@ from server.auth import load_keyring
 from server.exposition import with_worker_facts
 from server.gateway import Gateway
 from server.guarding import Engine
-from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
-from server.keys.limits import Limiter
 from server.log import configure_logging
 from server.metrics import GatewayMetrics
 from server.screening import Screening
@@ -48,7 +46,6 @@ class GuardMiddleware:
         self._screening.start(self._metrics)
         self._keys = KeysFollower(self._settings.keys, self._metrics)
         self._keys.start()
-        self._limiter = Limiter(Counters(self._settings.keys))
         self._gateway: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +65,6 @@ class GuardMiddleware:
             metrics=self._metrics,
             keys=load_keyring(self._settings, self._keys.current),
             engine=_engine(vllm_app),
-            limiter=self._limiter,
         )
 
 

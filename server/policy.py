@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from detectors.targets import ForgetTarget
+from guard.vetoed import VetoedCorpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,14 @@ class Compiler(Protocol):
         ...
 
     def compile(
-        self, targets: Sequence[ForgetTarget], progress: Callable[[str, float], None]
+        self,
+        targets: Sequence[ForgetTarget],
+        progress: Callable[[str, float], None],
+        corpora: Sequence[VetoedCorpus] = (),
     ) -> Compilation:
         """Compile all targets; `progress` is called with a stage and a fraction in 0..1.
+
+        The documents of `corpora` are vetoed.
 
         Raises:
             CompileError: these targets cannot be compiled.

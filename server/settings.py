@@ -99,6 +99,11 @@ class Settings(BaseModel):
         le=256,
         description="Tokens of a registered document that a steered answer may not give in a row.",
     )
+    veto_max_characters: int = Field(
+        default=50_000_000,
+        ge=1000,
+        description="Most text of all vetoed corpora together; the worker takes 3 bytes for each.",
+    )
     assistant_memory_gib: float = Field(
         default=0.0,
         ge=0,
@@ -123,18 +128,6 @@ class Settings(BaseModel):
         default=8 * MIB,
         ge=1024,
         description="Longest request body accepted, in bytes; longer is a 413.",
-    )
-    requests_per_minute: int | None = Field(
-        default=None, ge=1, description="Requests a minute of a key that has no limit of its own."
-    )
-    tokens_per_minute: int | None = Field(
-        default=None, ge=1, description="Tokens a minute of a key that has no limit of its own."
-    )
-    concurrent_requests: int | None = Field(
-        default=None,
-        ge=1,
-        le=10_000,
-        description="Requests at once of a key that has no limit of its own.",
     )
     max_upload_bytes: int = Field(
         default=1024 * MIB,

@@ -57,6 +57,7 @@ class JobKind(StrEnum):
     EXPIRE = "expire"
     RECOMPILE = "recompile"
     CORPUS_CREATE = "corpus_create"
+    CORPUS_CHANGE = "corpus_change"
     CORPUS_ADD = "corpus_add"
     CORPUS_WITHDRAW = "corpus_withdraw"
     CORPUS_DELETE = "corpus_delete"
@@ -74,6 +75,7 @@ class CorpusStatus(StrEnum):
 
 CORPUS_KINDS = (
     JobKind.CORPUS_CREATE,
+    JobKind.CORPUS_CHANGE,
     JobKind.CORPUS_ADD,
     JobKind.CORPUS_WITHDRAW,
     JobKind.CORPUS_DELETE,

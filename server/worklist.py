@@ -71,12 +71,12 @@ class Worklist:
             connection.execute(update(targets).where(compiling).values(pending))
             return connection.execute(update(jobs).where(running).values(queued)).rowcount
 
-    def request_recompile(self) -> None:
-        """Queue a job that compiles the policy as it stands, unless one waits already."""
+    def request_recompile(self) -> JobRecord:
+        """Queue a job that compiles the policy as it stands, or give the one that waits already."""
         waits = (jobs.c.kind == JobKind.RECOMPILE) & (jobs.c.state == JobState.QUEUED)
         with self._write() as connection:
-            if connection.scalar(select(func.count()).select_from(jobs).where(waits)) == 0:
-                add_job(connection, JobKind.RECOMPILE, {})
+            waiting = load_jobs(connection, select(jobs).where(waits).limit(1))
+            return waiting[0] if waiting else add_job(connection, JobKind.RECOMPILE, {})
 
     def take(self) -> list[JobRecord]:
         """Set every queued job to running and return them, oldest first."""

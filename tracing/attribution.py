@@ -11,7 +11,14 @@ import numpy as np
 from tracing.bci import BestWindow, Nats, best_window, raw_bci
 from tracing.container import Array
 from tracing.index import View
-from tracing.matching import Occurrence, Span, matched_lengths, maximal_spans, occurrences
+from tracing.matching import (
+    Holder,
+    Occurrence,
+    Span,
+    matched_lengths,
+    maximal_spans,
+    occurrences,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +54,16 @@ class Attribution:
 
 
 def attribute(
-    view: View, output: Array, surprisal: Nats, limits: Limits, allowed: Sequence[View] = ()
+    view: View | Holder,
+    output: Array,
+    surprisal: Nats,
+    limits: Limits,
+    allowed: Sequence[View] = (),
 ) -> list[Attribution]:
     """All maximal spans of an output with their judgement, in order.
 
     Args:
-        view: the index of registered documents.
+        view: the index of registered documents, here or on other machines.
         output: [n] symbols.
         surprisal: [n] nats of each word under a background corpus.
         limits: see there.

@@ -6,6 +6,7 @@ TracingError
 │   ├── IndexCorrupt        a checksum, a size or the format does not fit
 │   ├── IndexMismatch       it was made for another view (normaliser, tokenizer, depth)
 │   └── IndexLocked         another process writes to it
+├── ClusterUnavailable      Ray is not installed, or not there
 ├── UnknownDocument         no live document has that number
 ├── TooLong                 a document or a segment has more words than one segment may hold
 └── CalibrationTooSmall     too few benign texts for the asked false-positive rate
@@ -36,6 +37,10 @@ class IndexMismatch(IndexProblem):
 
 class IndexLocked(IndexProblem):
     """Another process writes to this index."""
+
+
+class ClusterUnavailable(TracingError):
+    """Ray is not installed, or cannot be reached."""
 
 
 class UnknownDocument(TracingError, KeyError):

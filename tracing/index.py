@@ -10,31 +10,19 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-from tracing.container import Array, flush_directory
+from tracing.building import Built, Encoder, Recipe
+from tracing.container import flush_directory
 from tracing.document import Document
 from tracing.errors import IndexCorrupt, IndexLocked, IndexMismatch, IndexMissing, UnknownDocument
-from tracing.manifest import MANIFEST, Manifest, SegmentName, read_manifest, write_manifest
-from tracing.segment import Entry, Segment, open_segment, record, write_segment
+from tracing.manifest import MANIFEST, Manifest, read_manifest, write_manifest
+from tracing.segment import Segment, open_segment
 from tracing.tiers import due_for_merge, due_for_purge
 
 _LOCK = "LOCK"
-
-
-class Encoder(Protocol):
-    """What turns a text into symbols: the word view, or a tokenizer."""
-
-    @property
-    def name(self) -> str:
-        """Names what the symbols mean; an index of another name is refused."""
-
-    def symbols(self, text: str) -> Array:
-        """[n] unsigned 16 or 32 bits, none of them 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +87,14 @@ class Index:
             IndexLocked: another process writes to it.
         """
         self._directory, self._encoder = directory, encoder
-        self._keep_text, self._segment_words, self._verify = keep_text, segment_words, verify
+        self._segment_words, self._verify = segment_words, verify
         self._commits, self._builds = threading.Lock(), threading.Lock()
         self._lock = None if read_only else _lock(directory)
         try:
             self._manifest = self._first_manifest(depth)
+            self._recipe = Recipe(
+                directory, encoder, self._manifest.depth, keep_text, segment_words
+            )
             self.view = View(0, self._manifest.depth, ())
             self.refresh()
             if not read_only:
@@ -155,23 +146,27 @@ class Index:
 
         Reads them as a stream: no more than one segment's words are in memory.
         """
+        return self.adopt(lambda recipe, first: recipe.build(documents, first))
+
+    def adopt(self, build: Callable[[Recipe, int], Built]) -> list[int]:
+        """Add the documents of segments that `build` makes, which may be done elsewhere; as `add`.
+
+        `build` is given how segments of this index are made and its first document's number.
+        """
         with self._builds:
             first = self._manifest.next_id
-            number = first
-            made: list[SegmentName] = []
             try:
-                for batch in self._batches(documents, first):
-                    made.append(self._write(batch))
-                    number = batch[-1].document_id + 1
-                if not made:
+                built = build(self._recipe, first)
+                if not built.segments:
                     return []
                 with self._commits:
-                    segments = (*self._manifest.segments, *made)
-                    self._commit(self._manifest.successor(next_id=number, segments=segments))
+                    segments = (*self._manifest.segments, *built.segments)
+                    next_id = built.next_id
+                    self._commit(self._manifest.successor(next_id=next_id, segments=segments))
             except BaseException:
                 self._discard_unused()
                 raise
-        return list(range(first, number))
+        return list(range(first, built.next_id))
 
     def withdraw(self, ids: Iterable[int], *, erase: bool = False) -> None:
         """Take documents out of every match, at once and durably.
@@ -239,32 +234,11 @@ class Index:
         write_manifest(self._directory, manifest)
         self._manifest, self.view = manifest, view
 
-    def _batches(self, documents: Iterable[Document], number: int) -> Iterator[list[Entry]]:
-        batch: list[Entry] = []
-        words = 0
-        for document in documents:
-            symbols = self._encoder.symbols(document.text)
-            if batch and words + len(symbols) > self._segment_words:
-                yield batch
-                batch, words = [], 0
-            kept = record(document, keep_text=self._keep_text)
-            batch.append(Entry(number, symbols, kept))
-            words += len(symbols)
-            number += 1
-        if batch:
-            yield batch
-
-    def _write(self, entries: Sequence[Entry]) -> SegmentName:
-        name = f"{uuid.uuid4().hex}.segment"
-        checksum = write_segment(self._directory / name, entries, depth=self._manifest.depth)
-        flush_directory(self._directory)
-        return SegmentName(name, checksum, sum(len(entry.symbols) for entry in entries))
-
     def _rebuild(self, names: Sequence[str]) -> None:
         """Replace segments by one with their live documents; the caller holds `_builds`."""
         old = [segment for segment in self.view.segments if segment.name in names]
         entries = sorted((e for s in old for e in s.entries()), key=lambda e: e.document_id)
-        made = (self._write(entries),) if entries else ()
+        made = (self._recipe.write(entries),) if entries else ()
         left = {entry.document_id for entry in entries}
         dropped = {i for segment in old for i in segment.ids.tolist()} - left
         with self._commits:

@@ -31,6 +31,7 @@ from tracing.matching import (
     occurrences,
     short_lengths,
     streamed_lengths,
+    with_shorter,
 )
 
 # Nats per word of a short text that is taken for a secret: rarer than one word in a million.
@@ -297,15 +298,11 @@ def _candidates(corpus: Watched, text: Symbols, old: int, lengths: Lengths) -> l
     """The matches at new places that have to be judged; `lengths` [k] of the new places."""
     found = np.flatnonzero(lengths >= corpus.minimum)
     candidates = [(old + i, int(lengths[i]), corpus) for i in found.tolist()]
-    if not any(segment.short for segment in corpus.view.segments):
+    if not with_shorter(corpus.view, corpus.minimum):
         return candidates
-    short = short_lengths(corpus.view, text)
-    candidates += [
-        (end, int(short[end]), corpus)
-        for end in np.flatnonzero(short).tolist()
-        if end >= old and short[end] < corpus.minimum
-    ]
-    return candidates
+    short = short_lengths(corpus.view, text, corpus.minimum)
+    ends = np.flatnonzero(short).tolist()
+    return candidates + [(end, int(short[end]), corpus) for end in ends if end >= old]
 
 
 def _place(candidate: _Candidate) -> tuple[int, int]:

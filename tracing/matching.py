@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from tracing.search import (
 from tracing.segment import Segment
 
 Lengths = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,58 @@ class Occurrence:
 
     document_id: int
     first: int
+
+
+class Holder(Protocol):
+    """Who searches segments: this process a view's, or other machines theirs (`tracing.cluster`).
+
+    Queries are [n] uint32 symbols; a run is given by the place that it ends at and its length.
+    """
+
+    def lengths(self, query: Array, minimum: int) -> tuple[Lengths, Lengths]:
+        """`matched_lengths` and `short_lengths`, [n] int32 each."""
+        ...
+
+    def counts(
+        self, query: Array, runs: tuple[Array, Array], whole: tuple[Array, Array]
+    ) -> tuple[Int64, Int64]:
+        """How often live documents have each run, and how many are one of `whole`; as int64."""
+        ...
+
+    def occurrences(self, query: Array, span: Span, limit: int) -> list[Occurrence]:
+        """Up to `limit` live occurrences of a span."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A view's segments, searched here."""
+
+    view: View
+
+    def lengths(self, query: Array, minimum: int) -> tuple[Lengths, Lengths]:
+        """See `Holder`."""
+        return matched_lengths(self.view, query, minimum), short_lengths(self.view, query, minimum)
+
+    def counts(
+        self, query: Array, runs: tuple[Array, Array], whole: tuple[Array, Array]
+    ) -> tuple[Int64, Int64]:
+        """See `Holder`."""
+        counts, copies = np.zeros(len(runs[0]), np.int64), np.zeros(len(whole[0]), np.int64)
+        for segment in self.view.segments:
+            counts += _ranges(segment, query, *runs)[1]
+            copies += _copies(segment, query, *whole) if segment.short else 0
+        return counts, copies
+
+    def occurrences(self, query: Array, span: Span, limit: int) -> list[Occurrence]:
+        """See `Holder`."""
+        found: list[Occurrence] = []
+        for segment in self.view.segments:
+            places = _places(segment, query, span, limit - len(found))
+            found += [Occurrence(*at) for at in segment.locate(places, span.length)]
+            if len(found) >= limit:
+                break
+        return found
 
 
 def matched_lengths(view: View, output: Array, minimum: int) -> Lengths:
@@ -91,41 +145,43 @@ def streamed_lengths(view: View, rows: Array, sizes: Array, minimum: int) -> Len
     return lengths
 
 
-def maximal_spans(view: View, output: Array, minimum: int) -> list[Span]:
+def maximal_spans(view: View | Holder, output: Array, minimum: int) -> list[Span]:
     """All maximal matches of at least `minimum` symbols, in order, with their counts.
 
     An output shorter than `minimum` is looked up as a whole, so that a short answer is not free.
     Whole documents that are shorter than the minimum are found too.
     """
-    query = _query(output)
+    holder, query = _holder(view), _query(output)
     minimum = max(1, min(minimum, len(query)))
-    lengths = matched_lengths(view, query, minimum)
-    ends = maximal_ends(lengths)
-    counts = np.zeros(len(ends), np.int64)
-    for s in view.segments:
-        counts += _ranges(s, query, ends, lengths[ends])[1]
-    found = [
-        Span(end + 1 - length, end + 1, count)
-        for end, length, count in zip(
-            ends.tolist(), lengths[ends].tolist(), counts.tolist(), strict=True
-        )
+    lengths, short = holder.lengths(query, minimum)
+    ends, whole = maximal_ends(lengths), _outermost(short)
+    runs, wholes = (ends, lengths[ends]), (whole, short[whole])
+    counts, copies = holder.counts(query, runs, wholes)
+    found = _spans(*runs, counts)
+    kept = [
+        span
+        for span in _spans(*wholes, copies, whole=True)
+        if not any(f.start <= span.start and span.end <= f.end for f in found)
     ]
-    short = _short_spans(view, query, minimum)
-    kept = [s for s in short if not any(f.start <= s.start and s.end <= f.end for f in found)]
     return sorted([*found, *kept], key=lambda span: span.start)
 
 
-def short_lengths(view: View, output: Array) -> Lengths:
-    """Per place, the longest whole document of fewer words than the view's depth that ends there.
+def short_lengths(view: View, output: Array, minimum: int) -> Lengths:
+    """Per place, the longest whole document of fewer words than `minimum` that ends there.
 
     [n] int32, 0 where there is none.
     """
     lengths = np.zeros(len(output), np.int32)
-    with_short = [segment for segment in view.segments if segment.short]
+    with_short = with_shorter(view, minimum)
     query = _query(output) if with_short else output
     for s in with_short:
-        match_short(*_tables(s), s.gate, s.dead, s.depth, s.short, query, lengths)
+        match_short(*_tables(s), s.gate, s.dead, s.depth, minimum, s.short, query, lengths)
     return lengths
+
+
+def with_shorter(view: View, minimum: int) -> list[Segment]:
+    """The segments that have whole documents of fewer words than `minimum`, at most 63."""
+    return [segment for segment in view.segments if segment.short & ((1 << minimum) - 1)]
 
 
 def count_window(view: View, output: Array, length: int) -> int:
@@ -141,16 +197,11 @@ def maximal_ends(lengths: Lengths) -> npt.NDArray[np.int64]:
     return np.flatnonzero((lengths > 0) & (following <= lengths))
 
 
-def occurrences(view: View, output: Array, span: Span, limit: int = 10) -> list[Occurrence]:
+def occurrences(
+    view: View | Holder, output: Array, span: Span, limit: int = 10
+) -> list[Occurrence]:
     """Up to `limit` live occurrences of a span of an output."""
-    query = _query(output)
-    found: list[Occurrence] = []
-    for segment in view.segments:
-        places = _places(segment, query, span, limit - len(found))
-        found += [Occurrence(*at) for at in segment.locate(places, span.length)]
-        if len(found) >= limit:
-            break
-    return found
+    return _holder(view).occurrences(_query(output), span, limit)
 
 
 def _places(segment: Segment, query: Array, span: Span, limit: int) -> npt.NDArray[np.int64]:
@@ -177,23 +228,31 @@ def _live(segment: Segment, low: int, high: int, limit: int) -> Iterator[int]:
             yield place
 
 
-def _short_spans(view: View, query: Array, minimum: int) -> list[Span]:
-    """Whole documents that are too short to be found as matches, none within another."""
-    lengths = short_lengths(view, query)
-    with_short = [segment for segment in view.segments if segment.short]
-    spans = []
-    first = len(query)
-    none = np.empty(0, np.int64)
+def _holder(view: View | Holder) -> Holder:
+    return Held(view) if isinstance(view, View) else view
+
+
+def _spans(ends: Array, lengths: Array, counts: Array, *, whole: bool = False) -> list[Span]:
+    rows = zip(ends.tolist(), lengths.tolist(), counts.tolist(), strict=True)
+    return [Span(end + 1 - length, end + 1, count, whole) for end, length, count in rows]
+
+
+def _outermost(lengths: Lengths) -> Int64:
+    """The places at which a whole document ends that is in none that ends behind it."""
+    found: list[int] = []
+    first = len(lengths)
     for end in np.flatnonzero(lengths)[::-1].tolist():
-        length = int(lengths[end])
-        if length >= minimum or end + 1 - length >= first:
-            continue
-        first = end + 1 - length
-        counts = (
-            whole_documents(*_tables(s), s.dead, query, end, length, none) for s in with_short
-        )
-        spans.append(Span(first, end + 1, sum(counts), whole=True))
-    return spans
+        if end + 1 - int(lengths[end]) < first:
+            first = end + 1 - int(lengths[end])
+            found.append(end)
+    return np.array(found[::-1], np.int64)
+
+
+def _copies(segment: Segment, query: Array, ends: Array, lengths: Array) -> Int64:
+    none = np.empty(0, np.int64)
+    rows = zip(ends.tolist(), lengths.tolist(), strict=True)
+    tables = (*_tables(segment), segment.dead, query)
+    return np.array([whole_documents(*tables, *row, none) for row in rows], np.int64)
 
 
 def _ranges(

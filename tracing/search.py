@@ -294,18 +294,21 @@ def match_short(
     gate: Array,
     dead: Array,
     depth: int,
+    minimum: int,
     short: int,
     query: Array,
     lengths: Array,
 ) -> None:
-    """Raise `lengths` [m] int32 to the longest whole document, shorter than `depth`, ending there.
+    """Raise `lengths` [m] int32 to the longest whole document, below `minimum`, that ends there.
 
     Bit k of `short` tells whether there are documents of k symbols.
     """
     none = np.empty(0, np.int64)
     for end in range(query.shape[0]):
-        for length in range(min(depth - 1, end + 1), lengths[end], -1):
-            if not (short >> length) & 1 or not passes(gate, run_hash(query, end, -1, length)):
+        for length in range(min(minimum - 1, end + 1), lengths[end], -1):
+            if not (short >> length) & 1:
+                continue
+            if not passes(gate, run_hash(query, end, -1, min(length, depth))):
                 continue
             if whole_documents(
                 text, suffixes, symbols, first, buckets, shift, dead, query, end, length, none

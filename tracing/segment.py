@@ -54,7 +54,7 @@ class Segment:
     records: Array  # uint8
     shift: int
     depth: int
-    short: int
+    short: int  # bit k: there are documents of k words; up to 62
     dead: Array = field(default_factory=lambda: _EMPTY)  # [n / 8] uint8, or none
     withdrawn: frozenset[int] = frozenset()
 
@@ -129,7 +129,6 @@ def write_segment(path: Path, entries: Sequence[Entry], *, depth: int) -> int:
     del ranks
     first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     lengths = [len(entry.record) for entry in entries]
-    short = sum(1 << size for size in set(sizes.tolist()) if 0 < size < depth)
     arrays: dict[str, Array] = {
         "text": text,
         "suffixes": suffixes,
@@ -143,15 +142,17 @@ def write_segment(path: Path, entries: Sequence[Entry], *, depth: int) -> int:
         "record_at": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         "records": np.frombuffer(b"".join(entry.record for entry in entries), np.uint8),
     }
-    return write_container(path, {"shift": shift, "depth": depth, "short": short}, arrays)
+    return write_container(path, {"shift": shift, "depth": depth}, arrays)
 
 
 def open_segment(path: Path) -> Segment:
     """Map a segment file; see `tracing.container.open_container` for its errors."""
     container = open_container(path)
     try:
-        return Segment(path.name, container, **{**container.arrays, **container.meta})
-    except TypeError:
+        short = _short(container.arrays["sizes"])
+        fields = {**container.arrays, **container.meta, "short": short}
+        return Segment(path.name, container, **fields)
+    except (KeyError, TypeError):
         raise IndexCorrupt(f"{path.name} is not a segment") from None
 
 
@@ -169,6 +170,11 @@ def reversed_text(
     for start, size, document in zip(starts.tolist(), sizes.tolist(), documents, strict=True):
         text[start : start + size] = document[::-1]
     return text, starts.astype(np.int64), sizes
+
+
+def _short(sizes: Array) -> int:
+    counts = np.bincount(np.minimum(sizes, 63), minlength=64)[1:63]
+    return sum(1 << size for size, count in enumerate(counts.tolist(), 1) if count)
 
 
 def _alphabet(text: Array) -> tuple[Array, Array, npt.NDArray[np.int32], int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ _NAMES = ("keys", "starts", "tokens", "buckets", "dense_keys", "dense", "lengths
 class SuccessorTable:
     """A compiled table. C runs, S successors, H runs with a bitmask, V tokens.
 
-    `lengths` are the sizes of run to look up, n - 1 first; shorter ones stand for whole documents
-    of fewer than n tokens.
+    `lengths` are the sizes of run to look up, the longest first: n - 1 of every n that documents
+    have, and shorter ones for whole documents of fewer tokens.
     """
 
     keys: Array  # [C] uint64, sorted
@@ -121,7 +122,7 @@ class SuccessorTable:
 
 def compile_successors(
     documents: Iterable[Array | Sequence[int]],
-    n: int,
+    n: int | Sequence[int],
     num_tokens: int,
     *,
     never: Sequence[int] = (),
@@ -132,7 +133,8 @@ def compile_successors(
 
     Args:
         documents: token ids of each document, integers below `num_tokens`.
-        n: length of the shortest run of tokens that must not come out; at least 2.
+        n: length of the shortest run of tokens that must not come out, of each document where they
+            differ; at least 2.
         num_tokens: of the model's vocabulary, padding included.
         never: tokens that are never vetoed: the ends of text.
         shortest: a document of fewer than n tokens but at least so many is vetoed as a whole.
@@ -141,8 +143,9 @@ def compile_successors(
     Raises:
         ValueError: n is below 2.
     """
-    if n < 2:
-        raise ValueError(f"an n-gram needs two tokens, got n={n}")
+    least = n if isinstance(n, int) else min(n, default=2)
+    if least < 2:
+        raise ValueError(f"an n-gram needs two tokens, got n={least}")
     key = secrets.randbits(64) if salt is None else salt
     pairs, lengths = _pairs(documents, n, max(2, shortest), np.uint64(key))
     hashes, tokens = _distinct(*pairs)
@@ -169,15 +172,19 @@ def compile_successors(
 
 
 def _pairs(
-    documents: Iterable[Array | Sequence[int]], n: int, shortest: int, salt: np.uint64
+    documents: Iterable[Array | Sequence[int]],
+    n: int | Sequence[int],
+    shortest: int,
+    salt: np.uint64,
 ) -> tuple[tuple[Array, Array], list[int]]:
     """Hash of every run, and the token behind it; and which lengths of run there are."""
     hashes, tokens = [np.empty(0, np.uint64)], [np.empty(0, np.uint32)]
     lengths: set[int] = set()
-    for document in documents:
+    limits = repeat(n) if isinstance(n, int) else n
+    for document, limit in zip(documents, limits, strict=False):
         ids = np.array(document, np.uint32)
-        run = min(n, len(ids)) - 1
-        if run >= shortest - 1:
+        run = min(limit, len(ids)) - 1
+        if run >= min(shortest, limit) - 1:
             hashes.append(hash_runs(ids, run, salt))
             tokens.append(ids[run:])
             lengths.add(run)

@@ -142,7 +142,7 @@ class _Veto:
         self._encode, self._n = vocabulary.encode, n
         runs = Tokenisations(lambda batch: [vocabulary.encode(t) for t in batch], n)
         sequences = [ids for text in texts for ids in runs.of(text)]
-        self._table: SuccessorTable = compile_successors(sequences, runs.n, len(vocabulary.tokens))
+        self._table: SuccessorTable = compile_successors(sequences, n - 1, len(vocabulary.tokens))
 
     def outcome(self, text: str, *, split: bool = False) -> _Outcome:
         """Where the first token of a text is that would have been forbidden."""

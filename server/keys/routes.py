@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from server.access import Admin, Auditor
-from server.keys.counters import last_uses
 from server.keys.publisher import KeyPublisher
 from server.keys.schemas import (
     KeyChanged,
@@ -37,10 +35,6 @@ class Keys:
     def put_in_force(self) -> bool:
         """Publish what was stored; whether every live gateway applies it."""
         return self.publisher.put_in_force(IN_FORCE_SECONDS)
-
-    def last_uses(self, key_ids: Sequence[str]) -> dict[str, float]:
-        """When keys were last used on this machine."""
-        return last_uses(self.publisher.directory, key_ids)
 
 
 def _keys(request: Request) -> Keys:
@@ -75,8 +69,7 @@ def list_keys(
 ) -> KeyPage:
     """List keys, oldest first, each by the first characters of its secrets."""
     found = here.store.page(after, limit + 1)
-    used = here.last_uses([key.id for key in found])
-    page = [KeyOut.of(key, used.get(key.id)) for key in found[:limit]]
+    page = [KeyOut.of(key) for key in found[:limit]]
     return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
@@ -85,7 +78,7 @@ def get_key(key_id: KeyPath, here: Here, role: Auditor, response: Response) -> K
     """One key."""
     record = here.store.key(key_id)
     response.headers["etag"] = record.etag
-    found: KeyOut = KeyOut.of(record, here.last_uses([key_id]).get(key_id))
+    found: KeyOut = KeyOut.of(record)
     return found
 
 

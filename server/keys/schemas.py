@@ -37,15 +37,6 @@ class _Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LimitsIn(_Input):
-    """A key's limits; without one the server's setting holds."""
-
-    requests_per_minute: Annotated[int, Field(strict=True, ge=1, le=10**9)] | None = None
-    tokens_per_minute: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
-    concurrent_requests: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = None
-    max_body_bytes: Annotated[int, Field(strict=True, ge=1024, le=2**40)] | None = None
-
-
 TargetIds = Annotated[list[TargetId], Field(max_length=1_000)]
 
 
@@ -63,7 +54,6 @@ class KeyIn(_Input):
     targets: TargetIds | None = None
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
-    limits: LimitsIn = LimitsIn()
 
     def columns(self) -> dict[str, Any]:
         """As the store's columns."""
@@ -77,15 +67,12 @@ class KeyIn(_Input):
                 "labels": self.labels,
                 "enforcement": self.enforcement.value,
             },
-            "limits": self.limits.model_dump(),
+            "limits": {},
         }
 
 
 class KeyPatch(_Input):
-    """What is to change of a key; what is left out stays, null takes away what may be missing.
-
-    `limits` are replaced as a whole.
-    """
+    """What is to change of a key; what is left out stays, null takes away what may be missing."""
 
     name: KeyName = ""
     disabled: StrictBool = False
@@ -93,7 +80,6 @@ class KeyPatch(_Input):
     targets: TargetIds | None = None
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
-    limits: LimitsIn = LimitsIn()
 
     def columns(self, known: KeyRecord) -> dict[str, Any]:
         """The store's columns after the change of a known key."""
@@ -122,10 +108,7 @@ class SecretOut(BaseModel):
 
 
 class KeyOut(BaseModel):
-    """A key without its secret; `secrets` oldest first, two while a rotation is under way.
-
-    `last_used_at` is true to the minute, and for the machine of this control process.
-    """
+    """A key without its secret; `secrets` oldest first, two while a rotation is under way."""
 
     id: str
     name: str
@@ -135,15 +118,13 @@ class KeyOut(BaseModel):
     targets: list[str] | None
     labels: dict[str, str] | None
     enforcement: Enforcement
-    limits: LimitsIn
-    last_used_at: datetime | None
     secrets: list[SecretOut]
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, record: KeyRecord, used_at: float | None = None, **more: Any) -> Any:
-        """From the store; `used_at` in seconds since the epoch."""
+    def of(cls, record: KeyRecord, **more: Any) -> Any:
+        """From the store."""
         gone = record.expires_at is not None and record.expires_at <= datetime.now(UTC).timestamp()
         return cls(
             id=record.id,
@@ -154,8 +135,6 @@ class KeyOut(BaseModel):
             targets=record.scope.get("targets"),
             labels=record.scope.get("labels"),
             enforcement=record.scope.get("enforcement", Enforcement.ENFORCE),
-            limits=LimitsIn.model_validate(record.limits),
-            last_used_at=_time(None if used_at is None else used_at // 60 * 60),
             secrets=[
                 SecretOut(
                     prefix=secret.prefix,

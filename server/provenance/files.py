@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from server.errors import ServerError
+from tracing.document import Document
 
 TEXTS = frozenset({".txt", ".md", ".markdown", ".text"})
 LINES = frozenset({".jsonl", ".ndjson"})
@@ -68,6 +69,13 @@ def read_documents(path: Path, advance: Callable[[int], None]) -> Iterator[dict[
         raise UnreadableFile(f"{path} is not UTF-8") from None
     except (OSError, EOFError, lzma.LZMAError) as error:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
+
+
+def documents_of(path: Path) -> Iterator[Document]:
+    """A file's documents for an index; see `read_documents` for errors."""
+    for fields in read_documents(path, lambda count: None):
+        metadata = {str(k): str(v) for k, v in dict(fields.get("metadata") or {}).items()}
+        yield Document(fields["text"], str(fields["source"]), metadata)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from detectors.targets import Enforcement, Scope
 from guard.background import background, word_view
-from guard.decision import Decision, Verdict
+from guard.decision import Decision
 from guard.errors import CorporaUnusable
 from guard.follower import Active, ActivePointer, Follower
 from guard.nets import AnswerNets, MakeNet
@@ -56,13 +56,13 @@ class CorporaState:
     ) -> Judge | None:
         """What the answer to a request is held against; None if nothing applies to it.
 
-        A matched corpus judges steered answers, and where it names targets those steered for one
-        of them; an always-on corpus judges every answer. Of targets' documents only those of the
-        `covered` targets count, where not all are.
+        A matched corpus judges answers that are steered for a target, and where it names targets
+        for one of them; an always-on corpus judges every answer. Of targets' documents only those
+        of the `covered` targets count, where not all are.
         """
         detections = (*decision.detections, *decision.observed)
         targets = frozenset(detection.target_id for detection in detections)
-        steered = decision.verdict is Verdict.STEER
+        steered = decision.steers_for_targets
         found = tuple(
             entry.id
             for entry, watched in self.watched

@@ -9,6 +9,7 @@ from server.provenance.library import Library
 from server.provenance.publication import Publication
 from server.provenance.schemas import CorpusOut
 from server.provenance.store import CorpusRecord, CorpusStore
+from server.provenance.veto import CorpusVeto
 from server.records import utc
 from tracing.index import View
 
@@ -16,8 +17,11 @@ from tracing.index import View
 class Overview:
     """Puts store, indexes and what is published together."""
 
-    def __init__(self, store: CorpusStore, library: Library, publication: Publication) -> None:
+    def __init__(
+        self, store: CorpusStore, library: Library, publication: Publication, veto: CorpusVeto
+    ) -> None:
         self._store, self._library, self._publication = store, library, publication
+        self._veto = veto
 
     def of(self, records: Sequence[CorpusRecord], *, described: bool) -> list[CorpusOut]:
         """Corpora for the admin API; `described` adds the operator's description."""
@@ -27,6 +31,7 @@ class Overview:
             published = {entry.id: entry for entry in self._publication.entries()}
         except CorporaUnusable:
             published = {}
+        vetoed = self._veto.in_force()
         found = []
         for record in records:
             view = self._library.view(record.directory)
@@ -43,6 +48,9 @@ class Overview:
                     minimum_match=asked.minimum_match,
                     max_frequency=asked.max_frequency,
                     false_positive_rate=asked.false_positive_rate,
+                    veto=asked.veto,
+                    minimum_match_tokens=asked.minimum_match_tokens,
+                    vetoed=vetoed.get(record.id, {}).get("veto"),
                     status=record.status,
                     threshold=None if entry is None else round(entry.threshold, 4),
                     documents=counts.get(record.id, 0),

@@ -55,7 +55,7 @@ class Publication:
         self._publisher, self._stopped = publisher, stopped
         self._timeout_seconds = acknowledge_timeout_seconds
         self._lock = threading.Lock()
-        # By the index's state and the allowed ones': calibrated once per state.
+        # By the index's state, the allowed ones' and the limits: calibrated once for each.
         self._thresholds: dict[tuple[object, ...], float] = {}
 
     def generation(self) -> int:
@@ -214,7 +214,7 @@ class Publication:
         rate: float,
     ) -> float:
         states = tuple((name, state.generation) for name, state in allowed)
-        key = (directory, view.generation, states)
+        key = (directory, view.generation, states, minimum, max_frequency, rate)
         if key not in self._thresholds:
             self._thresholds = {k: v for k, v in self._thresholds.items() if k[0] != directory}
             self._thresholds[key] = calibrated(

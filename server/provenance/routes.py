@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs
 
@@ -22,6 +24,7 @@ from server.provenance.schemas import (
     AttributeOut,
     BlockPage,
     CorpusAccepted,
+    CorpusChange,
     CorpusIn,
     CorpusOut,
     CorpusPage,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from server.provenance.overview import Overview
     from server.provenance.registry import Places
     from server.provenance.store import CorpusStore
+    from server.provenance.veto import CorpusVeto
     from server.provenance.worker import CorpusWorker
 
 # The types of an upload that is read line by line, beyond the bound of other bodies.
@@ -59,6 +63,7 @@ class Corpora:
     library: Library
     overview: Overview
     worker: CorpusWorker
+    veto: CorpusVeto
     attributor: Attributor
     audit: AuditLog
     max_upload_bytes: int
@@ -102,6 +107,21 @@ def get_corpus(corpus_id: CorpusPath, here: Here, role: Auditor) -> CorpusOut:
     """One corpus with its status, sizes and threshold."""
     record = here.store.corpus(corpus_id)
     return here.overview.of([record], described=role >= Role.ADMIN)[0]
+
+
+@router.patch("/corpora/{corpus_id}", status_code=202)
+def change_corpus(
+    corpus_id: CorpusPath, change: CorpusChange, here: Here, role: Admin
+) -> CorpusAccepted:
+    """Change a corpus's settings; its index stays as it is, its threshold is calibrated anew."""
+
+    def changed(corpus: CorpusIn) -> CorpusIn:
+        with _as_body():
+            return change.of(corpus)
+
+    record = here.store.corpus(corpus_id)
+    here.veto.require_room(replace(record, settings=changed(record.settings)))
+    return _accepted(here, corpus_id, here.store.change(corpus_id, changed))
 
 
 @router.delete("/corpora/{corpus_id}", status_code=202)
@@ -295,14 +315,22 @@ async def _receive(request: Request, upload: UploadWriter) -> None:
 
 def _parse(body: bytes) -> DocumentsIn:
     try:
-        return DocumentsIn.model_validate_json(body)
+        with _as_body():
+            return DocumentsIn.model_validate_json(body)
+    except UnicodeDecodeError:
+        raise MalformedBody("The body is not UTF-8.") from None
+
+
+@contextmanager
+def _as_body() -> Iterator[None]:
+    """What is invalid in the block is told as a fault of the request's body."""
+    try:
+        yield
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False)
         raise RequestValidationError(
             [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
         ) from None
-    except UnicodeDecodeError:
-        raise MalformedBody("The body is not UTF-8.") from None
 
 
 def _accepted(here: Corpora, corpus_id: str, job: JobRecord) -> CorpusAccepted:

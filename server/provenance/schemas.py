@@ -52,14 +52,43 @@ class CorpusIn(_Input):
     minimum_match: MatchWords = DEFAULT_MATCH
     max_frequency: Annotated[int, Field(strict=True, ge=1)] | None = None
     false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] = 0.02
+    veto: bool = False
+    minimum_match_tokens: Annotated[int, Field(strict=True, ge=4, le=256)] | None = None
 
     @model_validator(mode="after")
     def _allowed_refuses_nothing(self) -> CorpusIn:
-        if self.label is Label.ALLOWED and (self.targets or self.scope is Scope.ALWAYS):
+        refuses = self.targets or self.scope is Scope.ALWAYS or self.veto
+        if self.label is Label.ALLOWED and refuses:
             raise PydanticCustomError(
-                "allowed", "an allowed corpus refuses nothing: it takes neither targets nor scope"
+                "allowed",
+                "an allowed corpus refuses nothing: it takes neither targets nor scope nor veto",
             )
         return self
+
+
+class CorpusChange(_Input):
+    """New settings of a corpus; what is not given stays, and null is the default."""
+
+    description: Note | None = None
+    label: Label | None = None
+    targets: Annotated[list[TargetId], Field(max_length=1000)] | None = None
+    scope: Scope | None = None
+    enforcement: Enforcement | None = None
+    minimum_match: MatchWords | None = None
+    max_frequency: Annotated[int, Field(strict=True, ge=1)] | None = None
+    false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] | None = None
+    veto: bool | None = None
+    minimum_match_tokens: Annotated[int, Field(strict=True, ge=4, le=256)] | None = None
+
+    def of(self, corpus: CorpusIn) -> CorpusIn:
+        """The corpus with the change.
+
+        Raises:
+            ValidationError: the settings do not go together.
+        """
+        kept = {k: v for k, v in corpus.model_dump().items() if k not in self.model_fields_set}
+        given = self.model_dump(exclude_unset=True, exclude_none=True)
+        return CorpusIn.model_validate(kept | given)
 
 
 class DocumentsIn(_Input):
@@ -80,7 +109,9 @@ class CorpusOut(BaseModel):
     """A corpus; `description` is null unless an admin asks.
 
     `threshold` is in nats per word: what scores above it is refused. `words` and `documents` count
-    what can be matched now; `index_generation` grows with every change of the index.
+    what can be matched now; `index_generation` grows with every change of the index. `vetoed` is
+    what the workers' table has of it: minimum match, documents, tokens, and how many documents are
+    too short for it; null where it has nothing.
     """
 
     id: str
@@ -92,6 +123,9 @@ class CorpusOut(BaseModel):
     minimum_match: int
     max_frequency: int | None
     false_positive_rate: float
+    veto: bool
+    minimum_match_tokens: int | None
+    vetoed: dict[str, int] | None
     status: str
     threshold: float | None
     documents: int

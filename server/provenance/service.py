@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from server.activation import SnapshotPublisher
 from server.database import Database, Write
@@ -16,9 +17,11 @@ from server.provenance.publication import Publication
 from server.provenance.registry import Places
 from server.provenance.routes import Corpora
 from server.provenance.store import CorpusStore
+from server.provenance.veto import CorpusVeto
 from server.provenance.worker import CorpusWorker
 from server.settings import Settings
 from server.store import Store
+from server.worklist import Worklist
 
 
 def assemble_corpora(
@@ -26,11 +29,13 @@ def assemble_corpora(
     database: Database,
     store: Store,
     metrics: ControlMetrics,
+    notify: Callable[[], None],
     write: Write | None = None,
 ) -> Corpora:
     """Everything about corpora; its worker is not started yet.
 
-    `write` begins the worker's transactions that may write, by default the database's own.
+    `notify` is called when a job for the policy's worker is queued; `write` begins the worker's
+    transactions that may write, by default the database's own.
     """
     places = Places(settings.corpora)
     places.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -44,12 +49,26 @@ def assemble_corpora(
         acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
         stopped=stopped,
     )
+    veto = CorpusVeto(
+        store,
+        Worklist(database, write),
+        own,
+        library,
+        SnapshotPublisher(settings.state_dir, settings.snapshots),
+        settings.snapshots,
+        notify=notify,
+        limit=settings.veto_max_characters,
+        stopped=stopped,
+    )
     return Corpora(
         places=places,
         store=CorpusStore(database),
         library=library,
-        overview=Overview(own, library, publication),
-        worker=CorpusWorker(places, own, library, publication, metrics=metrics, stopped=stopped),
+        overview=Overview(own, library, publication, veto),
+        worker=CorpusWorker(
+            places, own, library, publication, veto, metrics=metrics, stopped=stopped
+        ),
+        veto=veto,
         attributor=Attributor(library, publication, lambda t, i: _target_text(store, t, i)),
         audit=AuditLog(places.audit),
         max_upload_bytes=settings.max_upload_bytes,

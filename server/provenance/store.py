@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,6 +110,22 @@ class CorpusStore:
                 raise Conflict("A corpus with this id exists.", param="id") from None
             return _queue(connection, JobKind.CORPUS_CREATE, corpus.id, {})
 
+    def change(self, corpus_id: str, change: Callable[[CorpusIn], CorpusIn]) -> JobRecord:
+        """Store other settings of a corpus, and the job that brings them into force.
+
+        Raises:
+            NotFound: there is no such corpus.
+            Conflict: it is being withdrawn.
+        """
+        with self._database.write() as connection:
+            known = _get(connection, corpus_id)
+            if known.status is CorpusStatus.WITHDRAWN:
+                raise Conflict("The corpus is being withdrawn.", param="id")
+            settings = change(known.settings).model_dump(mode="json")
+            values = {"settings": settings, "updated_at": time.time()}
+            connection.execute(update(corpora).where(corpora.c.id == corpus_id).values(values))
+            return _queue(connection, JobKind.CORPUS_CHANGE, corpus_id, {})
+
     def request(self, kind: JobKind, corpus_id: str, payload: Mapping[str, Any]) -> JobRecord:
         """Queue a job on a corpus.
 
@@ -180,6 +196,13 @@ class CorpusStore:
         )
         with self._database.read() as connection:
             return {row[0]: int(row[1]) for row in connection.execute(query)}
+
+    def count_characters(self, corpus_ids: Collection[str]) -> int:
+        """How many characters the documents of these corpora have."""
+        here = corpus_documents.c.corpus_id.in_(list(corpus_ids))
+        query = select(func.sum(corpus_documents.c.characters)).where(here)
+        with self._database.read() as connection:
+            return int(connection.scalar(query) or 0)
 
     def recover(self) -> None:
         """Queue again what a dead process was running."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from detectors.targets import ForgetTarget
 from guard.errors import GuardError
+from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
 from server.log import fault_fields, get_logger
 from server.metrics import ControlMetrics
@@ -22,6 +24,7 @@ from server.provenance.publication import Publication
 from server.provenance.registry import Places
 from server.provenance.store import CorpusJob, CorpusRecord, CorpusStore, DocumentRecord
 from server.provenance.uploads import UploadedDocument, read_upload
+from server.provenance.veto import CorpusVeto
 from server.tables import CorpusStatus, JobKind, JobState
 from tracing.document import Document
 from tracing.errors import IndexProblem, TracingError
@@ -43,12 +46,14 @@ class CorpusWorker:
         store: CorpusStore,
         library: Library,
         publication: Publication,
+        veto: CorpusVeto,
         *,
         metrics: ControlMetrics,
         stopped: threading.Event,
     ) -> None:
         self._places, self._store, self._library = places, store, library
-        self._publication, self._metrics, self._stop = publication, metrics, stopped
+        self._publication, self._veto = publication, veto
+        self._metrics, self._stop = metrics, stopped
         self._born = time.time()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
@@ -80,6 +85,14 @@ class CorpusWorker:
                 self._publication.wait(self._publication.publish())
         except CorpusFault as fault:
             raise as_policy_fault(fault) from None
+
+    def vetoed(self) -> Sequence[VetoedCorpus]:
+        """The corpora that a policy is to veto; for the policy's job.
+
+        Raises:
+            PolicyNotCompiled: one of them cannot be read.
+        """
+        return self._veto.wanted()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -156,6 +169,7 @@ class CorpusWorker:
         record = self._store.corpus(job.corpus_id)
         works = {
             JobKind.CORPUS_CREATE: self._create,
+            JobKind.CORPUS_CHANGE: self._change,
             JobKind.CORPUS_ADD: self._add,
             JobKind.CORPUS_WITHDRAW: self._withdraw,
             JobKind.CORPUS_DELETE: self._delete,
@@ -165,8 +179,12 @@ class CorpusWorker:
 
     def _create(self, _job: CorpusJob, record: CorpusRecord) -> str:
         self._index(record)
-        self._put_into_force()
+        self._put_into_force(record)
         self._store.set_status(record.id, CorpusStatus.ACTIVE)
+        return ""
+
+    def _change(self, _job: CorpusJob, record: CorpusRecord) -> str:
+        self._put_into_force(record)
         return ""
 
     def _add(self, job: CorpusJob, record: CorpusRecord) -> str:
@@ -176,17 +194,18 @@ class CorpusWorker:
         if base is None:
             base = index.next_id
             self._store.note_payload(job, {**job.payload, "base": base})
-        wanted = self._unknown(record, upload)
+        wanted = partial(self._unknown, record, upload)
         if index.next_id == base:
+            self._veto.require_room(record, sum(len(d.document.text) for d in wanted()))
             # Else an earlier run of this job was cut short after its documents were in the index.
-            index.add(self._told(job, wanted))
+            index.add(self._told(job, wanted()))
         now = time.time()
         rows = (
             DocumentRecord(number, d.document.source, d.sha256, len(d.document.text), now)
-            for number, d in enumerate(self._unknown(record, upload), base)
+            for number, d in enumerate(wanted(), base)
         )
         self._store.add_documents(record.id, rows)
-        self._put_into_force()
+        self._put_into_force(record)
         added = index.next_id - base
         return f"{added} documents added"
 
@@ -198,11 +217,14 @@ class CorpusWorker:
         self._store.remove_documents(record.id, job.payload["numbers"])
         if job.payload["erase"]:
             index.erase()
-        self._put_into_force()
+        self._put_into_force(record)
+        if job.payload["erase"]:
+            self._veto.erase(record)
         return f"{len(gone)} documents withdrawn"
 
     def _delete(self, _job: CorpusJob, record: CorpusRecord) -> str:
-        self._put_into_force()
+        self._put_into_force(record)
+        self._veto.erase(record)
         self._library.drop(record.directory)
         self._store.delete_corpus(record.id)
         return ""
@@ -211,14 +233,16 @@ class CorpusWorker:
         index = self._index(record)
         index.verify()
         # Read anew, it may be sound again: a file was put back.
-        self._put_into_force()
+        self._put_into_force(record)
         view = index.view
         return f"{len(view.segments)} segments, {len(view.live_ids())} documents, no fault"
 
-    def _put_into_force(self) -> None:
+    def _put_into_force(self, record: CorpusRecord) -> None:
+        """Bring a change into force in every gateway, then in every worker."""
         generation = self._publication.publish()
         self._publication.wait(generation)
         self._metrics.set_corpora_generation(generation)
+        self._veto.bring_into_force(record)
         self._measure()
 
     def _index(self, record: CorpusRecord) -> Index:

@@ -15,13 +15,14 @@ from guard.compiler import compile_policy
 from guard.decision import Verdict
 from guard.errors import SnapshotCorrupt
 from guard.follower import Active
-from guard.key_scope import ALL_TARGETS
+from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.loading import load_part
 from guard.policy import Policy
 from guard.snapshot import load_snapshot
 from guard.token_filter import Position, TokenFilter
 from guard.tokenisations import Tokenisations
 from guard.units import Units
+from guard.vetoed import VetoedCorpus, corpora_in
 from guard.vocabulary import Vocabulary
 from tracing.document import Document
 
@@ -255,3 +256,75 @@ def test_documents_of_enforced_targets_are_vetoed(tmp_path):
     )
     assert "veto" not in policy.reports["two"]
     assert [[text.encode()[35] + 1]] == part.successors.vetoes(run, np.array([15]))
+
+
+@pytest.mark.parametrize("scope", [Scope.MATCHED, Scope.ALWAYS])
+def test_corpora_are_vetoed(tmp_path, scope):
+    """Their documents are in the table and nowhere else; always-on ones steer every request."""
+    text = "The harbour was dark, and nobody rowed across the water that night."
+    corpus = VetoedCorpus("book", scope, 8, "state-1", lambda: [text])
+    policy = compile_policy(
+        [target()],
+        encoder=ENCODER,
+        vocabulary=VOCABULARY,
+        snapshots=tmp_path,
+        alpha=0.01,
+        progress=lambda stage, done: None,
+        tokenisations=Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 16),
+        corpora=[corpus],
+    )
+    snapshot = load_snapshot(tmp_path, policy.digest)
+    part = load_part(tmp_path, policy.digest, VOCABULARY, [0])
+    run = np.array([[b + 1 for b in text.encode()[20:27]]])
+    gateway = policy_of(snapshot)
+    decision = gateway.decide(classify(gateway, "How do I cook rice?"))
+    stored = b"".join(path.read_bytes() for path in snapshot.directory.iterdir())
+
+    assert [[text.encode()[27] + 1]] == part.successors.vetoes(run, np.array([7]))
+    assert corpora_in(snapshot.directory) == {
+        "book": {
+            "id": "book",
+            "scope": scope,
+            "state": "state-1",
+            "veto": {"minimum_match": 8, "documents": 1, "tokens": len(text), "too_short": 0},
+        }
+    }
+    assert "veto" not in policy.reports["moreau"]
+    assert b"harbour" not in stored
+    always = scope is Scope.ALWAYS
+    assert (decision.verdict is Verdict.STEER) is always
+    assert (decision.targets, decision.items, decision.detections) == ((), (), ())
+    assert gateway.decide([detection("moreau")]).targets == (0,)
+
+
+def test_an_always_vetoed_corpus_alone_enforces(tmp_path):
+    """Without any target every request is steered, and what cannot be guarded is refused."""
+    corpus = VetoedCorpus("book", Scope.ALWAYS, None, "1", lambda: ["a text " * 20])
+    policy = compile_policy(
+        [],
+        encoder=ENCODER,
+        vocabulary=VOCABULARY,
+        snapshots=tmp_path,
+        alpha=0.01,
+        progress=lambda stage, done: None,
+        tokenisations=Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 9),
+        corpora=[corpus],
+    )
+    gateway = policy_of(load_snapshot(tmp_path, policy.digest))
+
+    observing = KeyScope(enforcement=Enforcement.OBSERVE)
+
+    assert gateway.enforces_for(ALL_TARGETS)
+    assert gateway.decide(()).verdict is Verdict.STEER
+    assert not gateway.enforces_for(observing)
+    assert gateway.decide((), observing).verdict is Verdict.ALLOW
+    with pytest.raises(ValueError, match="tokenizer"):
+        compile_policy(
+            [],
+            encoder=ENCODER,
+            vocabulary=VOCABULARY,
+            snapshots=tmp_path,
+            alpha=0.01,
+            progress=lambda stage, done: None,
+            corpora=[corpus],
+        )

@@ -122,6 +122,30 @@ def test_texts_become_a_table_and_reports():
     assert [{1, 2, 4}, {1, 2}, set()] == forbidden(veto, np.arange(3), [-1] * 3, in_place=True)
 
 
+def test_owners_may_have_limits_of_their_own():
+    """A longer run and a shorter one are each forbidden where their owner says, and reported."""
+    text = "a bb ccc dddd a ccc bb bb dddd ccc a a bb ccc"
+    tokenisations = Tokenisations(encode, 12)
+    compiled = compile_veto(
+        [("one", text), ("two", text)], tokenisations, VOCABULARY, limits={"two": 6}
+    )
+    veto = Veto(compiled.table, PREFIXES, VOCABULARY)
+    ids = encode([text])[0]
+    veto.seed(0, [], ids[:4])
+    veto.seed(1, [], ids[:3])
+    alone = Veto(
+        compile_veto([("one", text)], tokenisations, VOCABULARY).table, PREFIXES, VOCABULARY
+    )
+    alone.seed(0, [], ids[:4])
+    alone.seed(1, [], ids[:10])
+
+    assert {"one": 12, "two": 6} == {
+        owner: report["minimum_match"] for owner, report in compiled.reports.items()
+    }
+    assert [True, False] == [bool(f) for f in forbidden(veto, np.arange(2), [-1] * 2, True)]
+    assert [False, True] == [bool(f) for f in forbidden(alone, np.arange(2), [-1] * 2, True)]
+
+
 def test_without_texts_there_is_nothing_to_do():
     """An empty table is known as such, and moving a slot on is harmless."""
     table = compile_veto([], Tokenisations(encode, 8), VOCABULARY).table

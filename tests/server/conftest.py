@@ -29,8 +29,6 @@ from guard.shield import OutputShield
 from server.auth import KeyRing, Role
 from server.gateway import Gateway
 from server.guarding import Engine
-from server.keys.counters import Counters
-from server.keys.limits import Limiter
 from server.metrics import GatewayMetrics
 from server.settings import Settings
 
@@ -336,7 +334,6 @@ class Stack:
     registry: CollectorRegistry
     url: str
     http: httpx.Client
-    counters: Counters
 
     def chat(self, text: str = "hi", **fields: Any) -> httpx.Response:
         """POST a chat."""
@@ -364,7 +361,6 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         keys: dict[str, Role] | None = None, keyring: KeyRing | None = None, **settings: Any
     ) -> Stack:
         vllm, guard, registry = FakeVllm(), RuleGuard(), CollectorRegistry()
-        counters = Counters(tmp_path / "keys")
         gateway = Gateway(
             vllm.app(),
             settings=Settings(state_dir=tmp_path, **settings),
@@ -372,12 +368,11 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             metrics=GatewayMetrics(registry),
             keys=keyring or KeyRing(keys or {}),
             engine=Engine("demo", vllm.vocabulary.decode),
-            limiter=Limiter(counters),
         )
         url, stop = _serve(gateway)
         http = httpx.Client(base_url=url, timeout=10)
-        stopping.extend((counters.close, stop, http.close))
-        return Stack(vllm, guard, registry, url, http, counters)
+        stopping.extend((stop, http.close))
+        return Stack(vllm, guard, registry, url, http)
 
     yield start
     for stop in reversed(stopping):

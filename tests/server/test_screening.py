@@ -289,6 +289,8 @@ def test_steered_answers_are_held_against_corpora(tmp_path, encoder, activate):
     assert ids(steered.enforced) == ["book", "matched"]
     assert isinstance(steered.enforced[0](), TraceShield)
     assert len(steered.enforced) == 2
+    vetoed = screen(screening, "How do I cook rice?")
+    assert ids(screening.nets(replace(vetoed, verdict=Verdict.STEER)).enforced) == ["book"]
 
 
 def test_the_gateway_waits_for_the_workers(screening, activate, settings):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tracing.building import Recipe
 from tracing.document import Document
 from tracing.errors import IndexCorrupt, IndexLocked, IndexMismatch, IndexMissing, UnknownDocument
 from tracing.index import Index
@@ -238,14 +239,14 @@ def test_withdrawals_during_a_merge_hold(open_index, letters, monkeypatch):
     """What is withdrawn while its segment is written anew is withdrawn in the new one."""
     index = open_index(["abcd", "efgh"], ["ijkl"])
     index.withdraw([0])
-    write = index._write
+    write = Recipe.write
 
-    def slow(entries):
-        made = write(entries)
+    def slow(recipe, entries):
+        made = write(recipe, entries)
         index.withdraw([1])
         return made
 
-    monkeypatch.setattr(index, "_write", slow)
+    monkeypatch.setattr(Recipe, "write", slow)
     index.erase()
 
     assert [2] == index.view.live_ids()

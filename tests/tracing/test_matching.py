@@ -67,10 +67,13 @@ def test_streaming_agrees_with_the_whole(open_index, letters, segments, output, 
 
 
 @CHECKS
-@given(SEGMENTS, st.sets(st.integers(0, 11)), LETTERS)
-def test_short_documents_are_found_whole(open_index, letters, segments, withdrawn, output):
-    """A document below the minimum is found where all of it stands in the output."""
-    index = open_index(*segments, depth=5)
+@given(SEGMENTS, st.sets(st.integers(0, 11)), LETTERS, st.integers(2, 7))
+def test_short_documents_are_found_whole(open_index, letters, segments, withdrawn, output, depth):
+    """A document below the minimum is found where all of it stands in the output.
+
+    Whatever minimum the index was made for.
+    """
+    index = open_index(*segments, depth=depth)
     gone = withdrawn & set(index.view.live_ids())
     index.withdraw(gone)
     texts = _texts(segments, gone).values()

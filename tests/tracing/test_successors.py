@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tracing.matching import Span, occurrences
 from tracing.successors import SuccessorTable, compile_successors
 
 TOKENS = st.lists(st.integers(0, 3), max_size=12)
@@ -47,6 +48,58 @@ def test_vetoes_are_exact(documents, rows, n, never):
     found = table.vetoes(*_rows(rows, 6))
 
     assert expected == found
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.tuples(TOKENS, st.integers(2, 5)), max_size=5),
+    st.lists(TOKENS, min_size=1, max_size=4),
+    st.integers(2, 5),
+)
+def test_every_document_has_its_own_limit(documents, rows, shortest):
+    """One table over documents of several limits vetoes what one table for each does."""
+    texts, limits = [d for d, _ in documents], [n for _, n in documents]
+    table = compile_successors(texts, limits, 10, shortest=shortest)
+    expected = [
+        sorted(set().union(*(_plain([d], n, min(shortest, n), [], row) for d, n in documents)))
+        for row in rows
+    ]
+
+    assert expected == table.vetoes(*_rows(rows, 6))
+
+
+@settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(st.lists(TOKENS, min_size=1, max_size=3), min_size=1, max_size=3),
+    st.sets(st.integers(0, 8), max_size=3),
+    st.lists(TOKENS, min_size=1, max_size=4),
+    st.integers(2, 5),
+)
+def test_the_table_agrees_with_the_token_view(open_index, batches, gone, rows, n):
+    """At every step: the vetoed tokens are those behind all live occurrences in the index.
+
+    The index has a token as the character behind it, as no symbol is 0.
+    """
+    index = open_index(*(["".join(chr(t + 1) for t in d) for d in batch] for batch in batches))
+    index.withdraw(gone & set(index.view.live_ids()))
+    live = {number: index.view.document(number).text for number in index.view.live_ids()}
+    table = compile_successors(
+        [[ord(char) - 1 for char in text] for text in live.values()], n, 10, shortest=n
+    )
+
+    for row in rows:
+        for end in range(n - 1, len(row) + 1):
+            run = np.array([token + 1 for token in row[end - n + 1 : end]], np.uint32)
+            found = occurrences(index.view, run, Span(0, n - 1, 0), limit=1000)
+            behind = {live[at.document_id][at.first + n - 1 :][:1] for at in found}
+
+            assert [sorted(ord(char) - 1 for char in behind - {""})] == table.vetoes(
+                *_rows([row[:end]], n)
+            )
 
 
 @settings(deadline=None, max_examples=50)

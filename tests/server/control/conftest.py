@@ -84,6 +84,7 @@ def settings(tmp_path: Path) -> Settings:
             "auditor_keys": ["auditor-key"],
             "api_keys": ["client-key"],
             "acknowledge_timeout_seconds": 10,
+            "veto_max_characters": 100_000,
         }
     )
 
@@ -206,9 +207,13 @@ def admin(
     """An admin's client of the admin API, on a real loopback server."""
     registry = CollectorRegistry()
     metrics = ControlMetrics(registry)
-    corpora = assemble_corpora(settings, database, store, metrics)
+    corpora = assemble_corpora(settings, database, store, metrics, lambda: worker.notify())
+    worker = make_worker(
+        metrics=metrics,
+        sync_documents=corpora.worker.sync_targets,
+        vetoed_corpora=corpora.worker.vetoed,
+    )
     corpora.worker.start()
-    worker = make_worker(metrics=metrics, sync_documents=corpora.worker.sync_targets)
     assistants = Assistants(Shelf(settings.assistants), settings, store, publisher, refuse_foreign)
     key_store = KeyStore(database)
     keys = Keys(key_store, KeyPublisher(key_store, settings.keys))

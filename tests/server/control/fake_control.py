@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
+from guard.vetoed import VetoedCorpus, corpora_document
 from server.activation import SnapshotPublisher
 from server.control import own_directory, serve_control
 from server.policy import Compilation
@@ -35,9 +36,12 @@ class QuickCompiler:
         self._seconds = seconds
 
     def compile(
-        self, targets: Sequence[ForgetTarget], progress: Callable[[str, float], None]
+        self,
+        targets: Sequence[ForgetTarget],
+        progress: Callable[[str, float], None],
+        corpora: Sequence[VetoedCorpus] = (),
     ) -> Compilation:
-        """Write `{id: description}` of all targets under its SHA-256."""
+        """Write `{id: description}` of all targets, and the corpora, under their SHA-256."""
         self.calls.append([target.id for target in targets])
         for step in range(5):
             progress("encoding", step / 5)
@@ -45,8 +49,10 @@ class QuickCompiler:
         if any(target.labels.get("fail") == "compile" for target in targets):
             raise CompileError("a target is labelled to fail")
         content = json.dumps({target.id: target.description for target in targets}).encode()
-        digest = hashlib.sha256(content).hexdigest()
-        self._write(digest, content)
+        counted = {c.owner: {"documents": len(list(c.texts()))} for c in corpora}
+        vetoed = json.dumps(corpora_document(corpora, counted)).encode()
+        digest = hashlib.sha256(content + vetoed).hexdigest()
+        self._write(digest, {"policy.json": content, "corpora.json": vetoed})
         reports = {target.id: {"phrases": len(target.phrases)} for target in targets}
         return Compilation(digest, reports)
 
@@ -56,13 +62,14 @@ class QuickCompiler:
         warnings = [f"previewed beside {len(others)} others"]
         return {"alpha": 0.005, "thresholds": {"prompt": bounds}, "warnings": warnings}
 
-    def _write(self, digest: str, content: bytes) -> None:
+    def _write(self, digest: str, files: Mapping[str, bytes]) -> None:
         final = self._snapshots / digest
         if final.exists():
             return
         draft = self._snapshots / f"draft-{uuid.uuid4().hex}"
         draft.mkdir(parents=True)
-        (draft / "policy.json").write_bytes(content)
+        for name, content in files.items():
+            (draft / name).write_bytes(content)
         draft.rename(final)
 
 

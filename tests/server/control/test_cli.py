@@ -161,6 +161,9 @@ def test_corpora_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> N
     documents = json.loads(run("corpus", "show", "papers", "--documents", "--json").stdout)
     shown = json.loads(run("corpus", "show", "papers", "1").stdout)
     verified = run("corpus", "verify", "papers")
+    changes = ("--minimum-match", "5", "--no-veto", "--unset", "max-frequency", "--wait")
+    changed = run("corpus", "change", "papers", *changes)
+    settled = json.loads(run("corpus", "show", "papers").stdout)
     withdrawn = run("corpus", "withdraw", "papers", "0", "--erase", "--wait")
     table = run("corpus", "list").stdout
 
@@ -171,6 +174,8 @@ def test_corpora_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> N
     assert shown["text"] == "# A seventh door painted marine green"
     assert "no fault" in verified.stdout
     assert withdrawn.exit_code == 0, withdrawn.output
+    assert changed.exit_code == 0, changed.output
+    assert (settled["minimum_match"], settled["label"], settled["veto"]) == (5, "licensed", False)
     assert "papers" in table
     assert run("corpus", "withdraw", "papers", "--wait").exit_code == 0
     assert json.loads(run("corpus", "list", "--json").stdout) == []
@@ -188,10 +193,12 @@ def test_corpus_commands_refuse_in_one_line(run: Callable[..., Result], tmp_path
         run("corpus", "add", "book", str(torn)),
         run("corpus", "add", "book", str(tmp_path / "none")),
         run("corpus", "add", "book", "--label", "unsafe"),
+        run("corpus", "change", "book"),
+        run("corpus", "change", "book", "--minimum-match", "1"),
         run("corpus", "show", "none"),
     ]
 
-    assert [a.stderr.count("\n") for a in answers] == [1] * 5
+    assert [a.stderr.count("\n") for a in answers] == [1] * 7
     assert all(a.exit_code for a in answers)
     assert "line 2" in answers[0].stderr
 

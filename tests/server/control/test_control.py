@@ -80,7 +80,8 @@ class Watcher:
 def read_quick(snapshots: Path, digest: str) -> set[str]:
     """The targets in a snapshot of the quick compiler, which is checked against its name."""
     content = (snapshots / digest / "policy.json").read_bytes()
-    assert hashlib.sha256(content).hexdigest() == digest
+    corpora = (snapshots / digest / "corpora.json").read_bytes()
+    assert hashlib.sha256(content + corpora).hexdigest() == digest
     return set(json.loads(content))
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from guard.follower import Active, Follower
+from guard.vetoed import corpora_in
 from server.settings import Settings
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
@@ -81,7 +82,8 @@ def test_life_of_a_corpus(
     document = admin.get(f"{CORPORA}/book/documents/0").json()
     assert (document["text"], document["metadata"]) == (SECRET, {"year": "1920"})
     assert SECRET.encode() in _files(settings.corpora)
-    assert SECRET.encode() not in settings.state_dir.joinpath("lethegate.db").read_bytes()
+    stores = [path.read_bytes() for path in settings.state_dir.glob("lethegate.db*")]
+    assert not any(SECRET.encode() in store for store in stores)
 
     done(admin.delete(f"{CORPORA}/book/documents/0"))
     assert admin.get(f"{CORPORA}/book/documents/0").status_code == 404
@@ -268,3 +270,165 @@ def test_gzip_is_not_taken_for_lines(admin: httpx.Client, done: Done) -> None:
     )
 
     assert refused.status_code == 422
+
+
+def test_documents_are_vetoed_as_they_come_and_go(
+    admin: httpx.Client,
+    settings: Settings,
+    done: Done,
+    follow: Callable[..., Follower],
+    follow_corpora: Callable[..., Follower],
+) -> None:
+    """A job is done when the workers have the policy; what is erased is in no policy any more."""
+    worker, _ = follow(), follow_corpora()
+
+    def vetoed() -> tuple[int, Any, set[str]]:
+        digest = worker.state.digest
+        active = corpora_in(settings.snapshots / digest).get("book")
+        holding = {p.name for p in settings.snapshots.iterdir() if corpora_in(p)}
+        return worker.state.generation, active and active["veto"]["documents"], holding - {digest}
+
+    book = {"id": "book", "veto": True, "scope": "always", "minimum_match_tokens": 12}
+    assert done(admin.post(CORPORA, json=book))["state"] == "done"
+    texts = [{"text": SECRET}, {"text": OTHER}]
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
+    added, shown = vetoed(), admin.get(f"{CORPORA}/book").json()
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
+    same = vetoed()
+    done(admin.delete(f"{CORPORA}/book/documents/0"))
+    withdrawn = vetoed()
+    done(admin.delete(f"{CORPORA}/book/documents/0", params={"erase": "true"}))
+    erased = vetoed()
+    done(admin.post(CORPORA, json={"id": "plain"}))
+    done(admin.post(f"{CORPORA}/plain/documents", json={"documents": texts}))
+    unconcerned = vetoed()
+    done(admin.delete(f"{CORPORA}/book"))
+    deleted = vetoed()
+
+    assert added[1:] == (2, set())
+    assert (shown["veto"], shown["minimum_match_tokens"]) == (True, 12)
+    assert shown["vetoed"] == {"documents": 2}
+    assert same == added
+    assert (withdrawn[0], withdrawn[1], len(withdrawn[2])) == (added[0] + 1, 1, 1)
+    assert erased == (withdrawn[0], 1, set()) == unconcerned
+    assert deleted == (withdrawn[0] + 1, None, set())
+
+
+def test_a_veto_that_is_not_in_force_fails_the_job(
+    admin: httpx.Client, settings: Settings, done: Done, follow: Callable[..., Follower]
+) -> None:
+    """A worker that cannot load it, or too much text, is a failed job with a code."""
+    done(admin.post(CORPORA, json={"id": "book", "veto": True}))
+
+    def refuse(active: Active) -> None:
+        if corpora_in(settings.snapshots / active.digest):
+            raise OSError
+
+    worker = follow(refuse)
+    documents = {"documents": [{"text": SECRET}]}
+    refused = done(admin.post(f"{CORPORA}/book/documents", json=documents))
+    large = {"documents": [{"text": "so many words " * 10_000}]}
+    too_large = done(admin.post(f"{CORPORA}/book/documents", json=large))
+
+    assert (refused["state"], refused["error"]["code"]) == ("failed", "corpus_not_vetoed")
+    assert "could not load the policy" in refused["error"]["message"]
+    assert (too_large["state"], too_large["error"]["code"]) == ("failed", "corpus_too_large")
+    assert admin.get(f"{CORPORA}/book").json()["documents"] == 1
+    assert not corpora_in(settings.snapshots / worker.state.digest)
+
+
+def test_a_vetoed_corpus_that_is_damaged_stops_the_policy(
+    admin: httpx.Client, settings: Settings, done: Done, follow: Callable[..., Follower]
+) -> None:
+    """No policy comes into force without it: the last good one rules on, and the job says why."""
+    worker = follow()
+    done(admin.post(CORPORA, json={"id": "book", "veto": True}))
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
+    before = worker.state.generation
+    [segment] = (settings.corpora / "index").glob("book-*/*.segment")
+    raw = bytearray(segment.read_bytes())
+    raw[-5] ^= 1
+    with segment.open("r+b") as file:
+        file.write(raw)
+    assert done(admin.post(f"{CORPORA}/book:verify", json={}))["state"] == "failed"
+    target = {"id": "ada", "phrases": ["Ada"]}
+    stopped = done(admin.post("/admin/v1/targets", json=target))
+    assert worker.state.generation == before
+    gone = done(admin.delete(f"{CORPORA}/book"))
+
+    assert (stopped["state"], stopped["error"]["code"]) == ("failed", "policy_not_compiled")
+    assert "index of the corpus book cannot be read" in stopped["error"]["message"]
+    assert gone["state"] == "done"
+    assert not corpora_in(settings.snapshots / worker.state.digest)
+
+
+def test_settings_can_be_changed(
+    admin: httpx.Client,
+    settings: Settings,
+    done: Done,
+    follow: Callable[..., Follower],
+    follow_corpora: Callable[..., Follower],
+) -> None:
+    """In force with the job, in gateways and workers; the index is not written anew."""
+    worker, gateway = follow(), follow_corpora()
+    done(admin.post(CORPORA, json={"id": "book", "max_frequency": 3, "description": "a leak"}))
+    texts = [{"text": SECRET}, {"text": "four words of prose"}]
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
+    before = admin.get(f"{CORPORA}/book").json()
+    segments = sorted(p.name for p in (settings.corpora / "index").glob("book-*/*.segment"))
+
+    def change(**fields: Any) -> dict[str, Any]:
+        assert done(admin.patch(f"{CORPORA}/book", json=fields))["state"] == "done"
+        shown: dict[str, Any] = admin.get(f"{CORPORA}/book").json()
+        assert gateway.state.generation == shown["generation"]
+        return shown
+
+    def refused(text: str) -> bool:
+        found = admin.post("/admin/v1/provenance:attribute", json={"text": text}).json()["spans"]
+        return any(span["refused"] for span in found)
+
+    part = "so eleven copper kettles before the dawn"
+    assert not refused(part)
+    shorter = change(minimum_match=4, scope="always", max_frequency=None, label="unsafe")
+    assert refused(part)
+    longer = change(minimum_match=30)
+    assert not refused(f"they say {SECRET[:-20]}")
+    vetoed = change(veto=True, minimum_match_tokens=9)
+    held = corpora_in(settings.snapshots / worker.state.digest)
+    free = change(veto=False)
+
+    assert before["max_frequency"] == 3
+    assert {k: shorter[k] for k in ("minimum_match", "scope", "max_frequency", "label")} == {
+        "minimum_match": 4,
+        "scope": "always",
+        "max_frequency": None,
+        "label": "unsafe",
+    }
+    assert (shorter["description"], longer["scope"]) == ("a leak", "always")
+    assert vetoed["vetoed"] == {"documents": 2}
+    assert held["book"]["scope"] == "always"
+    assert (free["vetoed"], free["minimum_match_tokens"]) == (None, 9)
+    assert not corpora_in(settings.snapshots / worker.state.digest)
+    assert free["index_generation"] == before["index_generation"]
+    assert segments == sorted(p.name for p in (settings.corpora / "index").glob("book-*/*.segment"))
+
+
+def test_changes_that_cannot_be(admin: httpx.Client, done: Done) -> None:
+    """They are refused whole, and nothing is changed."""
+    done(admin.post(CORPORA, json={"id": "book", "scope": "always"}))
+    large = {"documents": [{"text": "so many words " * 10_000}]}
+    done(admin.post(f"{CORPORA}/book/documents", json=large))
+
+    def code(**fields: Any) -> tuple[int, str]:
+        answer = admin.patch(f"{CORPORA}/book", json=fields)
+        return answer.status_code, answer.json()["error"]["code"]
+
+    before = admin.get(f"{CORPORA}/book").json()
+    for fields in ({"label": "allowed"}, {"minimum_match": 2}, {"id": "other"}, {"veto": "so"}):
+        assert code(**fields) == (422, "invalid_field")
+    assert code(veto=True) == (422, "corpus_too_large")
+    assert admin.patch(f"{CORPORA}/none", json={}).status_code == 404
+    assert admin.patch(f"{CORPORA}/book", json={}, headers=AUDITOR).status_code == 403
+    assert admin.get(f"{CORPORA}/book").json() == before
+    admin.delete(f"{CORPORA}/book")
+    assert admin.patch(f"{CORPORA}/book", json={}).status_code in (404, 409)

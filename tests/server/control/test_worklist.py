@@ -178,7 +178,8 @@ def test_kept_digests(worklist: Worklist) -> None:
 
 def test_recompile_is_asked_for_once(worklist: Worklist) -> None:
     """One waiting recompilation is enough."""
-    worklist.request_recompile()
-    worklist.request_recompile()
+    first, second = worklist.request_recompile(), worklist.request_recompile()
 
+    assert first.id == second.id
     assert [job.kind for job in worklist.take()] == ["recompile"]
+    assert worklist.request_recompile().id != first.id
