@@ -20,6 +20,7 @@ from server.cli_eval import eval_app
 from server.cli_index import index_app
 from server.cli_keys import keys_app
 from server.cli_settings import Fail, with_settings
+from server.cli_store import backup, encryption_app, restore
 from server.settings import Settings
 
 app = typer.Typer(
@@ -39,7 +40,10 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(index_app, name="index")
 app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
+app.add_typer(encryption_app, name="encryption")
 app.command()(attack)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command(

@@ -38,7 +38,9 @@ from server.log import configure_logging, fault_fields, get_logger
 from server.metrics import ControlMetrics
 from server.policy import Compiler, Publisher
 from server.provenance.routes import Corpora
+from server.restore import refuse_half_restored
 from server.retention import GRACE_SECONDS, prune_snapshots
+from server.sealing import vault_of
 from server.settings import Settings, is_loopback
 from server.store import Store
 from server.worklist import Worklist
@@ -99,7 +101,8 @@ def serve_control(
     # On a database server, several take turns: see `server.lease`.
     alone = _only_one(settings.state_dir) if is_file(settings.store_url) else nullcontext()
     with alone, _listening(settings) as listener:
-        database = Database(settings.store_url)
+        refuse_half_restored(settings.state_dir)
+        database = Database(settings.store_url, vault_of(settings))
         try:
             store = Store(database)
             shelf = Shelf(settings.assistants)

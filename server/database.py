@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.engine import make_url
@@ -21,6 +22,9 @@ import server.keys.table  # noqa: F401  (its tables are the store's)
 from server import postgres, sqlite
 from server.errors import StartFault, StoreFault
 from server.migration import upgrade
+from server.seal import seal_store, sealed_columns
+from server.sealing import Vault, give_vault
+from server.tables import metadata
 
 # Begins a transaction that may write: `Database.write`, or a guarded form of it.
 Write = Callable[[], AbstractContextManager[Connection]]
@@ -36,11 +40,20 @@ class Database:
     turns, in all processes: what a writer reads is still true when it commits.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        vault: Vault | None = None,
+        *,
+        prepare: Callable[[Connection], None] | None = None,
+    ) -> None:
         """Open the database, creating file and tables when they are missing, or migrating them.
 
+        With a `vault`, what is not sealed yet is sealed. `prepare` does something else instead of
+        all that, in the same transaction, which holds the write lock.
+
         Raises:
-            StartFault: the URL or the file cannot be used.
+            StartFault: the URL or the file cannot be used, or the vault has not the store's key.
             StoreVersionError: a newer version of Lethegate wrote it.
         """
         parsed = _parse(url)
@@ -51,9 +64,17 @@ class Database:
             self._engine = open_engine(parsed)
         except ImportError:
             raise StartFault(f"database_url: no driver for {parsed.drivername}") from None
+        give_vault(self._engine.dialect, vault)
+        sealed = False
         try:
             with migrating(self._engine) as connection:
-                upgrade(connection)
+                if prepare is not None:
+                    prepare(connection)
+                else:
+                    upgrade(connection)
+                    sealed = seal_store(connection, vault)
+            if sealed:
+                self.scrub()
         except BaseException as error:
             self._engine.dispose()
             if isinstance(error, SQLAlchemyError):
@@ -75,6 +96,28 @@ class Database:
         """A transaction that may write; it takes the write lock at once."""
         with _translated(), self._writers.begin() as connection:
             yield connection
+
+    def scrub(self) -> None:
+        """Have the database write its files anew, without what was overwritten in them.
+
+        Where the disk keeps what a file system has freed, or a copy elsewhere, it stays.
+        """
+        tables = [table for table in metadata.sorted_tables if sealed_columns(table)]
+        statements = [
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+            "VACUUM",
+            "PRAGMA wal_checkpoint(TRUNCATE)",
+        ]
+        if not self.is_file:
+            statements = [f"VACUUM FULL {table.name}" for table in tables] + ["CHECKPOINT"]
+        with _translated(), self._engine.connect() as connection:
+            # Neither database does this within a transaction.
+            raw: Any = connection.connection.driver_connection
+            if not self.is_file:
+                raw.autocommit = True
+            for statement in statements:
+                raw.execute(statement)
+            connection.invalidate()
 
     def close(self) -> None:
         """Close all connections."""

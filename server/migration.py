@@ -19,13 +19,32 @@ from server.errors import StoreVersionError
 from server.tables import meta
 
 _FIRST = "r0001"
+_FOLDER = Path(__file__).with_name("migrations")
 # What Lethegate looked at before there were migrations; still written, so that such an old one
 # refuses a store that it does not understand.
 _SCHEMA_VERSION = "schema_version"
 
 
-def upgrade(connection: Connection) -> None:
-    """Create the tables or change them to what `server.tables` says.
+def head_revision() -> str:
+    """The revision that this Lethegate works with."""
+    return str(ScriptDirectory(str(_FOLDER)).get_current_head())
+
+
+def require_head(connection: Connection) -> None:
+    """Leave the store as it is, whatever it is.
+
+    Raises:
+        StoreVersionError: it is not of the revision that this Lethegate works with.
+    """
+    found, head = MigrationContext.configure(connection).get_current_revision(), head_revision()
+    if found != head:
+        raise StoreVersionError(
+            f"the store has schema revision {found}, not {head}: start it first"
+        )
+
+
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Create the tables or change them to what `server.tables` says, or an earlier revision did.
 
     `connection` is in a transaction that holds the store's write lock.
 
@@ -44,13 +63,13 @@ def upgrade(connection: Connection) -> None:
             f"the store has schema revision {found}, this Lethegate knows none above {head}"
         )
     if found != head:
-        command.upgrade(config, "head")
-        _note_version(connection, str(head))
+        command.upgrade(config, to)
+        _note_version(connection, str(head) if to == "head" else to)
 
 
 def _config(connection: Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", _plain(Path(__file__).with_name("migrations")))
+    config.set_main_option("script_location", _plain(_FOLDER))
     config.attributes["connection"] = connection
     return config
 

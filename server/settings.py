@@ -50,6 +50,10 @@ class Settings(BaseModel):
         default=None,
         description="URL of the store, SQLite or PostgreSQL; by default lethegate.db (state dir).",
     )
+    encryption_key_file: Path | None = Field(
+        default=None,
+        description="File with the key that forget text is encrypted with in the store.",
+    )
     host: str = Field(
         default="127.0.0.1", description="Address the guarded OpenAI endpoint listens on."
     )

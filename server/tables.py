@@ -1,6 +1,7 @@
 """The store's tables, in SQL that SQLite and PostgreSQL both speak.
 
 A change here needs a revision in `server/migrations/versions`, which a test compares with this.
+Columns that may hold forget text are `Sealed`.
 
 targets ─┬─< versions      every kept revision's document: the newest and the one in force
          └   (job_targets) which revision a job carries; outlives the target
@@ -15,7 +16,6 @@ from __future__ import annotations
 from enum import StrEnum
 
 from sqlalchemy import (
-    JSON,
     Column,
     Double,
     ForeignKey,
@@ -26,6 +26,8 @@ from sqlalchemy import (
     Table,
     Text,
 )
+
+from server.sealing import Sealed
 
 
 class TargetStatus(StrEnum):
@@ -101,8 +103,8 @@ targets = Table(
     Column("active_revision", Integer),
     Column("generation", Integer),
     Column("status", String(16), nullable=False, index=True),
-    Column("summary", JSON, nullable=False),
-    Column("report", JSON(none_as_null=True)),
+    Column("summary", Sealed, nullable=False),
+    Column("report", Sealed),
     Column("error_code", String(64)),
     Column("error_message", Text),
     Column("expires_at", Double, index=True),
@@ -115,7 +117,7 @@ versions = Table(
     metadata,
     Column("target_id", ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
     Column("revision", Integer, primary_key=True),
-    Column("document", JSON, nullable=False),
+    Column("document", Sealed, nullable=False),
 )
 
 jobs = Table(
@@ -176,7 +178,7 @@ corpora = Table(
     metadata,
     Column("id", String(64), primary_key=True),
     # What the operator asked for, and the directory of the index, new for every registration.
-    Column("settings", JSON, nullable=False),
+    Column("settings", Sealed, nullable=False),
     Column("directory", String(128), nullable=False, unique=True),
     Column("status", String(16), nullable=False),
     Column("created_at", Double, nullable=False),
@@ -189,7 +191,7 @@ corpus_documents = Table(
     Column("corpus_id", ForeignKey("corpora.id", ondelete="CASCADE"), primary_key=True),
     # The index's number of the document.
     Column("number", Integer, primary_key=True, autoincrement=False),
-    Column("source", Text, nullable=False),
+    Column("source", Sealed, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("characters", Integer, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -201,5 +203,5 @@ corpus_jobs = Table(
     Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     # No foreign key: the job is remembered when its corpus is gone.
     Column("corpus_id", String(64), nullable=False, index=True),
-    Column("payload", JSON, nullable=False),
+    Column("payload", Sealed, nullable=False),
 )

@@ -82,6 +82,7 @@ class PostgresServer:
             subprocess.run([programs / "initdb", "-D", data, *options], check=True, **run)
             flags = ["--listen_addresses=", f"--unix_socket_directories={directory}", "--fsync=off"]
             self._process = subprocess.Popen([programs / "postgres", "-D", data, *flags], **run)
+        self.data = Path(data)
         self._count = 0
         self._wait()
 
@@ -96,6 +97,11 @@ class PostgresServer:
         with self._connection() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def checkpoint(self) -> None:
+        """Have everything written to its files."""
+        with self._connection() as connection:
+            connection.execute("CHECKPOINT")
 
     def stop(self) -> None:
         """End it and delete everything."""

@@ -18,6 +18,7 @@ from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
 from server.log import fault_fields, get_logger
 from server.metrics import ControlMetrics
+from server.provenance.freeze import changing
 from server.provenance.groups import as_policy_fault, sync_documents
 from server.provenance.library import Library
 from server.provenance.publication import Publication
@@ -81,7 +82,9 @@ class CorpusWorker:
             PolicyFault: they are not in force everywhere.
         """
         try:
-            if sync_documents(self._library, self._places, targets):
+            with changing(self._places.root):
+                changed = sync_documents(self._library, self._places, targets)
+            if changed:
                 self._publication.wait(self._publication.publish())
         except CorpusFault as fault:
             raise as_policy_fault(fault) from None
@@ -112,19 +115,26 @@ class CorpusWorker:
             # Younger ones are on their way in.
             if path.name not in waiting and path.stat().st_mtime < self._born:
                 path.unlink(missing_ok=True)
-        self._library.drop_all_but({record.directory for record in self._store.all()})
+        with changing(self._places.root):
+            self._library.drop_all_but({record.directory for record in self._store.all()})
         self._publish_quietly()
 
     def _turn(self) -> None:
         self._wake.clear()
         job = self._store.take()
         if job is not None:
-            self._process(job)
-        elif self._library.maintain():
+            # A backup waits, so that what it has of the store fits what it has of the indexes.
+            with changing(self._places.root):
+                self._process(job)
+        elif self._maintain():
             self._publish_quietly()
         else:
             self._measure()
             self._wake.wait(IDLE_SECONDS)
+
+    def _maintain(self) -> bool:
+        with changing(self._places.root):
+            return self._library.maintain()
 
     def _publish_quietly(self) -> None:
         """Publish what is there; nobody waits for it."""

@@ -18,8 +18,12 @@ from typer.testing import CliRunner, Result
 
 from server.cli import app
 from server.control import own_directory
+from server.database import Database
 from server.provenance import files
+from server.schemas import TargetIn
+from server.sealing import Vault
 from server.settings import Settings
+from server.store import Store
 
 
 @pytest.fixture
@@ -219,3 +223,33 @@ def test_long_texts_are_cut_with_an_overlap(
     assert all(len(part) <= 2000 for part in parts)
     assert all(any(text[at : at + 90] in p for p in parts) for at in range(0, len(text) - 90, 7))
     assert sum(read) == path.stat().st_size
+
+
+def test_the_store_from_the_shell(tmp_path: Path) -> None:
+    """A store is encrypted, backed up, restored elsewhere, and its key changed."""
+    key, file = tmp_path / "key", tmp_path / "b.tar"
+
+    def invoke(state: str, *arguments: str) -> Result:
+        flags = ["--state-dir", str(tmp_path / state), "--encryption-key-file", str(key)]
+        return CliRunner().invoke(app, [*arguments, *flags], env={"LETHEGATE_DATABASE_URL": ""})
+
+    none = invoke("one", "backup", str(file))
+    made = CliRunner().invoke(app, ["encryption", "new-key", str(key)])
+    own_directory(tmp_path / "one")
+    database = Database(f"sqlite:///{tmp_path / 'one' / 'lethegate.db'}", Vault.read(key))
+    Store(database).register(TargetIn.model_validate({"id": "ada", "phrases": ["Port Sorrel"]}))
+    database.close()
+    backed = invoke("one", "backup", str(file))
+    again = invoke("one", "backup", str(file))
+    CliRunner().invoke(app, ["encryption", "new-key", str(key)])
+    restored = invoke("two", "restore", str(file), "--json")
+    rotated = invoke("two", "encryption", "rotate")
+
+    assert (none.exit_code, "there is no store" in none.output) == (1, True)
+    assert (made.exit_code, made.stdout) == (0, f"{key}: 1 key\n")
+    assert backed.exit_code == 0, backed.output
+    assert "1 targets" in backed.stdout
+    assert (again.exit_code, "is never overwritten" in again.output) == (1, True)
+    assert restored.exit_code == 0, restored.output
+    assert json.loads(restored.stdout)["targets"] == 1
+    assert (rotated.exit_code, rotated.stdout[:6]) == (0, "2 rows"), rotated.output
