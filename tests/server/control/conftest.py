@@ -51,7 +51,11 @@ _START_SECONDS = 30
 
 @pytest.fixture(autouse=True)
 def _logging_restored() -> Iterator[None]:
-    """Undo what a command run in this process did to logging: its streams are closed by then."""
+    """Undo what a command run in this process did to logging: its streams are closed by then.
+
+    Until one does, threads of the test log to standard error, as a process would.
+    """
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     root = logging.getLogger()
     handlers, level = root.handlers, root.level
     yield
