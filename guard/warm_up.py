@@ -12,6 +12,7 @@ from guard.positions import Positions
 from guard.semantic_penalties import Penalties
 from guard.semantic_step import penalise
 from guard.token_filter import NO_LOGITS, TokenFilter
+from guard.uld.subtract_kernels import take_off
 from guard.units import Units
 from guard.veto import Veto
 from guard.vocabulary import Vocabulary
@@ -34,6 +35,8 @@ def warm_up() -> None:
     active = token_filter.sets.acquire((0,), ())
     positions = Positions()
     slots = np.array([positions.take(token_filter.seed([0], [1]), active.index)], np.int64)
+    first, one = np.zeros(1, np.int64), np.zeros(1, np.float32)
+    take_off(np.zeros((1, 3), np.float32), first, one, np.zeros((1, 3), np.float32), first, one)
     for logits in (np.zeros((1, 3), np.float32), NO_LOGITS):
         token_filter.step(positions, slots, np.array([0]), np.array([0]), 3, logits)
         penalise(token_filter.sets, positions, slots, np.array([0]), torch.zeros(1, 3), logits)

@@ -14,7 +14,8 @@ from guard.errors import AssistantFull, GuardError
 from guard.uld.decoder import Decoder
 from guard.uld.rules import UldRule
 from guard.uld.slots import Seat
-from guard.uld.subtraction import subtract_
+from guard.uld.subtract_kernels import take_off as take_off_rows
+from guard.uld.subtraction import least_possible, subtract_
 from guard.uld.texts import HostText, Text
 
 Owner = TypeVar("Owner")
@@ -170,17 +171,43 @@ def take_off(logits: torch.Tensor, ready: Sequence[Ready], newest: torch.Tensor)
         newest: the last token of each, [ready] int64 on the logits' device.
     """
     recalled = _recalled(ready, newest)
+    on_host = logits.device.type == "cpu" and logits.dtype == torch.float32
     for rate in sorted({one.recalls.rate for one in ready}):
         places = [place for place, one in enumerate(ready) if one.recalls.rate == rate]
         rows = [ready[place].row for place in places]
         first, count = rows[0], len(rows)
-        if count == len(ready) and rows == list(range(first, first + count)):
+        if on_host and logits.is_contiguous():
+            _take_off_on_host(logits, rows, places, recalled, rate)
+        elif count == len(ready) and rows == list(range(first, first + count)):
             subtract_(logits[first : first + count], recalled, rate)
         else:
             at, of = _index(rows, logits), _index(places, logits)
             chosen = logits[at]
             subtract_(chosen, [(said[of], weights[of]) for said, weights in recalled], rate)
             logits[at] = chosen
+
+
+def _take_off_on_host(
+    logits: torch.Tensor,
+    rows: Sequence[int],
+    places: Sequence[int],
+    recalled: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    rate: float,
+) -> None:
+    """`subtract_` for some rows, by a compiled loop."""
+    plain, at = logits.numpy(), np.array(rows, np.int64)
+    thresholds = least_possible(plain[at], rate)
+    for said, weights in recalled:
+        take_off_rows(
+            plain,
+            at,
+            thresholds,
+            said.float().numpy(),
+            np.array(places, np.int64),
+            weights.numpy()[:, 0],
+        )
+        # The others find what this one has masked, which stays.
+        thresholds = np.full_like(thresholds, -np.inf)
 
 
 def _recalled(

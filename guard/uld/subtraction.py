@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -49,18 +50,23 @@ def subtract_(
 
 def _threshold(logits: torch.Tensor, rate: float) -> torch.Tensor:
     """The smallest logit that stays in each row, [..., 1]."""
+    if logits.device.type == "cpu" and logits.dtype == torch.float32:
+        plain = logits.numpy().reshape(-1, logits.shape[-1]).copy()
+        return torch.from_numpy(least_possible(plain, rate)).view(*logits.shape[:-1], 1)
     threshold = logits.amax(dim=-1, keepdim=True) + math.log(rate)
     floor = int(rate * logits.shape[-1])
     if floor > 0:
-        threshold = torch.minimum(threshold, _nth_best(logits, floor))
+        best = logits.topk(floor, dim=-1, sorted=False).values
+        threshold = torch.minimum(threshold, best.amin(dim=-1, keepdim=True))
     return threshold
 
 
-def _nth_best(logits: torch.Tensor, n: int) -> torch.Tensor:
-    """The n-th largest value of each row, [..., 1]."""
-    if logits.device.type == "cpu":
-        # Four to eight times as fast as torch's on a CPU.
-        place = logits.shape[-1] - n
-        ordered = np.partition(logits.numpy(), place, axis=-1)
-        return torch.from_numpy(ordered[..., place : place + 1])
-    return logits.topk(n, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+def least_possible(logits: npt.NDArray[np.float32], rate: float) -> npt.NDArray[np.float32]:
+    """The smallest logit that stays in each row [rows] of logits [rows, vocabulary], reordered."""
+    width = logits.shape[-1]
+    floor = int(rate * width)
+    place = width - max(1, floor)
+    # Four to eight times as fast as torch's on a CPU; the best are behind the n-th best.
+    logits.partition(place, axis=-1)
+    best: npt.NDArray[np.float32] = logits[:, place:].max(axis=-1) + np.float32(math.log(rate))
+    return np.minimum(best, logits[:, place]) if floor else best

@@ -16,6 +16,7 @@ import pytest
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo"
 NUM_PROMPTS, LENGTH, WEIGHT, RATE = 208, 6, 1.5, 0.01
+FEW = 24  # where every kernel is interpreted
 SAMPLES = 512
 
 
@@ -115,6 +116,30 @@ def test_two_hundred_answers_are_the_references(world):
     _assert_likelihoods(found["logprobs"], chances)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_v2_answers_are_the_references(world):
+    """vLLM's V2 runner with interpreted kernels: in chunks, preempted, resumed in other slots."""
+    model, state, wanted, _ = world
+    found = run(
+        model,
+        state,
+        "v2",
+        max_num_seqs=5,
+        max_num_batched_tokens=48,
+        max_model_len=160,
+        block_size=32,
+        num_gpu_blocks_override=7,
+        enable_prefix_caching=False,
+    )
+
+    assert found["greedy"] == wanted[:FEW]
+    assert found["again"] == wanted[:FEW]
+    assert found["preemptions"] > 0
+    assert found["subtracted"] > 100
+    assert not found["closed"]
+
+
 def _assert_drawn_from(tokens, chances):
     """The draws of n choices at temperature 1: Kolmogorov-Smirnov over token ids, 0.1 %."""
     import torch
@@ -175,6 +200,7 @@ def count_waiting():
 def main(model, state, runner, options):
     from vllm import LLM, SamplingParams
 
+    number = NUM_PROMPTS if runner == "v1" else FEW
     engine = LLM(
         model,
         enforce_eager=True,
@@ -192,7 +218,7 @@ def main(model, state, runner, options):
     scheduler = engine.llm_engine.engine_core.engine_core.scheduler
     preempt, preemptions = scheduler._preempt_request, []
     scheduler._preempt_request = lambda *a, **k: (preemptions.append(1), preempt(*a, **k))[1]
-    asked = [{"prompt_token_ids": ids} for ids in prompts(engine.get_tokenizer())]
+    asked = [{"prompt_token_ids": ids} for ids in prompts(engine.get_tokenizer())[:number]]
 
     def params(number, **more):
         made = SamplingParams(**{"max_tokens": LENGTH, "temperature": 0} | more)
@@ -206,23 +232,24 @@ def main(model, state, runner, options):
         )
         return {n: list(o.outputs[0].token_ids) for n, o in zip(order, outputs, strict=True)}
 
-    order = list(range(NUM_PROMPTS))
+    order = list(range(number))
     greedy = answers(order)
     random.Random(1).shuffle(order)
     again = answers(order)
     plain = engine.generate(asked, params(0), use_tqdm=False)
+    samples = SAMPLES if runner == "v1" else 0
     # Without a seed of its own: vLLM on a CPU fails for one whose prompt comes in chunks.
     many = params(1, temperature=1.0, n=64, max_tokens=1)
     drawn = []
-    for _ in range(SAMPLES // 64):
+    for _ in range(samples // 64):
         (out,) = engine.generate([asked[1]], many, use_tqdm=False)
         drawn += [one.token_ids[0] for one in out.outputs]
     (scored,) = engine.generate([asked[1]], params(1, logprobs=5, max_tokens=1), use_tqdm=False)
     likely = scored.outputs[0].logprobs[0]
     reader = LedgerReader(root / "facts")
     found = {
-        "greedy": [greedy[n] for n in range(NUM_PROMPTS)],
-        "again": [again[n] for n in range(NUM_PROMPTS)],
+        "greedy": [greedy[n] for n in range(number)],
+        "again": [again[n] for n in range(number)],
         "plain": [list(one.outputs[0].token_ids) for one in plain],
         "drawn": drawn,
         "logprobs": {str(token): one.logprob for token, one in likely.items()},
@@ -235,4 +262,8 @@ def main(model, state, runner, options):
 
 
 if __name__ == "__main__":
+    if sys.argv[3] == "v2":
+        from test_v2_runner import interpret
+
+        interpret()
     main(*sys.argv[1:])

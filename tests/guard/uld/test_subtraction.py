@@ -11,6 +11,7 @@ from guard.uld.assistant import load_first_layers, load_model, load_tokenizer
 from guard.uld.batch import answer_all
 from guard.uld.lessons import LessonEncoder
 from guard.uld.reference import Reference, Subtracted
+from guard.uld.subtracting import Ready, Recall, Recalls, take_off
 from guard.uld.subtraction import possible, subtract
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text"]
@@ -47,6 +48,42 @@ def test_minus_infinity_stays():
     found = subtract(logits, torch.full((1, 4), -7.0), 1.0)
 
     assert found.tolist() == [[8.0, -math.inf, 7.5, -math.inf]]
+
+
+class Said:
+    """Stands for a decoder: what it recalls is given, row by row."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    def step(self, seats, newest, lengths):
+        return self.logits[newest]
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [5, 1, 4, 0]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_in_place(order, dtype, strided):
+    """By a compiled loop or by torch: what `subtract` gives, other rows untouched."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 300, generator=generator) * 8
+    logits[order[0], ::7] = -math.inf
+    said = [torch.randn(4, 300, generator=generator).to(dtype) for _ in range(2)]
+    first, second = map(Said, said)
+    kinds = [([(first, 1.5)], 0.02), ([(second, 0.5)], 0.02), ([(first, 2.0), (second, 0.7)], 0.1)]
+    ready, wanted = [], logits.clone()
+    for place, row in enumerate(order):
+        members, rate = kinds[place % 3]
+        recalls = Recalls([Recall(decoder, weight) for decoder, weight in members], rate)
+        ready.append(Ready(row, recalls, 1))
+        taken = sum(weight * decoder.logits[place].float() for decoder, weight in members)
+        wanted[row] = subtract(logits[row], taken, rate)
+    found = torch.empty(6, 600)[:, ::2] if strided else torch.empty(6, 300)
+    found.copy_(logits)
+    take_off(found, ready, torch.arange(4))
+
+    assert torch.equal(found.isneginf(), wanted.isneginf())
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
