@@ -39,6 +39,7 @@ from guard.loading import WorkerPart, load_part
 from guard.params import GuardParams
 from guard.semantic_penalties import Penalties
 from guard.uld.device_subtracting import DeviceSubtraction, Lengths
+from guard.uld.rules import chosen_rules
 from guard.uld.subtracting import Recalls
 from guard.units import Units
 from guard.vocabulary import Prefixes, Vocabulary
@@ -213,11 +214,12 @@ class DeviceSteering:
             self._filter.flush()
 
     def _recalls(self, policy: DevicePolicy, params: GuardParams) -> Recalls | None:
-        rules = [policy.rules[unit] for unit in params.targets] if policy.rules else []
-        found = [rule for rule in rules if rule is not None]
-        if found and self._assistants is None:
+        if not any(policy.rules):
+            return None
+        if self._assistants is None:
             raise AssistantError("this worker subtracts nothing")
-        return Recalls.of(found, self._assistants.get) if self._assistants is not None else None
+        found = chosen_rules(policy.rules, params, self._assistants.limits)
+        return Recalls.of(found, self._assistants.get)
 
     def _shut(self, slot: int, reason: CloseReason) -> None:
         """Close a slot that was open."""

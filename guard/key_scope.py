@@ -1,4 +1,4 @@
-"""Which targets apply to the requests of one API key, and whether they are enforced there.
+"""Which targets apply to the requests of one API key, and how they are enforced there.
 
 The operator's choice, bound to the key: nothing in a request can change it.
 """
@@ -17,28 +17,35 @@ class KeyScope:
     """A target applies if it is among `targets`, or if it carries all of `labels`.
 
     Where both are None, all targets apply. With `enforcement` observe the requests are judged and
-    recorded as if the targets were enforced, and nothing is changed. `name` is the same for equal
-    scopes only.
+    recorded as if the targets were enforced, and nothing is changed. `uld_weight` and `uld_rate`
+    are the key's own for what assistants recall, in place of the targets'. `name` is the same for
+    equal scopes only.
     """
 
     targets: frozenset[str] | None = None
     labels: frozenset[tuple[str, str]] | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
+    uld_weight: float | None = None
+    uld_rate: float | None = None
     name: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         targets = None if self.targets is None else sorted(self.targets)
         labels = None if self.labels is None else sorted(self.labels)
-        object.__setattr__(self, "name", repr((targets, labels, self.enforcement.value)))
+        told = (targets, labels, self.enforcement.value, self.uld_weight, self.uld_rate)
+        object.__setattr__(self, "name", repr(told))
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
         """From the JSON that keys are stored and published with; what is missing is not limited."""
         targets, labels = document.get("targets"), document.get("labels")
+        uld = document.get("uld") or {}
         return cls(
             None if targets is None else frozenset(targets),
             None if labels is None else frozenset(labels.items()),
             Enforcement(document.get("enforcement", Enforcement.ENFORCE)),
+            uld.get("weight"),
+            uld.get("filter"),
         )
 
     @property

@@ -15,6 +15,9 @@ from guard.errors import GuardParamsError
 
 PREFIX = "lethegate_"
 MAX_INDICES = 4096
+MAX_WEIGHT = 10.0
+# Numbers that may be missing, and the largest that each may be.
+_OPTIONAL = {"uld_weight": MAX_WEIGHT, "uld_rate": 1.0}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -25,16 +28,22 @@ class GuardParams:
     `digest` names the policy snapshot the request is pinned to for its life. `nonce`
     (1 .. 2**53-1, so that JSON numbers keep it exact) is how the worker's facts about the
     request are found again by the gateway. `targets` and `items` index the snapshot's units.
+    `uld_weight` and `uld_rate`, where the operator has given the key its own, stand in for those of
+    the targets.
     """
 
     digest: str
     nonce: int
     targets: tuple[int, ...] = ()
     items: tuple[int, ...] = ()
+    uld_weight: float | None = None
+    uld_rate: float | None = None
 
-    def to_xargs(self) -> dict[str, str | int | list[int]]:
+    def to_xargs(self) -> dict[str, str | int | float | list[int]]:
         """The flat form for `vllm_xargs`."""
+        numbers = {"uld_weight": self.uld_weight, "uld_rate": self.uld_rate}
         return {
+            **{f"{PREFIX}{name}": value for name, value in numbers.items() if value is not None},
             f"{PREFIX}digest": self.digest,
             f"{PREFIX}nonce": self.nonce,
             f"{PREFIX}targets": list(self.targets),
@@ -51,14 +60,20 @@ class GuardParams:
         ours = {k.removeprefix(PREFIX): v for k, v in (xargs or {}).items() if k.startswith(PREFIX)}
         if not ours:
             return None
-        if set(ours) != {"digest", "nonce", "targets", "items"}:
+        if ours.keys() - _OPTIONAL.keys() != {"digest", "nonce", "targets", "items"}:
             raise GuardParamsError("keys must be digest, nonce, targets and items")
         digest, nonce = ours["digest"], ours["nonce"]
         if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
             raise GuardParamsError("digest must be 64 hexadecimal digits")
         if not (isinstance(nonce, int) and 0 < nonce < 2**53):
             raise GuardParamsError("nonce must be in 1 .. 2**53-1")
-        return cls(digest, nonce, _indices(ours, "targets"), _indices(ours, "items"))
+        return cls(
+            digest,
+            nonce,
+            _indices(ours, "targets"),
+            _indices(ours, "items"),
+            **{name: _number(ours, name) for name in _OPTIONAL if name in ours},
+        )
 
 
 def _indices(ours: Mapping[str, Any], key: str) -> tuple[int, ...]:
@@ -68,3 +83,10 @@ def _indices(ours: Mapping[str, Any], key: str) -> tuple[int, ...]:
     if not all(isinstance(i, int) and 0 <= i < 2**31 for i in value):
         raise GuardParamsError(f"{key} must hold indices")
     return tuple(value)
+
+
+def _number(ours: Mapping[str, Any], key: str) -> float:
+    value = ours[key]
+    if type(value) not in (int, float) or not 0 < value <= _OPTIONAL[key]:
+        raise GuardParamsError(f"{key} must be a number above 0, at most {_OPTIONAL[key]:g}")
+    return float(value)

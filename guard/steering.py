@@ -36,6 +36,7 @@ from guard.params import GuardParams
 from guard.positions import Positions
 from guard.semantic_step import penalise
 from guard.token_filter import NO_LOGITS, NO_TOKEN, TokenFilter
+from guard.uld.rules import chosen_rules
 from guard.uld.subtracting import Subtraction, subtract_rows
 from guard.veto import Veto
 from guard.vocabulary import Vocabulary
@@ -221,12 +222,11 @@ class Steering:
         prompt: Sequence[int],
         output: Sequence[int],
     ) -> Subtraction | None:
-        rules = [policy.rules[unit] for unit in params.targets] if policy.rules else []
-        found = [rule for rule in rules if rule is not None]
-        if not found:
+        if not any(policy.rules):
             return None
         if self._assistants is None:
             raise AssistantError("this worker subtracts nothing")
+        found = chosen_rules(policy.rules, params, self._assistants.limits)
         return Subtraction.of(found, self._assistants.get, prompt, output)
 
     def _forbid(self, logits: torch.Tensor, plain: npt.NDArray[np.float32], group: Group) -> None:

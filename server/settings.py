@@ -118,6 +118,18 @@ class Settings(BaseModel):
         ge=64,
         description="Tokens of running requests that each assistant has room for.",
     )
+    assistant_min_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Least weight that an API key may have of its own for assistants.",
+    )
+    assistant_max_weight: float = Field(
+        default=10.0,
+        gt=0,
+        le=10,
+        description="Largest weight that an API key may have of its own for assistants.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,

@@ -36,7 +36,14 @@ def untouched(api: Api, raw: bytes, body: dict[str, Any]) -> OutgoingRequest:
 def steer(api: Api, body: dict[str, Any], decision: Decision) -> OutgoingRequest:
     """Add the decision to a client's body."""
     nonce = secrets.randbelow(2**53 - 1) + 1
-    params = GuardParams(decision.digest, nonce, decision.targets, decision.items)
+    params = GuardParams(
+        decision.digest,
+        nonce,
+        decision.targets,
+        decision.items,
+        decision.scope.uld_weight,
+        decision.scope.uld_rate,
+    )
     steered, form = api.steered(body)
     xargs = {**(body.get("vllm_xargs") or {}), **params.to_xargs()}
     return OutgoingRequest(json.dumps({**steered, "vllm_xargs": xargs}).encode(), form, nonce)

@@ -16,6 +16,7 @@ from guard.uld.assistant import layers_of, load_model
 from guard.uld.card import Card
 from guard.uld.decoder import CHUNK, Decoder
 from guard.uld.fingerprints import expect
+from guard.uld.rules import NO_LIMITS, WeightLimits
 from guard.uld.shelf import Shelf
 from guard.uld.slots import SlotCache
 
@@ -35,6 +36,7 @@ class Assistants:
         cache_tokens: room in each assistant's cache, in tokens of all its requests together.
         rows: most requests of a batch.
         device, dtype: of the served model.
+        limits: of the weights that keys may have of their own.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class Assistants:
         rows: int,
         device: torch.device,
         dtype: torch.dtype,
+        limits: WeightLimits = NO_LIMITS,
     ) -> None:
+        self.limits = limits
         self._shelf = Shelf(folder)
         self._tokenizer, self._base = tokenizer, base
         self._memory, self._cache_tokens = memory, cache_tokens

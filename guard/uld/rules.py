@@ -8,6 +8,7 @@ from typing import Any
 
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
+from guard.params import MAX_WEIGHT, GuardParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,38 @@ class UldRule:
 
 
 Rules = tuple[UldRule | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLimits:
+    """Between which weights the operator lets a key's own weight be."""
+
+    least: float = 0.0
+    most: float = MAX_WEIGHT
+
+
+NO_LIMITS = WeightLimits()
+
+
+def chosen_rules(rules: Rules, params: GuardParams, limits: WeightLimits) -> list[UldRule]:
+    """The rules of a request's targets, with the weight and the filter of its key if it has any.
+
+    Raises:
+        IndexError: the policy has no such target.
+    """
+    found = [rules[unit] for unit in params.targets] if rules else []
+    weight, rate = params.uld_weight, params.uld_rate
+    if weight is not None:
+        weight = min(max(weight, limits.least), limits.most)
+    return [
+        UldRule(
+            rule.assistant,
+            rule.weight if weight is None else weight,
+            rule.rate if rate is None else rate,
+        )
+        for rule in found
+        if rule is not None
+    ]
 
 
 def rules_of(targets: Sequence[ForgetTarget], digests: Mapping[str, str]) -> Rules:

@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guard.params import MAX_WEIGHT
 from guard.uld.assistants import GIB, Assistants
 from guard.uld.fingerprints import model_fingerprint, model_folder
+from guard.uld.rules import WeightLimits
 
 if TYPE_CHECKING:
     import torch
@@ -35,4 +37,8 @@ def assistants_of(
         rows=vllm_config.scheduler_config.max_num_seqs,
         device=device,
         dtype=model.dtype,
+        limits=WeightLimits(
+            float(os.environ.get("LETHEGATE_ASSISTANT_MIN_WEIGHT", "0")),
+            float(os.environ.get("LETHEGATE_ASSISTANT_MAX_WEIGHT", str(MAX_WEIGHT))),
+        ),
     )

@@ -10,6 +10,7 @@ from pydantic.types import StringConstraints
 from pydantic_core import PydanticCustomError
 
 from detectors.targets import Enforcement
+from guard.params import MAX_WEIGHT
 from server.keys.record import KeyRecord
 from server.records import utc
 from server.schemas import Pairs, TargetId, clean
@@ -37,6 +38,17 @@ class _Input(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class KeyUld(_Input):
+    """A key's own weight and filter for what assistants recall, in place of the targets'.
+
+    What is left out is the target's. The weight is held to the settings `assistant_min_weight` and
+    `assistant_max_weight`.
+    """
+
+    weight: Annotated[float, Field(strict=True, gt=0, le=MAX_WEIGHT)] | None = None
+    filter: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+
+
 TargetIds = Annotated[list[TargetId], Field(max_length=1_000)]
 
 
@@ -54,6 +66,7 @@ class KeyIn(_Input):
     targets: TargetIds | None = None
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
+    uld: KeyUld | None = None
 
     def columns(self) -> dict[str, Any]:
         """As the store's columns."""
@@ -66,6 +79,7 @@ class KeyIn(_Input):
                 "targets": self.targets,
                 "labels": self.labels,
                 "enforcement": self.enforcement.value,
+                "uld": None if self.uld is None else self.uld.model_dump(),
             },
             "limits": {},
         }
@@ -80,6 +94,7 @@ class KeyPatch(_Input):
     targets: TargetIds | None = None
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
+    uld: KeyUld | None = None
 
     def columns(self, known: KeyRecord) -> dict[str, Any]:
         """The store's columns after the change of a known key."""
@@ -90,7 +105,7 @@ class KeyPatch(_Input):
         return {**given, "scope": scope}
 
 
-_SCOPE = ("targets", "labels", "enforcement")
+_SCOPE = ("targets", "labels", "enforcement", "uld")
 
 
 class RotateIn(_Input):
@@ -118,6 +133,7 @@ class KeyOut(BaseModel):
     targets: list[str] | None
     labels: dict[str, str] | None
     enforcement: Enforcement
+    uld: KeyUld | None
     secrets: list[SecretOut]
     created_at: datetime
     updated_at: datetime
@@ -135,6 +151,7 @@ class KeyOut(BaseModel):
             targets=record.scope.get("targets"),
             labels=record.scope.get("labels"),
             enforcement=record.scope.get("enforcement", Enforcement.ENFORCE),
+            uld=record.scope.get("uld"),
             secrets=[
                 SecretOut(
                     prefix=secret.prefix,

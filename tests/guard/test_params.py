@@ -13,6 +13,7 @@ INDICES = st.lists(st.integers(0, 2**31 - 1), max_size=20).map(tuple)
 PARAMS = st.builds(
     GuardParams, st.binary(min_size=32, max_size=32).map(bytes.hex), st.integers(1, 2**53 - 1),
     INDICES, INDICES,
+    st.none() | st.floats(0, 10, exclude_min=True), st.none() | st.floats(0, 1, exclude_min=True),
 )  # fmt: skip
 
 
@@ -41,6 +42,12 @@ def test_requests_without_our_keys_have_no_params():
         {"lethegate_items": ["0"]},
         {"lethegate_items": list(range(5000))},
         {"lethegate_more": 1},
+        {"lethegate_uld_weight": 0},
+        {"lethegate_uld_weight": 10.5},
+        {"lethegate_uld_weight": True},
+        {"lethegate_uld_rate": "0.1"},
+        {"lethegate_uld_rate": 1.5},
+        {"lethegate_uld_rate": float("nan")},
     ],
 )
 def test_malformed_params_are_refused(change):

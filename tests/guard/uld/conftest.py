@@ -17,7 +17,7 @@ from guard.uld.assistants import Assistants
 from guard.uld.course import Material, train_assistant
 from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan
-from guard.uld.rules import UldRule, rules_document
+from guard.uld.rules import NO_LIMITS, UldRule, rules_document
 from guard.uld.shelf import Shelf
 from guard.units import Units
 from guard.vocabulary import Vocabulary
@@ -135,7 +135,7 @@ class World:
             self.digests.append(shelf.put(str(seed), folder))
             self.models.append(load_model(folder))
 
-    def assistants(self, *, tokens=4096, memory=2**24):
+    def assistants(self, *, tokens=4096, memory=2**24, limits=NO_LIMITS):
         return Assistants(
             self.root / "assistants",
             tokenizer=self.card.tokenizer,
@@ -145,6 +145,7 @@ class World:
             rows=16,
             device=torch.device("cpu"),
             dtype=torch.float32,
+            limits=limits,
         )
 
     def steering(self, *, assistants=True, **options):

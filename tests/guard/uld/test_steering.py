@@ -14,7 +14,7 @@ from guard.params import GuardParams
 from guard.uld.card import Card
 from guard.uld.decoder import Decoder
 from guard.uld.reference import Reference, Subtracted
-from guard.uld.rules import UldRule, rules_of
+from guard.uld.rules import UldRule, WeightLimits, rules_of
 from guard.uld.shelf import Shelf
 
 END = 1
@@ -174,6 +174,34 @@ def test_a_retired_assistant_is_missed(world):
     digest = world.policy((UldRule("0" * 64, 1.0, RATE),))
     with pytest.raises(AssistantError, match="missing"):
         steering.preload(Active(1, digest))
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "meant"),
+    [
+        ((2.5, 0.2), WeightLimits(), (2.5, 0.2)),
+        ((2.5, None), WeightLimits(), (2.5, RATE)),
+        ((None, 0.2), WeightLimits(1.2, 2.0), (1.0, 0.2)),
+        ((2.5, None), WeightLimits(0.5, 1.5), (1.5, RATE)),
+        ((0.1, None), WeightLimits(0.5, 1.5), (0.5, RATE)),
+    ],
+)
+def test_a_key_has_its_own_weight_within_the_operators_limits(world, own, limits, meant):
+    """In place of the target's, which other requests of the batch keep."""
+    steering = world.steering(limits=limits)
+    digest = world.policy(world.rules(1.0))
+    prompt = [9, 30, 7]
+    slots = [
+        steering.open_slot(GuardParams(digest, n, (0,), (), *given), prompt, [], constrained=False)
+        for n, given in ((301, own), (302, ()))
+    ]
+    logits = world.logits([prompt, prompt])
+    steering.apply(logits, list(enumerate(slots)))
+    for row, (weight, rate) in zip(logits, (meant, (1.0, RATE)), strict=True):
+        used = [Subtracted(world.models[0], weight)]
+        wanted = Reference(world.target, used, rate).logits(prompt)
+        assert torch.equal(row.isneginf(), wanted.isneginf())
+        assert torch.allclose(torch.softmax(row, 0), torch.softmax(wanted, 0), atol=1e-5)
 
 
 def test_rules_come_from_targets():

@@ -15,8 +15,11 @@ from prometheus_client import CollectorRegistry
 from typer.testing import CliRunner
 
 from detectors.targets import Enforcement
+from guard.decision import Decision, Verdict
 from guard.follower import ActivePointer
 from guard.key_scope import KeyScope
+from guard.params import GuardParams
+from server.apis.chat import Chat
 from server.auth import KeyRing, Role, load_keyring
 from server.cli import app
 from server.database import Database
@@ -27,6 +30,7 @@ from server.keys.publisher import KeyPublisher
 from server.keys.store import KeyStore
 from server.metrics import GatewayMetrics
 from server.settings import Settings
+from server.steering import steer
 
 KEYS = "/admin/v1/keys"
 Settle = Callable[[Callable[[], bool]], None]
@@ -391,6 +395,29 @@ def test_a_keys_scope(admin: httpx.Client, ring: KeyRing) -> None:
     scope = ring.admit(f"Bearer {made['key']}").scope
     assert scope == KeyScope(None, frozenset({("law", "gdpr")}))
     assert admin.get(path).json()["enforcement"] == "enforce"
+
+
+def test_a_keys_own_weight_for_assistants(admin: httpx.Client, ring: KeyRing) -> None:
+    """Goes to the engine with the key's steered requests; what is left out is the target's."""
+    made = _make(admin, uld={"weight": 2.5})
+    path = f"{KEYS}/{made['id']}"
+
+    assert made["uld"] == {"weight": 2.5, "filter": None}
+    for uld, meant in (
+        ({"weight": 2.5}, (2.5, None)),
+        ({"filter": 0.05}, (None, 0.05)),
+        (None, (None, None)),
+    ):
+        assert admin.patch(path, json={"uld": uld}).status_code == 200
+        scope = ring.admit(f"Bearer {made['key']}").scope
+        decision = Decision(Verdict.STEER, 1, "a" * 64, (0,), (2,), scope=scope)
+        body = {"model": "m", "messages": [{"role": "user", "content": "Who?"}]}
+        sent = json.loads(steer(Chat(), body, decision).body)["vllm_xargs"]
+        params = GuardParams.from_xargs(sent)
+        assert params is not None
+        assert (params.uld_weight, params.uld_rate) == meant
+    for wrong in ({"weight": 0}, {"weight": 11}, {"filter": 2}, {"alpha": 1}):
+        assert admin.patch(path, json={"uld": wrong}).status_code == 422
 
 
 def test_a_scope_names_targets_that_are_there(admin: httpx.Client) -> None:
