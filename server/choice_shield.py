@@ -169,11 +169,11 @@ class ChoiceShield:
         return span
 
     def _finish(self, stop_reason: Any) -> None:
-        ending = self._ending(stop_reason)
+        endings = self._endings(stop_reason)
         for path, surface in self._surfaces.items():
             if self.blocked_at is not None:
                 return
-            if ending and path not in (LOGPROBS, TOKEN_IDS):
+            for ending in endings if path not in (LOGPROBS, TOKEN_IDS) else ():
                 caught = surface.nets.reveals(ending)
                 if caught is not None:
                     surface.nets.close(caught)
@@ -186,11 +186,11 @@ class ChoiceShield:
         if released.caught is not None:
             self._block(path, released.caught)
 
-    def _ending(self, stop_reason: Any) -> str:
-        """The text that a stop string or token cut off."""
-        if isinstance(stop_reason, str):
-            return stop_reason
-        return self.policy.decode([stop_reason]) if type(stop_reason) is int else ""
+    def _endings(self, stop_reason: Any) -> list[str]:
+        """The text that a stop string or token cut off; of a tuple each one may have been it."""
+        reasons = stop_reason if isinstance(stop_reason, tuple) else (stop_reason,)
+        texts = [self.policy.decode([r]) if type(r) is int else r for r in reasons]
+        return [text for text in texts if isinstance(text, str) and text]
 
     def _block(self, path: Path, caught: Catch) -> None:
         self.blocked_at, self.caught = path, caught

@@ -6,6 +6,7 @@ vLLM's own route table finds every route that a new version adds.
 
 from __future__ import annotations
 
+import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,9 @@ class Handling(StrEnum):
     CHAT_BATCH = "chat_batch"
     COMPLETIONS = "completions"
     MESSAGES = "messages"
+    RESPONSES = "responses"
+    RESPONSE = "response"
+    RESPONSE_CANCEL = "response_cancel"
     PASS = "pass"  # noqa: S105
     READY = "ready"
 
@@ -44,6 +48,10 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/v1/chat/completions/batch": Endpoint(Handling.CHAT_BATCH, "POST"),
     "/v1/completions": Endpoint(Handling.COMPLETIONS, "POST"),
     "/v1/messages": Endpoint(Handling.MESSAGES, "POST"),
+    "/v1/responses": Endpoint(Handling.RESPONSES, "POST"),
+    # The gateway's own store; the engine's is never asked.
+    "/v1/responses/{response_id}": Endpoint(Handling.RESPONSE, "GET"),
+    "/v1/responses/{response_id}/cancel": Endpoint(Handling.RESPONSE_CANCEL, "POST"),
     "/v1/models": Endpoint(Handling.PASS, "GET"),
     # Counts and vectors of the client's own texts are not generation.
     "/tokenize": Endpoint(Handling.PASS, "POST"),
@@ -75,9 +83,6 @@ CLOSED = {
     "POST /v1/rerank",
     "POST /v2/rerank",
     # Generation in a form that the shield does not read.
-    "POST /v1/responses",
-    "GET /v1/responses/{response_id}",
-    "POST /v1/responses/{response_id}/cancel",
     "POST /invocations",
     "POST /inference/v1/generate",
     "POST /inference/v1/abort_requests",
@@ -130,6 +135,8 @@ CLOSED = {
     "POST /weight_checker",
     "GET /get_world_size",
 }
+_STORED = re.compile(r"/v1/responses/([^/]+)(/cancel)?")
+_TEMPLATE = r"/v1/responses/{response_id}\2"
 _PREFLIGHT = Endpoint(Handling.PASS, "OPTIONS", needs_key=False)
 
 
@@ -153,7 +160,14 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
 
 def known_endpoint(scope: MutableMapping[str, Any]) -> Endpoint | None:
     """The open route of this path, whatever the method."""
-    return ENDPOINTS.get(routed_path(scope))
+    path = routed_path(scope)
+    return ENDPOINTS.get(_STORED.sub(_TEMPLATE, path) if _STORED.fullmatch(path) else path)
+
+
+def response_id_of(scope: MutableMapping[str, Any]) -> str:
+    """The id in the path of a stored response."""
+    found = _STORED.fullmatch(routed_path(scope))
+    return found[1] if found else ""
 
 
 def routed_path(scope: MutableMapping[str, Any]) -> str:

@@ -8,12 +8,14 @@ gateway needs is given to it; it knows neither vLLM nor how a decision is made.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guard.decision import Decision, Verdict
 from guard.errors import GuardError
@@ -24,7 +26,7 @@ from server.apis.table import APIS
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
-from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint
+from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint, response_id_of
 from server.errors import (
     ContentFiltered,
     GuardTimeout,
@@ -33,6 +35,15 @@ from server.errors import (
     KeysUnreadable,
     Overloaded,
     ServerError,
+    UnsupportedFeature,
+)
+from server.exchange import (
+    Started,
+    adding,
+    nothing_more,
+    readable_scope,
+    run_until,
+    until_cut_short,
 )
 from server.guarding import Engine, Guard
 from server.log import fault_fields, get_logger
@@ -42,6 +53,8 @@ from server.prefixes import Prefixes
 from server.readiness import readiness
 from server.reply import Reply, reply_of
 from server.request_body import header, parse_object, read_body, replay, require_json
+from server.response_store import ResponseStore
+from server.response_turns import ResponseTurns
 from server.settings import Settings
 from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
@@ -52,7 +65,6 @@ DECISION_HEADER = b"x-lethegate-decision"
 
 _log = get_logger("gateway")
 _OFF_LOOP_BYTES = 256 * 1024
-_ABORT_SECONDS = 0.5
 
 T = TypeVar("T")
 
@@ -69,7 +81,7 @@ class _Call:
 
 
 class Gateway:
-    """The ASGI app. Holds nothing about single requests."""
+    """The ASGI app. Of single requests it holds stored responses only."""
 
     def __init__(
         self,
@@ -87,6 +99,8 @@ class Gateway:
         self._metrics = metrics
         self._keys = keys
         self._engine = engine
+        store = ResponseStore(settings.response_store_bytes)
+        self._turns = ResponseTurns(store, engine.model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -98,9 +112,15 @@ class Gateway:
             await send({"type": "websocket.close", "code": 1008, "reason": "not guarded"})
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = _Started(send)
+        await self._replying(partial(self._dispatch, scope, receive), scope, send)
+
+    async def _replying(
+        self, work: Callable[[Send], Awaitable[None]], scope: Scope, send: Send
+    ) -> None:
+        """Do what answers a request; an error is the answer, too."""
+        started = Started(send)
         try:
-            await self._dispatch(scope, receive, started.send)
+            await work(started.send)
         except Exception as error:
             # The inner app's own failures arrive after its 500 has been sent.
             if started.value:
@@ -120,6 +140,11 @@ class Gateway:
         elif endpoint.handling is Handling.READY:
             ready = await readiness(self._guard, self._keys, self._app, scope)
             await send_reply(send, ready, [])
+        elif endpoint.handling is Handling.RESPONSE:
+            await self._retrieve(scope, send, caller)
+        elif endpoint.handling is Handling.RESPONSE_CANCEL:
+            reply = await self._turns.cancel(caller.id, response_id_of(scope))
+            await send_reply(send, reply, self._generation())
         else:
             require_json(scope)
             raw = await read_body(scope, receive, self._settings.max_body_bytes)
@@ -127,7 +152,49 @@ class Gateway:
                 body = await self._parse(raw)
                 request_id = header(scope, b"x-request-id")
                 call = _Call(APIS[endpoint.handling], raw, body, caller, request_id)
-                await self._guarded(call, scope, receive, send)
+                if endpoint.handling is Handling.RESPONSES:
+                    await self._respond(call, scope, receive, send)
+                else:
+                    await self._guarded(call, scope, receive, send)
+
+    async def _respond(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
+        """Make a response: a turn of a conversation, which may be stored."""
+        turn = self._turns.begin(call.caller.id, call.body)
+        if turn.raw is not None:
+            call = replace(call, raw=turn.raw, body=turn.body)
+        scope = readable_scope(scope, call.raw)
+        if turn.in_background:
+            work = partial(self._guarded, call, scope, nothing_more)
+            reply = self._turns.start(turn, lambda sink: self._replying(work, scope, sink))
+            await send_reply(send, reply, self._generation())
+        else:
+            await self._guarded(call, scope, receive, self._turns.recording(turn, send))
+
+    async def _retrieve(self, scope: Scope, send: Send, caller: Caller) -> None:
+        """Give a stored response, judged under the present policy."""
+        if b"stream=true" in scope.get("query_string", b"").lower():
+            raise UnsupportedFeature("A stored response is not streamed.", param="stream")
+        id_ = response_id_of(scope)
+        stored = self._turns.find(caller.id, id_)
+        body = json.loads(stored.request) | {"request_id": id_}
+        api, request_id = APIS[Handling.RESPONSES], header(scope, b"x-request-id")
+        call = _Call(api, stored.request, body, caller, request_id)
+        reply = await self._judged_again(call, stored.answer)
+        await send_reply(send, reply, self._generation())
+
+    async def _judged_again(self, call: _Call, answer: bytes) -> Reply:
+        """A whole answer as it may be shown now."""
+        decision = await self._screen(call)
+        if decision.verdict is Verdict.REFUSE:
+            refusal = self._refusal(call, self._settings.refusal_text)
+            return Reply(200, encode_json(refusal.completion()))
+        nets = self._guard.nets(decision, call.request_id or "")
+        if not nets.enforced:
+            return Reply(200, answer)
+        prefixes = await self._prefixes(call, nets)
+        policy = ShieldPolicy(nets.enforced, self._engine.decode, steered=False, prefixes=prefixes)
+        record = self._metrics.record_shield_block
+        return await self._off_loop(answer, call.api.shield_whole, policy, answer, record)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "POST":
@@ -184,12 +251,12 @@ class Gateway:
             send = self._observed(call, send, request, nets, prefixes)
         shielded = bool(nets.enforced) or request.nonce is not None
         if nets.observed or shielded:
-            scope = _readable_scope(scope, request.body)
+            scope = readable_scope(scope, request.body)
         if shielded:
             policy = self._policy(call, request, nets, prefixes)
             await self._shield(call, request, policy, scope, receive, send, headers)
         else:
-            await self._app(scope, replay(request.body, receive), _adding(send, headers))
+            await self._app(scope, replay(request.body, receive), adding(send, headers))
 
     async def _screen(self, call: _Call) -> Decision:
         """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
@@ -253,9 +320,9 @@ class Gateway:
             filtered=lambda: self._refusal(call, ""),
             record_block=self._metrics.record_shield_block,
         )
-        body = replay(request.body, _until(receive, response.cut_short))
+        body = replay(request.body, until_cut_short(receive, response.cut_short))
         inner = self._app(scope, body, response.send)
-        await _run_until(inner, response)
+        await run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
     def _policy(
@@ -297,70 +364,6 @@ class Gateway:
     def _generation(self) -> Headers:
         view = self._guard.current()
         return [] if view is None else [(GENERATION_HEADER, str(view.generation).encode())]
-
-
-class _Started:
-    """Remembers whether a response has begun."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.value = False
-
-    async def send(self, message: Message) -> None:
-        self.value = True
-        await self._send(message)
-
-
-async def _run_until(inner: Awaitable[None], response: ShieldedResponse) -> None:
-    """Run the inner app to its end; if the response is cut short, it gets time to notice."""
-    task = asyncio.ensure_future(inner)
-    ended = asyncio.ensure_future(response.cut_short.wait())
-    try:
-        await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            await asyncio.wait({task}, timeout=_ABORT_SECONDS)
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("the inner app failed", **fault_fields(error))
-        await response.fail()
-    finally:
-        task.cancel()
-        ended.cancel()
-        await asyncio.gather(task, ended, return_exceptions=True)
-
-
-def _until(receive: Receive, ended: asyncio.Event) -> Receive:
-    """A `receive` that reports a disconnect once the response is cut short.
-
-    That is how the engine learns, on its usual way, that nobody wants the rest.
-    """
-
-    async def receive_or_leave() -> Message:
-        message = asyncio.ensure_future(receive())
-        left = asyncio.ensure_future(ended.wait())
-        try:
-            await asyncio.wait({message, left}, return_when=asyncio.FIRST_COMPLETED)
-            return message.result() if message.done() else {"type": "http.disconnect"}
-        finally:
-            message.cancel()
-            left.cancel()
-
-    return receive_or_leave
-
-
-def _readable_scope(scope: Scope, body: bytes) -> Scope:
-    """The scope for a body; an answer that is to be read must not be compressed."""
-    dropped = (b"content-length", b"accept-encoding", b"transfer-encoding")
-    kept = [(k, v) for k, v in scope["headers"] if k not in dropped]
-    return {**scope, "headers": [*kept, (b"content-length", str(len(body)).encode())]}
-
-
-def _adding(send: Send, headers: Headers) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", ()), *headers]}
-        await send(message)
-
-    return send_with_headers
 
 
 def _authorization(scope: Scope) -> str | None:

@@ -92,6 +92,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     os.environ.pop(CONFIG_ENV, None)  # its values are in `settings` already
     return {
         **as_environment(settings),
+        # It would keep what the engine said. The gateway stores what clients were shown.
+        "VLLM_ENABLE_RESPONSES_API_STORE": "0",
         "VLLM_USE_V2_MODEL_RUNNER": str(int(settings.model_runner == "v2")),
         "VLLM_WORKER_MULTIPROC_METHOD": os.environ.get("VLLM_WORKER_MULTIPROC_METHOD", "spawn"),
     }

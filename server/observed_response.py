@@ -11,8 +11,8 @@ from guard.nets import Catch
 from server.apis.api import Api
 from server.choice_shield import ShieldPolicy
 from server.log import fault_fields, get_logger
+from server.shielded_events import RecordBlock
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock
 
 _log = get_logger("shield")
 _STREAM = b"text/event-stream"

@@ -20,10 +20,15 @@ _TEXT_KEYS = ("text", "refusal", "thinking")
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """One text for each prompt, each of which gets `choices` answers, numbered in order."""
+    """One text for each prompt, each of which gets `choices` answers, numbered in order.
+
+    `endings`: stop strings and tokens that the client named too, for an API whose answers do not
+    say which of them cut them off.
+    """
 
     texts: Sequence[str] = ()
     choices: int = 1
+    endings: tuple[str | int, ...] = ()
 
     def of(self, index: int) -> str:
         """The end of what stands before a choice, folded; empty if nothing does."""

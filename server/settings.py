@@ -150,6 +150,11 @@ class Settings(BaseModel):
         ge=1024,
         description="Longest upload of a corpus's documents (JSON lines), in bytes.",
     )
+    response_store_bytes: int = Field(
+        default=16 * MIB,
+        ge=0,
+        description="Memory for the stored responses of each key, in bytes; 0: none are kept.",
+    )
     holdback_chars: int = Field(
         default=2000,
         ge=64,

@@ -16,9 +16,9 @@ from server.apis.api import Api, Refused, ShieldedStream
 from server.choice_shield import ShieldPolicy
 from server.log import fault_fields, get_logger
 from server.reply import Reply, unavailable
+from server.shielded_events import RecordBlock
 from server.sse import encode_json
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock
 from server.whole_shield import shield_error
 
 Headers = list[tuple[bytes, bytes]]

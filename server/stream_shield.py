@@ -10,27 +10,21 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from guard.nets import Catch
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
 from server.errors import error_body
 from server.plain_chunks import PlainChunk, PlainChunks
 from server.refusals import FINISH_REASON
-from server.sse import DONE, EventSplitter, encode_event, event_data
+from server.shielded_events import FAILED, STOPPED, RecordBlock, ShieldedEvents
+from server.sse import DONE, encode_event, event_data
 from server.stream_form import StreamForm
 from server.surfaces import metric_label, with_texts, written_texts
 
 # Inside a JSON string the quote would be escaped, so this can only be the chunk's own field.
 _USAGE = re.compile(rb',"usage":\{(?:[^{}]|\{[^{}]*\})*\}')
-
-# All that is told of an error which may not be.
-FAILED = "The request failed."
-
-# The surface where an answer was ended, and for what; None where the shield itself failed.
-RecordBlock = Callable[[str, Catch | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +36,11 @@ class _Pending:
     spans: list[Span]
 
 
-class StreamShield:
-    """Shield of one response.
-
-    `ended`: [DONE] is out. `cut_short`: it was not the engine that said so, and it may stop.
-    """
+class StreamShield(ShieldedEvents):
+    """Shield of one response. It has `ended` when [DONE] is out."""
 
     def __init__(self, policy: ShieldPolicy, form: StreamForm, record_block: RecordBlock) -> None:
-        self._policy = policy
-        self._form = form
-        self._record_block = record_block
-        self._splitter = EventSplitter()
+        super().__init__(policy, form, record_block)
         self._plain = PlainChunks()
         self._choices: dict[int, ChoiceShield] = {}
         self._pending: dict[int, deque[_Pending]] = {}
@@ -60,32 +48,12 @@ class StreamShield:
         self._template: dict[str, Any] = {}
         self._prompt_tokens = 0
         self._completion_tokens: dict[int, int] = {}
-        self.ended = False
-        self.cut_short = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes from the engine; the bytes that may go to the client."""
-        return b"".join(
-            out
-            for event in self._splitter.feed(data)
-            if not self.ended
-            for out in self._take(event)
-        )
-
-    def close(self) -> bytes:
-        """The engine sends no more. An answer that has not ended ends here, with an error."""
-        if self.ended:
-            return b""
+    def _stop(self) -> Iterator[bytes]:
         self.ended = True
-        error = error_body("The engine stopped before the end.", "server_error", "engine_error")
-        return b"".join(self._flush()) + encode_event(error) + DONE
-
-    def abandon(self) -> bytes:
-        """The shield itself failed: end every choice, showing nothing that is still held."""
-        if self.ended:
-            return b""
-        self._record_block("other", None)
-        return b"".join(self._end_filtered())
+        yield from self._flush()
+        yield encode_event(error_body(STOPPED, "server_error", "engine_error"))
+        yield DONE
 
     def _take(self, event: bytes) -> Iterator[bytes]:
         plain = self._plain.read(event)
@@ -119,7 +87,7 @@ class StreamShield:
     def _take_error(self, event: bytes, chunk: dict[str, Any]) -> Iterator[bytes]:
         error = chunk["error"]
         code = error.get("code") if isinstance(error, dict) else None
-        if code == 500 and (self._form.structured or self._policy.closed() is not None):
+        if code == 500 and self._fault_is_ours():
             yield from self._end_filtered()
         elif type(code) is not int or code >= 500:
             yield encode_event(error_body(FAILED, "server_error", "engine_error"))

@@ -9,8 +9,8 @@ from server.choice_shield import ChoiceShield, ShieldPolicy
 from server.errors import error_body
 from server.refusals import FINISH_REASON
 from server.reply import Reply, unavailable
+from server.shielded_events import FAILED, RecordBlock
 from server.sse import encode_json
-from server.stream_shield import FAILED, RecordBlock
 from server.surfaces import metric_label, with_texts, written_texts
 
 

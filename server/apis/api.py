@@ -9,8 +9,8 @@ from server.choice_shield import ShieldPolicy
 from server.conversation import Decode
 from server.prefixes import Prefixes
 from server.reply import Reply
+from server.shielded_events import RecordBlock
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock
 
 
 class Refused(Protocol):

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from guard.ledger import CloseReason
+from server.apis.cuts import allowed
 from server.apis.message_refusal import STOP_REASON
-from server.apis.message_surfaces import Said, allowed, block_delta, finish_block
+from server.apis.message_surfaces import Said, block_delta, finish_block
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
 from server.reply import Reply, unavailable
+from server.shielded_events import RecordBlock
 from server.sse import encode_json
-from server.stream_shield import RecordBlock
 from server.surfaces import metric_label
 
 

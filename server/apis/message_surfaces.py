@@ -11,7 +11,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.choice_shield import ChoiceShield, ShieldPolicy, Span
+from server.apis.cuts import shown_to_the_end
+from server.choice_shield import ChoiceShield, ShieldPolicy
 
 Delta = dict[str, Any]
 
@@ -72,24 +73,7 @@ class Said:
 
     def last(self, policy: ShieldPolicy, kind: str, kept: str) -> str:
         """What of the answer's last text may be shown: its end is a word border everywhere."""
-        before, length = (self.joined.get(kind, ""), self.own), -1
-        while len(kept) != length:
-            length = len(kept)
-            for prefix in before:
-                chain = policy.chain()
-                shown = chain.feed(prefix + kept).text + chain.finish().text
-                kept = kept[: max(0, len(shown) - len(prefix))]
-        return kept
-
-
-def allowed(shield: ChoiceShield, spans: list[Span], text: str) -> str:
-    """The beginning of a text up to what was caught.
-
-    Of one text's surfaces only the one that caught something knows: the others were closed before
-    they had read as far, as if the text had ended there.
-    """
-    caught = [span for span in spans if span.path == shield.blocked_at]
-    return text[: min(map(shield.cleared_of, caught or spans), default=0)]
+        return shown_to_the_end(policy, (self.joined.get(kind, ""), self.own), kept)
 
 
 def finish_block(shield: ChoiceShield, index: int) -> None:

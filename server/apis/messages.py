@@ -16,9 +16,9 @@ from server.errors import InvalidRequest, UnsupportedFeature
 from server.prefixes import Prefixes, prefill
 from server.refusals import answer_id, asked_model
 from server.reply import Reply
+from server.shielded_events import RecordBlock
 from server.sse import encode_json
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock
 
 # By status; everything else is the server's fault.
 _ERROR_TYPES = {

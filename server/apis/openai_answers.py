@@ -8,8 +8,9 @@ from server.apis.openai_form import own_form, steered_form
 from server.choice_shield import ShieldPolicy
 from server.refusals import Refusal
 from server.reply import Reply
+from server.shielded_events import RecordBlock
 from server.stream_form import StreamForm
-from server.stream_shield import RecordBlock, StreamShield
+from server.stream_shield import StreamShield
 from server.whole_shield import shield_completion
 
 

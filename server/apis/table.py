@@ -6,6 +6,7 @@ from server.apis.api import Api
 from server.apis.chat import Chat, ChatBatch
 from server.apis.completions import Completions
 from server.apis.messages import Messages
+from server.apis.responses import Responses
 from server.endpoints import Handling
 
 APIS: dict[Handling, Api] = {
@@ -13,4 +14,5 @@ APIS: dict[Handling, Api] = {
     Handling.CHAT_BATCH: ChatBatch(),
     Handling.COMPLETIONS: Completions(),
     Handling.MESSAGES: Messages(),
+    Handling.RESPONSES: Responses(),
 }

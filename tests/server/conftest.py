@@ -84,6 +84,7 @@ class FakeVllm:
                 Route("/v1/chat/completions/batch", self._generate, methods=["POST"]),
                 Route("/v1/completions", self._generate, methods=["POST"]),
                 Route("/v1/messages", self._generate, methods=["POST"]),
+                Route("/v1/responses", self._generate, methods=["POST"]),
                 Route("/v1/models", self._models),
                 Route("/tokenize", self._tokenize, methods=["POST"]),
                 Route("/health", self._health),
