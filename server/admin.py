@@ -26,6 +26,8 @@ from server.admin_parts import (
 )
 from server.admin_phrases import router as phrases_router
 from server.assistant_routes import assistants_router
+from server.audit.acts import RecordedActs
+from server.audit.routes import audit_router
 from server.auth import Role
 from server.body import BodyGuard, error_response
 from server.errors import (
@@ -70,10 +72,12 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.include_router(page_router)
     app.include_router(assistants_router, prefix=PREFIX)
     app.include_router(keys_router, prefix=PREFIX)
+    app.include_router(audit_router, prefix=PREFIX)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_middleware(RecordedActs, recorder=control.audit, identify=control.keyring.identify)
     app.add_middleware(
         BodyGuard,
         max_bytes=max_body_bytes,

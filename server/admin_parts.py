@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Path, Request, Response
 from prometheus_client import CollectorRegistry
 
 from server.assistants import Assistants
+from server.audit.writer import AuditWriter
 from server.auth import KeyRing
 from server.errors import InvalidField, NotReady
 from server.jobs import JobWorker
@@ -37,6 +38,7 @@ class Control:
     assistants: Assistants
     keys: Keys
     lease: Lease
+    audit: AuditWriter
 
     def require_lead(self) -> None:
         """Refuse what only the process that compiles can do.

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from guard.key_scope import ALL_TARGETS, KeyScope
 from server.errors import Forbidden, KeysUnreadable, StartFault, Unauthorized
+from server.keys.limits import NO_LIMITS, Limits
 from server.keys.secret import key_digest, new_key
 from server.settings import Settings, is_loopback
 
@@ -37,6 +38,7 @@ class Caller:
     id: str
     role: Role
     scope: KeyScope = ALL_TARGETS
+    limits: Limits = NO_LIMITS
 
 
 # Clients of a loopback server that has no client keys.

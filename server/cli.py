@@ -1,5 +1,5 @@
-"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `keys`, `corpus`, `index`,
-`assistant`, `bench`, `eval` and `version`.
+"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `keys`, `audit`,
+`corpus`, `index`, `assistant`, `bench`, `eval` and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
 """
@@ -14,6 +14,7 @@ import typer
 from server.cli_admin import jobs_app, targets_app
 from server.cli_assistant import assistant_app
 from server.cli_attack import attack
+from server.cli_audit import audit_app
 from server.cli_bench import bench_app
 from server.cli_corpus import corpus_app
 from server.cli_eval import eval_app
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
+app.add_typer(audit_app, name="audit")
 app.add_typer(assistant_app, name="assistant")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(index_app, name="index")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table
-from server.cli_settings import with_settings
+from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
 
@@ -27,10 +27,31 @@ def add_key(
     days: Annotated[
         float | None, typer.Option(help="Days until it expires; else never.", min=0)
     ] = None,
+    target: Annotated[list[str], typer.Option(help="A target that applies; repeatable.")] = [],  # noqa: B006
+    label: Annotated[
+        list[str], typer.Option(help="KEY=VALUE that targets which apply carry; repeatable.")
+    ] = [],  # noqa: B006
+    observe: Annotated[
+        bool, typer.Option("--observe", help="Record what would happen, change nothing.")
+    ] = False,
+    rpm: Annotated[int | None, typer.Option(help="Requests a minute.", min=1)] = None,
+    tpm: Annotated[int | None, typer.Option(help="Tokens a minute.", min=1)] = None,
+    at_once: Annotated[int | None, typer.Option(help="Requests at once.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
-    document: dict[str, Any] = {"name": name, "role": role}
+    document: dict[str, Any] = {
+        "name": name,
+        "role": role,
+        "targets": target or None,
+        "labels": _labels(label) or None,
+        "enforcement": "observe" if observe else "enforce",
+        "limits": {
+            "requests_per_minute": rpm,
+            "tokens_per_minute": tpm,
+            "concurrent_requests": at_once,
+        },
+    }
     if days is not None:
         document["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
     with AdminClient.of(settings) as client:
@@ -75,6 +96,13 @@ def remove_key(key_id: KeyId, *, settings: Settings, as_json: AsJson = False) ->
         print_json(gone)
     else:
         typer.echo(f"{gone['id']}: revoked{_pending(gone)}")
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    parts = [pair.partition("=") for pair in pairs]
+    if any(not equals for _, equals, _ in parts):
+        raise Fail("--label takes KEY=VALUE", status=2)
+    return {key: value for key, _, value in parts}
 
 
 def _show_once(made: dict[str, Any], as_json: bool) -> None:

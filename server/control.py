@@ -26,6 +26,7 @@ from guard.uld.shelf import Shelf
 from server.admin import create_admin_app
 from server.admin_parts import Control
 from server.assistants import Assistants, fits_model
+from server.audit.opening import open_audit
 from server.auth import load_keyring
 from server.database import Database, Write, is_file
 from server.errors import ControlRunning, StartFault
@@ -144,7 +145,10 @@ def _serve(
     key_store = KeyStore(database)
     keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
     keyring = load_keyring(settings, keys.publisher.current)
-    control = Control(store, worker, publisher, keyring, registry, corpora, assistants, keys, lease)
+    audit = open_audit(settings, metrics.audit)
+    control = Control(
+        store, worker, publisher, keyring, registry, corpora, assistants, keys, lease, audit
+    )
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
     )
@@ -165,6 +169,7 @@ def _serve(
         threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
     _run_until_signal(server, listener)
     keys.publisher.stop()
+    audit.stop()
     lost = lease.epoch > 0 and not lease.is_held
     lease.stop_waiting()
     leader.join()

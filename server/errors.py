@@ -15,6 +15,10 @@ ServerError
 │   ├── Conflict              409: the id exists, or is being withdrawn
 │   ├── PreconditionFailed    412: If-Match names another revision
 │   ├── BodyTooLarge          413
+│   ├── RateLimited           429: a limit of the key is reached
+│   │   ├── RequestsLimited   429: of requests per minute
+│   │   ├── TokensLimited     429: of tokens per minute
+│   │   └── ConcurrencyLimited 429: of requests at once
 │   └── UnsupportedMediaType  415
 ├── ServerFault               the caller can only try again
 │   ├── GuardUnavailable      503: no decision can be made, so nothing is served
@@ -22,6 +26,7 @@ ServerError
 │   ├── Overloaded            503
 │   ├── NotReady              503: starting, or without a policy
 │   ├── KeysUnreadable        503: nobody can tell which keys are good
+│   ├── AuditUnavailable      503: what was asked for could not be recorded
 │   ├── LeaseLost             503: another control process leads by now
 │   └── StoreFault            500: the store cannot be read or written
 ├── StartFault                the process does not start
@@ -138,6 +143,26 @@ class BodyTooLarge(ClientFault):
     """The body is longer than the setting allows."""
 
 
+class RateLimited(ClientFault):
+    """A limit of the key is reached; `headers` tell how it stands."""
+
+    def __init__(self, message: str = "", *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.headers: dict[str, str] = {}
+
+
+class RequestsLimited(RateLimited):
+    """Too many requests in a minute."""
+
+
+class TokensLimited(RateLimited):
+    """Too many tokens in a minute."""
+
+
+class ConcurrencyLimited(RateLimited):
+    """Too many requests at once."""
+
+
 class UnsupportedMediaType(ClientFault):
     """The body is not declared as JSON."""
 
@@ -168,6 +193,10 @@ class KeysUnreadable(ServerFault):
 
 class LeaseLost(ServerFault):
     """Another control process has taken the lease, so this one must write nothing more."""
+
+
+class AuditUnavailable(ServerFault):
+    """The audit cannot be written, so what must be recorded may not happen."""
 
 
 class StoreFault(ServerFault):
@@ -261,12 +290,17 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     Conflict: ErrorRow(409, _CLIENT, "conflict"),
     PreconditionFailed: ErrorRow(412, _CLIENT, "precondition_failed"),
     BodyTooLarge: ErrorRow(413, _CLIENT, "body_too_large"),
+    RateLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
+    RequestsLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
+    TokensLimited: ErrorRow(429, "tokens", "rate_limit_exceeded"),
+    ConcurrencyLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),
     UnsupportedMediaType: ErrorRow(415, _CLIENT, "unsupported_media_type"),
     ServerFault: _INTERNAL,
     GuardUnavailable: _GUARD,
     GuardTimeout: ErrorRow(503, _SERVER, "guard_timeout", "The guard took too long."),
     Overloaded: ErrorRow(503, _SERVER, "overloaded"),
     NotReady: ErrorRow(503, _SERVER, "not_ready"),
+    AuditUnavailable: ErrorRow(503, _SERVER, "audit_unavailable", "The audit cannot be written."),
     KeysUnreadable: ErrorRow(503, _SERVER, "keys_unavailable", "Keys cannot be checked."),
     LeaseLost: ErrorRow(503, _SERVER, "lease_lost"),
     StoreFault: ErrorRow(500, _SERVER, "store_error", "The store failed."),
@@ -340,6 +374,10 @@ def reply_to(error: BaseException) -> ErrorReply:
     if row.status == 503:
         wait = error.retry_after_seconds if isinstance(error, ServerError) else None
         headers["retry-after"] = str(wait or 1)
+    if isinstance(error, RateLimited):
+        headers |= error.headers
+        if error.retry_after_seconds is not None:
+            headers["retry-after"] = str(error.retry_after_seconds)
     message = row.message or str(error) or row.code.replace("_", " ").capitalize() + "."
     return ErrorReply(row.status, error_body(message, row.type, row.code, param), headers)
 

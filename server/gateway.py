@@ -19,15 +19,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guard.decision import Decision, Verdict
 from guard.errors import GuardError
-from guard.nets import AnswerNets
+from guard.nets import AnswerNets, Catch
 from server.admission import reject_reserved
 from server.apis.api import Api, Refused
 from server.apis.table import APIS
+from server.audit.events import RequestAudit
+from server.audit.writer import NO_AUDIT, Recorder
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
-from server.endpoints import Endpoint, Handling, endpoint_of, known_endpoint, response_id_of
+from server.endpoints import (
+    Endpoint,
+    Handling,
+    endpoint_of,
+    known_endpoint,
+    response_id_of,
+    routed_path,
+)
 from server.errors import (
+    AuditUnavailable,
     ContentFiltered,
     GuardTimeout,
     GuardUnavailable,
@@ -46,6 +56,8 @@ from server.exchange import (
     until_cut_short,
 )
 from server.guarding import Engine, Guard
+from server.keys.limited import KeyLimits, LimitedRequest
+from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
@@ -56,6 +68,7 @@ from server.request_body import header, parse_object, read_body, replay, require
 from server.response_store import ResponseStore
 from server.response_turns import ResponseTurns
 from server.settings import Settings
+from server.shielded_events import RecordBlock
 from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
 from server.steering import OutgoingRequest, steer, untouched
@@ -78,6 +91,7 @@ class _Call:
     body: dict[str, Any]
     caller: Caller
     request_id: str | None
+    audit: RequestAudit
 
 
 class Gateway:
@@ -92,6 +106,8 @@ class Gateway:
         metrics: GatewayMetrics,
         keys: KeyRing,
         engine: Engine,
+        limiter: Limiter | None = None,
+        audit: Recorder = NO_AUDIT,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -101,6 +117,8 @@ class Gateway:
         self._engine = engine
         store = ResponseStore(settings.response_store_bytes)
         self._turns = ResponseTurns(store, engine.model)
+        self._limits = KeyLimits(limiter, settings, metrics)
+        self._audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -135,9 +153,7 @@ class Gateway:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
         caller = self._authenticate(scope, endpoint)
-        if endpoint.handling is Handling.PASS:
-            await self._pass(scope, receive, send)
-        elif endpoint.handling is Handling.READY:
+        if endpoint.handling is Handling.READY:
             ready = await readiness(self._guard, self._keys, self._app, scope)
             await send_reply(send, ready, [])
         elif endpoint.handling is Handling.RESPONSE:
@@ -145,17 +161,11 @@ class Gateway:
         elif endpoint.handling is Handling.RESPONSE_CANCEL:
             reply = await self._turns.cancel(caller.id, response_id_of(scope))
             await send_reply(send, reply, self._generation())
+        elif scope["method"] != "POST":
+            await self._app(scope, receive, send)
         else:
-            require_json(scope)
-            raw = await read_body(scope, receive, self._settings.max_body_bytes)
-            if raw is not None:
-                body = await self._parse(raw)
-                request_id = header(scope, b"x-request-id")
-                call = _Call(APIS[endpoint.handling], raw, body, caller, request_id)
-                if endpoint.handling is Handling.RESPONSES:
-                    await self._respond(call, scope, receive, send)
-                else:
-                    await self._guarded(call, scope, receive, send)
+            with self._limits.request(caller, endpoint, send) as request:
+                await self._take(request, endpoint, caller, scope, receive)
 
     async def _respond(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
         """Make a response: a turn of a conversation, which may be stored."""
@@ -178,13 +188,15 @@ class Gateway:
         stored = self._turns.find(caller.id, id_)
         body = json.loads(stored.request) | {"request_id": id_}
         api, request_id = APIS[Handling.RESPONSES], header(scope, b"x-request-id")
-        call = _Call(api, stored.request, body, caller, request_id)
+        audit = RequestAudit(self._audit, caller.id, request_id, "/v1/responses")
+        call = _Call(api, stored.request, body, caller, request_id, audit)
         reply = await self._judged_again(call, stored.answer)
         await send_reply(send, reply, self._generation())
 
     async def _judged_again(self, call: _Call, answer: bytes) -> Reply:
         """A whole answer as it may be shown now."""
         decision = await self._screen(call)
+        call.audit.decided(decision)
         if decision.verdict is Verdict.REFUSE:
             refusal = self._refusal(call, self._settings.refusal_text)
             return Reply(200, encode_json(refusal.completion()))
@@ -193,16 +205,40 @@ class Gateway:
             return Reply(200, answer)
         prefixes = await self._prefixes(call, nets)
         policy = ShieldPolicy(nets.enforced, self._engine.decode, steered=False, prefixes=prefixes)
-        record = self._metrics.record_shield_block
+        record = self._record_block(call)
         return await self._off_loop(answer, call.api.shield_whole, policy, answer, record)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "POST":
-            raw = await read_body(scope, receive, self._settings.max_body_bytes)
-            if raw is None:
-                return
-            receive = replay(raw, receive)
-        await self._app(scope, receive, send)
+    async def _take(
+        self,
+        request: LimitedRequest,
+        endpoint: Endpoint,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+    ) -> None:
+        """Read the body of a request that its key may make, and serve it."""
+        if self._settings.audit_required:
+            self._audit.check()
+        passes = endpoint.handling is Handling.PASS
+        if not passes:
+            require_json(scope)
+        raw = await read_body(scope, receive, request.max_body_bytes)
+        if raw is None:
+            return
+        if passes:
+            # Vectors and counts of texts; nothing is generated.
+            request.reserve(len(raw), {"max_tokens": 0})
+            await self._app(scope, replay(raw, receive), request.send)
+            return
+        body = await self._parse(raw)
+        request.reserve(len(raw), body)
+        request_id = header(scope, b"x-request-id")
+        audit = RequestAudit(self._audit, caller.id, request_id, routed_path(scope))
+        call = _Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
+        if endpoint.handling is Handling.RESPONSES:
+            await self._respond(call, scope, receive, request.send)
+        else:
+            await self._guarded(call, scope, receive, request.send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
         return self._keys.admit(_authorization(scope)) if endpoint.needs_key else ANONYMOUS
@@ -235,6 +271,7 @@ class Gateway:
         if view is None or view.enforces_for(call.caller.scope):
             call.api.reject_unguardable(call.body)
         self._metrics.record_decision(decision)
+        call.audit.decided(decision)
         headers = self._decision_headers(call, decision)
         if decision.verdict is Verdict.REFUSE:
             await self._refuse(call, send, headers)
@@ -318,12 +355,19 @@ class Gateway:
             request.form,
             headers=headers,
             filtered=lambda: self._refusal(call, ""),
-            record_block=self._metrics.record_shield_block,
+            record_block=self._record_block(call),
         )
         body = replay(request.body, until_cut_short(receive, response.cut_short))
         inner = self._app(scope, body, response.send)
         await run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
+
+    def _record_block(self, call: _Call) -> RecordBlock:
+        def record(surface: str, caught: Catch | None) -> None:
+            self._metrics.record_shield_block(surface, caught)
+            call.audit.blocked(surface, caught, enforced=True)
+
+        return record
 
     def _policy(
         self, call: _Call, request: OutgoingRequest, nets: AnswerNets, prefixes: Prefixes
@@ -352,7 +396,11 @@ class Gateway:
         prefixes: Prefixes,
     ) -> Send:
         policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False, prefixes=prefixes)
-        record = self._metrics.record_observed_block
+
+        def record(surface: str, caught: Catch | None) -> None:
+            self._metrics.record_observed_block(surface, caught)
+            call.audit.blocked(surface, caught, enforced=False)
+
         return ObservedResponse(send, call.api, policy, request.form, record).send
 
     def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
@@ -386,4 +434,6 @@ def _failure(error: Exception, guard: Guard) -> Failure:
         return Failure.OVERLOADED
     if isinstance(error, KeysUnreadable):
         return Failure.KEYS
+    if isinstance(error, AuditUnavailable):
+        return Failure.AUDIT
     return Failure.NO_POLICY if guard.current() is None else Failure.GUARD_ERROR

@@ -44,8 +44,17 @@ class Failure(StrEnum):
     GUARD_ERROR = "guard_error"
     TIMEOUT = "timeout"
     NO_POLICY = "no_policy"
+    AUDIT = "audit"
     KEYS = "keys"
     OVERLOADED = "overloaded"
+
+
+class Limit(StrEnum):
+    """Which limit of a key was reached."""
+
+    REQUESTS = "requests"
+    TOKENS = "tokens"
+    CONCURRENCY = "concurrency"
 
 
 SURFACES = frozenset(
@@ -82,6 +91,39 @@ class WorkerFacts:
     subtracted_steps: int = 0
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     snapshot_load_failures: int = 0
+
+
+class AuditMetrics:
+    """What a process counts of the audit that it writes."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._written = Counter(
+            "lethegate_audit_records_total",
+            "Records that this process wrote into the audit.",
+            registry=registry,
+        )
+        self._lost = Counter(
+            "lethegate_audit_lost_total",
+            "Records that could not be written and were given up.",
+            registry=registry,
+        )
+        self._failures = Counter(
+            "lethegate_audit_write_failures_total",
+            "Attempts to write the audit that failed and are made again.",
+            registry=registry,
+        )
+
+    def record_written(self, count: int) -> None:
+        """Count records that are in the file."""
+        self._written.inc(count)
+
+    def record_lost(self, count: int) -> None:
+        """Count records that nobody will find."""
+        self._lost.inc(count)
+
+    def record_failure(self) -> None:
+        """Count an attempt that failed."""
+        self._failures.inc()
 
 
 class GatewayMetrics:
@@ -183,8 +225,16 @@ class GatewayMetrics:
             "Lists of API keys that this gateway could not read; the one it has goes on ruling.",
             registry=registry,
         )
+        self._limited = Counter(
+            "lethegate_limited_requests_total",
+            "Requests refused because a limit of their key was reached.",
+            ["limit"],
+            registry=registry,
+        )
+        self.audit = AuditMetrics(registry)
         registry.register(WorkerCollector(facts))
         _tell_build(registry)
+        _begin(self._limited, Limit)
         _begin(self._requests, Verdict)
         _begin(self._failures, Failure)
         _begin(self._bypasses, (Failure.GUARD_ERROR, Failure.NO_POLICY))
@@ -242,6 +292,10 @@ class GatewayMetrics:
     def record_corpora_failure(self) -> None:
         """Count corpora that could not be loaded."""
         self._corpora_failures.inc()
+
+    def record_limited(self, limit: Limit) -> None:
+        """Count a request that a limit of its key refused."""
+        self._limited.labels(limit.value).inc()
 
     def set_keys(self, generation: int) -> None:
         """Tell which list of API keys this gateway applies."""
@@ -307,6 +361,7 @@ class ControlMetrics:
             "Generation of the corpora that was last published.",
             registry=registry,
         )
+        self.audit = AuditMetrics(registry)
         registry.register(_FollowerCollector(followers))
         _tell_build(registry)
         _begin(self._jobs, _FINISHED)

@@ -13,11 +13,14 @@ from typing import Any
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.audit.opening import open_audit
 from server.auth import load_keyring
 from server.exposition import with_worker_facts
 from server.gateway import Gateway
 from server.guarding import Engine
+from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
+from server.keys.limits import Limiter
 from server.log import configure_logging
 from server.metrics import GatewayMetrics
 from server.screening import Screening
@@ -46,6 +49,7 @@ class GuardMiddleware:
         self._screening.start(self._metrics)
         self._keys = KeysFollower(self._settings.keys, self._metrics)
         self._keys.start()
+        self._limiter = Limiter(Counters(self._settings.keys))
         self._gateway: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +69,8 @@ class GuardMiddleware:
             metrics=self._metrics,
             keys=load_keyring(self._settings, self._keys.current),
             engine=_engine(vllm_app),
+            limiter=self._limiter,
+            audit=open_audit(self._settings, self._metrics.audit),
         )
 
 

@@ -79,7 +79,7 @@ def _reseal(connection: Connection, table: Table, columns: list[Column[Any]]) ->
     keys = list(table.primary_key.columns)
     # Named unlike the columns, which the update's own parameters are named after.
     same = [key == bindparam(f"key_{key.name}") for key in keys]
-    values = {column.name: bindparam(f"new_{column.name}") for column in columns}
+    values: dict[str, Any] = {column.name: bindparam(f"new_{column.name}") for column in columns}
     change = update(table).where(*same).values(values)
     rows = connection.execute(select(*keys, *columns).order_by(*keys)).all()
     names = [f"key_{key.name}" for key in keys] + [f"new_{column.name}" for column in columns]

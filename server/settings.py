@@ -145,6 +145,18 @@ class Settings(BaseModel):
         ge=1024,
         description="Longest request body accepted, in bytes; longer is a 413.",
     )
+    requests_per_minute: int | None = Field(
+        default=None, ge=1, description="Requests a minute of a key that has no limit of its own."
+    )
+    tokens_per_minute: int | None = Field(
+        default=None, ge=1, description="Tokens a minute of a key that has no limit of its own."
+    )
+    concurrent_requests: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="Requests at once of a key that has no limit of its own.",
+    )
     max_upload_bytes: int = Field(
         default=1024 * MIB,
         ge=1024,
@@ -181,6 +193,20 @@ class Settings(BaseModel):
     model_runner: Literal["v1", "v2"] = Field(
         default="v1",
         description="vLLM's model runner; speculative decoding needs v2, which needs a GPU.",
+    )
+    audit_max_bytes: int = Field(
+        default=64 * MIB, ge=64 * 1024, description="Longest file of the audit, in bytes."
+    )
+    audit_keep_files: int = Field(
+        default=16, ge=1, description="How many files of the audit are kept; the oldest go first."
+    )
+    audit_fsync: Literal["always", "interval", "never"] = Field(
+        default="interval",
+        description="When audit records are forced to disk: each batch, each second, or never.",
+    )
+    audit_required: bool = Field(
+        default=False,
+        description="Answer 503 while the audit cannot be written; else serve, and count losses.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
@@ -236,6 +262,11 @@ class Settings(BaseModel):
     def keys(self) -> Path:
         """Directory of the published API keys, hashed."""
         return self.state_dir / "keys"
+
+    @property
+    def audit(self) -> Path:
+        """Directory of the audit's files."""
+        return self.state_dir / "audit"
 
     @property
     def cache(self) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 from guard.key_scope import KeyScope
 from server.auth import Caller, Role
 from server.errors import KeysUnreadable
+from server.keys.limits import Limits
 from server.keys.record import StoredKeys
 
 FORMAT = 1
@@ -117,7 +118,8 @@ def _document(stored: StoredKeys) -> dict[str, Any]:
 
 
 def _listed(key: dict[str, Any]) -> Iterable[tuple[str, Listed]]:
-    caller = Caller(key["id"], Role[key["role"].upper()], KeyScope.of(key["scope"]))
+    role, scope = Role[key["role"].upper()], KeyScope.of(key["scope"])
+    caller = Caller(key["id"], role, scope, Limits.of(key["limits"]))
     for digest, until in key["secrets"].items():
         ends = [end for end in (key["expires_at"], until) if end is not None]
         yield digest, Listed(caller, min(ends, default=None), key["disabled"])

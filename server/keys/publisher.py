@@ -25,7 +25,7 @@ class KeyPublisher:
     """Publishes the store's keys in a directory."""
 
     def __init__(self, store: KeyStore, directory: Path) -> None:
-        self._store, self._directory = store, directory
+        self._store, self.directory = store, directory
         self._pointer = ActivePointer(directory)
         self._lock = threading.Lock()
         self._revision = -1
@@ -52,16 +52,16 @@ class KeyPublisher:
         """Put the store's keys into force if they are new; the generation that rules."""
         with self._lock:
             stored = self._store.everything()
-            digest = write_list(self._directory, stored)
+            digest = write_list(self.directory, stored)
             active = self._pointer.read()
             if active is None or active.digest != digest:
                 generation = 1 if active is None else active.generation + 1
                 self._pointer.publish(generation, digest)
             else:
                 generation = active.generation
-            self._current = read_list(self._directory, digest)
+            self._current = read_list(self.directory, digest)
             self._revision = stored.revision
-            prune_lists(self._directory, digest)
+            prune_lists(self.directory, digest)
             return generation
 
     def put_in_force(self, timeout_seconds: float) -> bool:
@@ -73,7 +73,7 @@ class KeyPublisher:
         if generation is None:
             return False
         end = time.monotonic() + timeout_seconds
-        while any(f.generation < generation for f in followers(self._directory)):
+        while any(f.generation < generation for f in followers(self.directory)):
             if time.monotonic() >= end:
                 return False
             time.sleep(0.01)

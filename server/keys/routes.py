@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 
 from server.access import Admin, Auditor
+from server.keys.counters import last_uses
 from server.keys.publisher import KeyPublisher
 from server.keys.schemas import (
     KeyChanged,
@@ -35,6 +37,10 @@ class Keys:
     def put_in_force(self) -> bool:
         """Publish what was stored; whether every live gateway applies it."""
         return self.publisher.put_in_force(IN_FORCE_SECONDS)
+
+    def last_uses(self, key_ids: Sequence[str]) -> dict[str, float]:
+        """When keys were last used on this machine."""
+        return last_uses(self.publisher.directory, key_ids)
 
 
 def _keys(request: Request) -> Keys:
@@ -69,7 +75,8 @@ def list_keys(
 ) -> KeyPage:
     """List keys, oldest first, each by the first characters of its secrets."""
     found = here.store.page(after, limit + 1)
-    page = [KeyOut.of(key) for key in found[:limit]]
+    used = here.last_uses([key.id for key in found])
+    page = [KeyOut.of(key, used.get(key.id)) for key in found[:limit]]
     return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
@@ -78,7 +85,7 @@ def get_key(key_id: KeyPath, here: Here, role: Auditor, response: Response) -> K
     """One key."""
     record = here.store.key(key_id)
     response.headers["etag"] = record.etag
-    found: KeyOut = KeyOut.of(record)
+    found: KeyOut = KeyOut.of(record, here.last_uses([key_id]).get(key_id))
     return found
 
 

@@ -49,6 +49,15 @@ class KeyUld(_Input):
     filter: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
 
 
+class LimitsIn(_Input):
+    """A key's limits; without one the server's setting holds."""
+
+    requests_per_minute: Annotated[int, Field(strict=True, ge=1, le=10**9)] | None = None
+    tokens_per_minute: Annotated[int, Field(strict=True, ge=1, le=10**12)] | None = None
+    concurrent_requests: Annotated[int, Field(strict=True, ge=1, le=10_000)] | None = None
+    max_body_bytes: Annotated[int, Field(strict=True, ge=1024, le=2**40)] | None = None
+
+
 TargetIds = Annotated[list[TargetId], Field(max_length=1_000)]
 
 
@@ -67,6 +76,7 @@ class KeyIn(_Input):
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
     uld: KeyUld | None = None
+    limits: LimitsIn = LimitsIn()
 
     def columns(self) -> dict[str, Any]:
         """As the store's columns."""
@@ -81,12 +91,15 @@ class KeyIn(_Input):
                 "enforcement": self.enforcement.value,
                 "uld": None if self.uld is None else self.uld.model_dump(),
             },
-            "limits": {},
+            "limits": self.limits.model_dump(),
         }
 
 
 class KeyPatch(_Input):
-    """What is to change of a key; what is left out stays, null takes away what may be missing."""
+    """What is to change of a key; what is left out stays, null takes away what may be missing.
+
+    `limits` are replaced as a whole.
+    """
 
     name: KeyName = ""
     disabled: StrictBool = False
@@ -95,6 +108,7 @@ class KeyPatch(_Input):
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
     uld: KeyUld | None = None
+    limits: LimitsIn = LimitsIn()
 
     def columns(self, known: KeyRecord) -> dict[str, Any]:
         """The store's columns after the change of a known key."""
@@ -123,7 +137,10 @@ class SecretOut(BaseModel):
 
 
 class KeyOut(BaseModel):
-    """A key without its secret; `secrets` oldest first, two while a rotation is under way."""
+    """A key without its secret; `secrets` oldest first, two while a rotation is under way.
+
+    `last_used_at` is true to the minute, and for the machine of this control process.
+    """
 
     id: str
     name: str
@@ -134,13 +151,15 @@ class KeyOut(BaseModel):
     labels: dict[str, str] | None
     enforcement: Enforcement
     uld: KeyUld | None
+    limits: LimitsIn
+    last_used_at: datetime | None
     secrets: list[SecretOut]
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, record: KeyRecord, **more: Any) -> Any:
-        """From the store."""
+    def of(cls, record: KeyRecord, used_at: float | None = None, **more: Any) -> Any:
+        """From the store; `used_at` in seconds since the epoch."""
         gone = record.expires_at is not None and record.expires_at <= datetime.now(UTC).timestamp()
         return cls(
             id=record.id,
@@ -152,6 +171,8 @@ class KeyOut(BaseModel):
             labels=record.scope.get("labels"),
             enforcement=record.scope.get("enforcement", Enforcement.ENFORCE),
             uld=record.scope.get("uld"),
+            limits=LimitsIn.model_validate(record.limits),
+            last_used_at=_time(None if used_at is None else used_at // 60 * 60),
             secrets=[
                 SecretOut(
                     prefix=secret.prefix,

@@ -26,9 +26,13 @@ from guard.ledger import CloseReason
 from guard.nets import AnswerNets, Catch
 from guard.phrase_matcher import PhraseMatcher
 from guard.shield import OutputShield
+from server.audit.opening import open_audit
+from server.audit.writer import AuditWriter
 from server.auth import KeyRing, Role
 from server.gateway import Gateway
 from server.guarding import Engine
+from server.keys.counters import Counters
+from server.keys.limits import Limiter
 from server.metrics import GatewayMetrics
 from server.settings import Settings
 
@@ -335,6 +339,8 @@ class Stack:
     registry: CollectorRegistry
     url: str
     http: httpx.Client
+    counters: Counters
+    audit: AuditWriter
 
     def chat(self, text: str = "hi", **fields: Any) -> httpx.Response:
         """POST a chat."""
@@ -362,18 +368,23 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         keys: dict[str, Role] | None = None, keyring: KeyRing | None = None, **settings: Any
     ) -> Stack:
         vllm, guard, registry = FakeVllm(), RuleGuard(), CollectorRegistry()
+        counters = Counters(tmp_path / "keys")
+        used = Settings(state_dir=tmp_path, **settings)
+        audit = open_audit(used, (metrics := GatewayMetrics(registry)).audit)
         gateway = Gateway(
             vllm.app(),
-            settings=Settings(state_dir=tmp_path, **settings),
+            settings=used,
             guard=guard,
-            metrics=GatewayMetrics(registry),
+            metrics=metrics,
             keys=keyring or KeyRing(keys or {}),
             engine=Engine("demo", vllm.vocabulary.decode),
+            limiter=Limiter(counters),
+            audit=audit,
         )
         url, stop = _serve(gateway)
         http = httpx.Client(base_url=url, timeout=10)
-        stopping.extend((stop, http.close))
-        return Stack(vllm, guard, registry, url, http)
+        stopping.extend((counters.close, audit.stop, stop, http.close))
+        return Stack(vllm, guard, registry, url, http, counters, audit)
 
     yield start
     for stop in reversed(stopping):

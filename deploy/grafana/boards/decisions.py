@@ -53,6 +53,13 @@ DECISIONS = Board(
             "reqps",
         ),
         graph(
+            "Requests over the limit of their key",
+            "Answered with 429.",
+            {"{{limit}}": rate("lethegate_limited_requests_total", "limit")},
+            "reqps",
+            stacked=True,
+        ),
+        graph(
             "Steps of steered requests",
             "Decode steps per second, beside those of all requests.",
             {

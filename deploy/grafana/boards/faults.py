@@ -53,6 +53,16 @@ FAULTS = Board(
             "ops",
         ),
         graph(
+            "Audit",
+            "Records written, attempts to write that failed, and records given up.",
+            {
+                "written": rate("lethegate_audit_records_total"),
+                "failed": rate("lethegate_audit_write_failures_total"),
+                "lost": rate("lethegate_audit_lost_total"),
+            },
+            "ops",
+        ),
+        graph(
             "Reachable",
             "1 where the last scrape was answered.",
             {"{{job}} {{instance}}": 'up{job=~"lethegate.*"}'},

@@ -30,6 +30,7 @@ from server.activation import SnapshotPublisher
 from server.admin import create_admin_app
 from server.admin_parts import Control
 from server.assistants import Assistants
+from server.audit.opening import open_audit
 from server.auth import load_keyring
 from server.control import own_directory
 from server.database import Database
@@ -226,7 +227,10 @@ def admin(
     opened: Future[Corpora] = Future()
     opened.set_result(corpora)
     lease = Lease(database, "tests")
-    control = Control(store, worker, publisher, keyring, registry, opened, assistants, keys, lease)
+    audit = open_audit(settings, metrics.audit)
+    control = Control(
+        store, worker, publisher, keyring, registry, opened, assistants, keys, lease, audit
+    )
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -238,6 +242,7 @@ def admin(
     server.should_exit = True
     thread.join(10)
     keys.publisher.stop()
+    audit.stop()
     worker.stop(timeout_seconds=0)
     corpora.worker.stop()
     listener.close()

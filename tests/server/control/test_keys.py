@@ -25,7 +25,9 @@ from server.cli import app
 from server.database import Database
 from server.errors import Conflict, Forbidden, KeysUnreadable, NotFound, Unauthorized
 from server.keys import store as store_module
+from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
+from server.keys.limits import Limiter, Limits
 from server.keys.publisher import KeyPublisher
 from server.keys.store import KeyStore
 from server.metrics import GatewayMetrics
@@ -134,7 +136,7 @@ def test_rotation(admin: httpx.Client, ring: KeyRing, settle: Settle) -> None:
 
 def test_expiry(admin: httpx.Client, ring: KeyRing, settle: Settle) -> None:
     """A key expires at the gateway by the clock, whoever is gone by then."""
-    soon = datetime.now(UTC) + timedelta(seconds=0.4)
+    soon = datetime.now(UTC) + timedelta(seconds=2)
     made = _make(admin, expires_at=soon.isoformat())
 
     assert _opens(ring, made["key"])
@@ -425,3 +427,39 @@ def test_a_scope_names_targets_that_are_there(admin: httpx.Client) -> None:
     answer = admin.post(KEYS, json={"name": "a", "targets": ["adda"]})
 
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, "targets[0]")
+
+
+def test_a_keys_limits(admin: httpx.Client, ring: KeyRing, settings: Settings) -> None:
+    """They are stored, published and replaced; the last use is known to the minute."""
+    made = _make(admin, limits={"requests_per_minute": 5, "max_body_bytes": 2048})
+    path = f"{KEYS}/{made['id']}"
+    limits = ring.admit(f"Bearer {made['key']}").limits
+    counters = Counters(settings.keys)
+    assert limits == Limits(requests_per_minute=5, max_body_bytes=2048)
+    assert admin.get(path).json()["last_used_at"] is None
+    Limiter(counters).enter(made["id"], limits, anthropic=False).leave(None)
+    counters.close()
+    used = datetime.fromisoformat(admin.get(path).json()["last_used_at"])
+
+    assert used.second == 0
+    assert datetime.now(UTC) - used < timedelta(minutes=2)
+    admin.patch(path, json={"limits": {"tokens_per_minute": 9}})
+    assert ring.admit(f"Bearer {made['key']}").limits == Limits(tokens_per_minute=9)
+    bad = admin.patch(path, json={"limits": {"requests_per_minute": 0}})
+    assert (bad.status_code, bad.json()["error"]["param"]) == (422, "limits.requests_per_minute")
+
+
+def test_scopes_and_limits_from_the_shell(
+    admin: httpx.Client, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every flag of `keys add` reaches the gateways."""
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
+    monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(admin.base_url.port))
+    flags = ["--label", "law=gdpr", "--observe", "--rpm", "6", "--tpm", "70", "--at-once", "8"]
+    key = CliRunner().invoke(app, ["keys", "add", "bob", *flags]).stdout.strip()
+    caller = ring.admit(f"Bearer {key}")
+
+    labels = frozenset({("law", "gdpr")})
+    assert caller.scope == KeyScope(labels=labels, enforcement=Enforcement.OBSERVE)
+    assert caller.limits == Limits(6, 70, 8)
+    assert CliRunner().invoke(app, ["keys", "add", "bob", "--label", "law"]).exit_code == 2

@@ -1,0 +1,64 @@
+"""Records every act over the admin API: who changed what, or read forget text.
+
+Plain ASGI, inside the layer that checks bodies. A change is refused while it could not be recorded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.audit.writer import Recorder
+from server.auth import Caller
+from server.request_body import header
+
+_CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# Ids, numbers and words of this API; anything else a client may have made up.
+_PLAIN = re.compile(r"[A-Za-z0-9._:/-]{1,256}", re.ASCII)
+# What shows forget text.
+_READS = re.compile(r"/admin/v1/(targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?")
+
+
+class RecordedActs:
+    """Wraps the admin application; `identify` says whose key an Authorization header holds."""
+
+    def __init__(
+        self, app: ASGIApp, recorder: Recorder, identify: Callable[[str | None], Caller | None]
+    ) -> None:
+        self._app, self._recorder, self._identify = app, recorder, identify
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request.
+
+        Raises:
+            AuditUnavailable: a change could not be recorded now.
+        """
+        changes = scope["type"] == "http" and scope["method"] in _CHANGES
+        reads = scope["type"] == "http" and _READS.fullmatch(scope["path"]) is not None
+        caller = self._identify(header(scope, b"authorization")) if changes or reads else None
+        if caller is None:  # strangers are turned away
+            await self._app(scope, receive, send)
+            return
+        if changes:
+            self._recorder.check()
+        status = 500
+
+        async def noting_send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting_send)
+        finally:
+            self._recorder.record(
+                "admin",
+                key=caller.id,
+                role=caller.role.name.lower(),
+                method=scope["method"],
+                path=scope["path"] if _PLAIN.fullmatch(scope["path"]) else "?",
+                status=status,
+            )
