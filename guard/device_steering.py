@@ -116,8 +116,8 @@ class DeviceSteering:
         if self._assistants is not None:
             self._assistants.switch(r.assistant for r in part.rules if r is not None)
 
-    def open_slot(self, slot: int, params: GuardParams) -> None:
-        """A request has entered a slot, new or resumed."""
+    def open_slot(self, slot: int, params: GuardParams, known: Sequence[int] = ()) -> None:
+        """A request has entered a slot, new or resumed; `known` are its tokens, if they are."""
         self.leave_slot(slot)
         policy = active = None
         try:
@@ -126,7 +126,7 @@ class DeviceSteering:
             recalls = self._recalls(policy, params)
             self._filter.open_slot(slot, policy, active.index, params.nonce)
             if recalls is not None:
-                self._subtraction.open_slot(slot, recalls)
+                self._subtraction.open_slot(slot, recalls, known)
         except SnapshotError as error:
             logger.error("a request asks for a policy that cannot be used: %s", error)
             self._ledger.add(Counter.SNAPSHOT_FAILURES)

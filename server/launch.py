@@ -28,7 +28,7 @@ PROCESSORS = {
     "v1": "guard.vllm_plugin.v1:GuardLogitsProcessor",
     "v2": "guard.vllm_plugin.v2:GuardLogitsProcessor",
 }
-# Tells the V1 processor how far prompts have been read, so that assistants keep pace.
+# Tells the processors about prompts, so that assistants keep pace and read nothing twice.
 WORKER = "guard.vllm_plugin.worker.GuardWorker"
 LOGPROBS_MODE = "processed_logprobs"
 DRAIN_SECONDS = 30
@@ -113,8 +113,7 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     address = ["--host", settings.host, "--port", str(settings.port)]
     args: argparse.Namespace = parser.parse_args([model, *vllm_args, *address])
     _check_flags(args, settings)
-    has_assistants = settings.assistant_memory_gib > 0
-    if settings.model_runner == "v1" and has_assistants and args.worker_cls == "auto":
+    if settings.assistant_memory_gib > 0 and args.worker_cls == "auto":
         args.worker_cls = WORKER
     args.model = args.model_tag
     # Added last is outermost; of the processors the last has the last word.

@@ -31,6 +31,14 @@ class Lengths:
     prefill: npt.NDArray[np.integer[Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A slot's assistants, and its tokens as far as the host was told them."""
+
+    recalls: Recalls
+    known: Sequence[int]
+
+
 class DeviceSubtraction:
     """The slots whose requests have assistants at work.
 
@@ -41,17 +49,20 @@ class DeviceSubtraction:
 
     def __init__(self) -> None:
         # By slot, the one that was in a batch last at the end.
-        self._slots: OrderedDict[int, Recalls] = OrderedDict()
+        self._slots: OrderedDict[int, _Open] = OrderedDict()
 
-    def open_slot(self, slot: int, recalls: Recalls) -> None:
-        """A request has entered a slot that was left before."""
-        self._slots[slot] = recalls
+    def open_slot(self, slot: int, recalls: Recalls, known: Sequence[int] = ()) -> None:
+        """A request has entered a slot that was left before; `known` is what its text begins with.
+
+        What is known of a text need not be read again if another one began so.
+        """
+        self._slots[slot] = _Open(recalls, known)
 
     def leave_slot(self, slot: int) -> None:
         """What was in the slot has gone."""
         left = self._slots.pop(slot, None)
         if left is not None:
-            left.release()
+            left.recalls.release()
 
     def apply(
         self,
@@ -81,16 +92,16 @@ class DeviceSubtraction:
         ready: list[Ready] = []
         slots: list[int] = []
         for row, slot in enumerate(batch):
-            recalls, length = self._slots.get(slot), int(lengths.visible[row])
-            if recalls is None:
+            one, length = self._slots.get(slot), int(lengths.visible[row])
+            if one is None:
                 continue
             try:
-                self._read(recalls, DeviceText(history, slot), length, set(here))
+                self._read(one.recalls, DeviceText(history, slot, one.known), length, set(here))
             except (AssistantFull, GuardError) as error:
                 fail(slot, error)
                 continue
             if length >= lengths.prefill[slot]:
-                ready.append(Ready(row, recalls, length))
+                ready.append(Ready(row, one.recalls, length))
                 slots.append(slot)
         if ready:
             last = [one.length - 1 for one in ready]
@@ -108,8 +119,8 @@ class DeviceSubtraction:
 
     def _give_up_one(self, here: set[int]) -> bool:
         """Take the memory of the slot that was away for longest; False: there is none."""
-        for slot, recalls in self._slots.items():
-            if slot not in here and recalls.holds:
-                recalls.release()
+        for slot, one in self._slots.items():
+            if slot not in here and one.recalls.holds:
+                one.recalls.release()
                 return True
         return False

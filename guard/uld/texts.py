@@ -33,12 +33,10 @@ class HostText:
 
 
 class DeviceText:
-    """A slot of an engine's history [slots, longest] int32, which the host never sees."""
+    """A slot of an engine's history [slots, longest] int32; `known` is its beginning at most."""
 
-    known: Sequence[int] = ()
-
-    def __init__(self, history: torch.Tensor, slot: int) -> None:
-        self._history, self._slot = history, slot
+    def __init__(self, history: torch.Tensor, slot: int, known: Sequence[int] = ()) -> None:
+        self._history, self._slot, self.known = history, slot, known
 
     def piece(self, begin: int, end: int) -> torch.Tensor:
         """See `Text`; on the history's device."""

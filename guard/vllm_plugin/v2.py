@@ -13,6 +13,7 @@ ends of a thinking budget come after.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,17 @@ class GuardLogitsProcessor(LogitsProcessor):
 
         state_dir = Path(os.environ["LETHEGATE_STATE_DIR"])
         self._requests, self._lengths = req_states, Lengths
+        self._prompts: dict[int, Sequence[int]] = {}
         self._steering: DeviceSteering = _steering(vllm_config, req_states, state_dir)
         self._follower = Follower(state_dir, "worker", self._steering.preload)
         self._follower.start()
+
+    def announce(self, prompts: Iterable[tuple[SamplingParams, Sequence[int]]]) -> None:
+        """The tokens of the requests that enter in this step; `guard.vllm_plugin.worker` tells.
+
+        Without, assistants read the beginning that requests share once for each.
+        """
+        self._prompts = {id(params): tokens for params, tokens in prompts}
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         """A request has entered a slot; whatever was there has gone."""
@@ -54,7 +63,8 @@ class GuardLogitsProcessor(LogitsProcessor):
         if guard is None:
             self._steering.leave_slot(req_idx)
             return False
-        self._steering.open_slot(req_idx, guard)
+        known = tuple(self._prompts.get(id(sampling_params), ()))
+        self._steering.open_slot(req_idx, guard, known)
         return True
 
     def apply_staged_writes(self) -> None:

@@ -89,13 +89,14 @@ def test_assistants_and_drafts_exclude_each_other(tmp_path):
 
 
 def test_a_worker_that_tells_how_far_prompts_are_read(tmp_path):
-    """Only where an assistant on the V1 runner needs it, and never in place of another one."""
+    """Only where there may be assistants, and never in place of another one."""
 
     def worker(runner, *flags, **more):
         return launch._parse(settings(tmp_path, runner, **more), "model", flags).worker_cls
 
-    assert worker("v1", assistant_memory_gib=1) == launch.WORKER
-    assert worker("v1") == worker("v2", assistant_memory_gib=1) == "auto"
+    for runner in ("v1", "v2"):
+        assert worker(runner, assistant_memory_gib=1) == launch.WORKER
+        assert worker(runner) == "auto"
     assert worker("v1", "--worker-cls", "a.B", assistant_memory_gib=1) == "a.B"
 
 

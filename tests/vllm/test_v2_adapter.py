@@ -252,6 +252,24 @@ def test_it_follows_the_policy_in_force(processor, digest, tmp_path):
     assert digest == found[0].digest
 
 
+def test_what_is_known_of_a_prompt_goes_to_its_slot(processor, digest, monkeypatch):
+    """By the request's own parameters, of the step in which it enters; a copy."""
+    opened = []
+    monkeypatch.setattr(
+        processor._steering, "open_slot", lambda *given: opened.append((given[0], given[2]))
+    )
+    extra = GuardParams(digest, 5, (0,)).to_xargs()
+    first, second = (SamplingParams(extra_args=extra) for _ in range(2))
+    live = [A, B]
+    processor.announce([(second, [C]), (first, live)])
+    processor.add_request(1, first)
+    live.append(C)
+    processor.announce([])
+    processor.add_request(2, second)
+
+    assert opened == [(1, (A, B)), (2, ())]
+
+
 def test_malformed_parameters_are_refused_at_admission():
     """vLLM's validator turns the error into a 400 before the request reaches a batch."""
     validate = build_custom_logits_processors_params_validator([PROCESSOR])

@@ -55,7 +55,7 @@ class Engine:
         self.prompt = torch.zeros(SLOTS, dtype=torch.int32)
         self.prefill, self.visible = np.zeros(SLOTS, np.int32), np.zeros(SLOTS, np.int32)
 
-    def add(self, slot, params, prompt, output=()):
+    def add(self, slot, params, prompt, output=(), *, told=False):
         text = [*prompt, *output]
         self.tokens[slot, : len(text)] = torch.tensor(text, dtype=torch.int32)
         self.total[slot], self.prompt[slot] = len(text), len(prompt)
@@ -63,7 +63,7 @@ class Engine:
         if params is None:
             self.steering.leave_slot(slot)
         else:
-            self.steering.open_slot(slot, params)
+            self.steering.open_slot(slot, params, text if told else ())
 
     def step(self, slots):
         """The tokens that are sampled, None where a prompt is still read."""
@@ -112,14 +112,16 @@ def wanted(world, prompt, choice):
     return reference.generate(prompt, max_tokens=LENGTH, end_ids={END})
 
 
-def test_requests_decode_as_the_reference_does(world):
+@pytest.mark.parametrize("told", [False, True])
+def test_requests_decode_as_the_reference_does(world, told):
     """Reordered, in chunks, preempted and resumed in other slots, with too little memory for all.
 
-    A request that leaves says nothing; one that enters its slot finds nothing of it.
+    A request that leaves says nothing; one that enters its slot finds nothing of it. Told what
+    texts begin with, the assistants share what they have read.
     """
     engine, rng = Engine(world, tokens=160), random.Random(0)
     digest = world.policy((*world.rules(1.5, 0.8), None))
-    prompts = [[rng.randrange(4, 300) for _ in range(rng.randrange(1, 40))] for _ in range(60)]
+    prompts = [[rng.randrange(4, 300) for _ in range(rng.randrange(1, 40))] for _ in range(40)]
     choices = [rng.choice([(0,), (1,), (0, 1), (2,), None]) for _ in prompts]
     outputs = [[] for _ in prompts]
     free, waiting, running = list(range(SLOTS)), list(range(len(prompts))), {}
@@ -130,7 +132,7 @@ def test_requests_decode_as_the_reference_does(world):
             running[one] = slot = free.pop(rng.randrange(len(free)))
             choice = choices[one]
             params = None if choice is None else GuardParams(digest, one + 500, choice)
-            engine.add(slot, params, prompts[one], outputs[one])
+            engine.add(slot, params, prompts[one], outputs[one], told=told)
         if not running:
             continue
         batch = rng.sample(sorted(running), len(running))
@@ -174,6 +176,31 @@ def test_a_prompt_is_read_as_the_target_reads_it(world, monkeypatch):
     assert engine.step([2]) != [None]
     assert read == [(0, 19), (19, 20), (39, 10)]
     assert before + 1 == engine.reader.total(Counter.SUBTRACTED_STEPS)
+
+
+def test_a_known_beginning_is_read_once(world, monkeypatch):
+    """By a second request with the same prompt, and by one that is resumed in another slot."""
+    engine = Engine(world, chunk=64)
+    params = GuardParams(world.policy(world.rules(1.5)), 740, (0,))
+    prompt = [random.Random(2).randrange(4, 300) for _ in range(40)]
+    engine.steering.preload(Active(1, params.digest))
+    read = []
+    original = Decoder._read_piece
+
+    def recorded(self, seat, tokens, start):
+        read.append((start, tokens.shape[1]))
+        original(self, seat, tokens, start)
+
+    monkeypatch.setattr(Decoder, "_read_piece", recorded)
+    for slot in (0, 1):
+        engine.add(slot, params, prompt, told=True)
+    first, second = engine.step([0, 1])
+    engine.add(5, params, prompt, [first], told=True)
+    (third,) = engine.step([5])
+
+    assert first == second
+    assert [first, third] == wanted(world, prompt, (0,))[:2]
+    assert read == [(0, 39), (32, 7), (32, 8)]
 
 
 def test_a_row_without_room_is_closed_and_the_others_go_on(world):
