@@ -229,12 +229,13 @@ def uld(
     hidden: Annotated[int, typer.Option(help="Width of random weights.", min=64)] = 512,
     vocabulary: Annotated[int, typer.Option(help="Tokens of random weights.", min=256)] = 32_000,
     text: Annotated[int, typer.Option(help="Tokens before measuring.", min=1)] = 256,
+    prompt: Annotated[int, typer.Option(help="Tokens of a prompt that enters.", min=2)] = 4_096,
     steps: Annotated[int, typer.Option(help="Steps per round.", min=3)] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds.", min=3)] = 5,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Cost of an assistant per step at batch 1, 8 and 32, against the target and its floor."""
+    """Cost of an assistant per step at batch 1, 8 and 32, and per prompt, against its floor."""
     with _one_line_errors():
         from guard.errors import ModelUnreadable
         from server.bench.errors import InputMissing
@@ -243,7 +244,17 @@ def uld(
         if dtype not in ("float32", "bfloat16"):
             raise InputMissing("--dtype is float32 or bfloat16")
         plan = UldBenchPlan(
-            model, layers, base_layers, hidden, vocabulary, text, steps, rounds, dtype, device
+            model,
+            layers,
+            base_layers,
+            hidden,
+            vocabulary,
+            text,
+            prompt,
+            steps,
+            rounds,
+            dtype,
+            device,
         )
         try:
             _run(json_file, lambda progress: bench_uld(plan, progress))

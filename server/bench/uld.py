@@ -22,14 +22,17 @@ from server.bench.figures import spread
 
 BATCHES = (1, 8, 32)
 _WARM = 3
+_PROMPT_CHUNK = 2048
 METHOD = (
     "One process, no server. target: a decode step of all N layers and the head, of the same model "
     "in the same slots (so both sides have the same kernels). assistant: all that a step of the "
     "worker does for its rows: reading the newest tokens, the assistant's pass, filter and "
     "subtraction. head: the head alone on as many rows. floor: K/N of (target - head), plus the "
     "head. Arms in turn within each step; wall-clock medians with extremes of the rounds' medians. "
-    "step_ratio: (target + assistant) / target; floor_ratio: assistant / floor. Random weights "
-    "unless a model is given: they cost the same."
+    "step_ratio: (target + assistant) / target; floor_ratio: assistant / floor. prompt: how long a "
+    "prompt that enters keeps the others waiting: read whole in one step, the longest step when it "
+    "comes in chunks of 2,048 tokens (vLLM's usual), and when another one began the same; once per "
+    "round, the assistant alone. Random weights unless a model is given: they cost the same."
 )
 
 
@@ -38,6 +41,7 @@ class UldBenchPlan:
     """What to measure; `model` is a folder, None makes one with random weights.
 
     `text` tokens are in the cache when measuring begins; `steps` are measured in each of `rounds`.
+    A prompt that enters has `prompt` tokens.
     """
 
     model: Path | None
@@ -46,6 +50,7 @@ class UldBenchPlan:
     hidden: int
     vocabulary: int
     text: int
+    prompt: int
     steps: int
     rounds: int
     dtype: str
@@ -60,8 +65,14 @@ def bench_uld(plan: UldBenchPlan, progress: Progress) -> dict[str, Any]:
         ModelUnreadable: the model cannot be loaded.
     """
     target, assistant, layers = _models(plan)
-    task = progress.add_task("measuring", total=len(BATCHES) * plan.rounds)
+    task = progress.add_task("measuring", total=(len(BATCHES) + 1) * plan.rounds)
     figures: dict[str, Any] = {}
+    prompts = []
+    for number in range(plan.rounds):
+        prompts.append(_read_prompt(assistant, plan, number))
+        progress.update(task, advance=1, description="prompt")
+    for name in prompts[0]:
+        figures |= spread(f"prompt_{name}_ms", [1000 * seconds[name] for seconds in prompts])
     for batch in BATCHES:
         arms = _Arms(target, assistant, batch, plan)
         rounds = []
@@ -85,6 +96,7 @@ def bench_uld(plan: UldBenchPlan, progress: Progress) -> dict[str, Any]:
         "hidden": target.config.get_text_config().hidden_size,
         "vocabulary": target.config.get_text_config().vocab_size,
         "text": plan.text,
+        "prompt": plan.prompt,
         "dtype": plan.dtype,
         "device": plan.device,
         "threads": torch.get_num_threads(),
@@ -150,16 +162,41 @@ class _Arms:
         del self._whole, self._rows
 
     def _timed(self, seconds: list[float], work: Callable[[], Any]) -> Any:
-        self._synchronise()
+        _synchronise(self._device)
         began = time.perf_counter()
         found = work()
-        self._synchronise()
+        _synchronise(self._device)
         seconds.append(time.perf_counter() - began)
         return found
 
-    def _synchronise(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _read_prompt(assistant: Any, plan: UldBenchPlan, seed: int) -> dict[str, float]:
+    """Seconds of the longest step: whole, in chunks, and begun like one that was read."""
+    decoder = Decoder(assistant, 3 * (plan.prompt + 64))
+    width = assistant.config.get_text_config().vocab_size
+    generator = torch.Generator().manual_seed(seed)
+
+    def read(tokens: list[int], chunk: int) -> float:
+        text, seat, longest = HostText(tokens), Seat(), 0.0
+        for end in range(min(chunk, len(tokens)), len(tokens) + chunk, chunk):
+            _synchronise(assistant.device)
+            began = time.perf_counter()
+            decoder.read(seat, text, min(end, len(tokens)))
+            _synchronise(assistant.device)
+            longest = max(longest, time.perf_counter() - began)
+        return longest
+
+    first, second = torch.randint(width, (2, plan.prompt), generator=generator).tolist()
+    return {
+        "whole": read(first, plan.prompt),
+        "longest_chunk": read(second, _PROMPT_CHUNK),
+        "shared": read(second, plan.prompt),
+    }
 
 
 def _never(row: int, error: Exception) -> None:

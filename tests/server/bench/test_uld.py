@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from server.cli import app
 
 SMALL = ["--base-layers", "2", "--hidden", "64", "--vocabulary", "512", "--text", "8"]
+SMALL += ["--prompt", "300"]
 run = CliRunner().invoke
 
 
@@ -42,6 +43,8 @@ def test_it_states_cost_and_floor_per_batch(tmp_path: Path) -> None:
         assert figures[f"batch{batch}_floor_ratio"] > 0
         low, high = (figures[f"batch{batch}_assistant_ms_{end}"] for end in ("min", "max"))
         assert 0 < low <= figures[f"batch{batch}_assistant_ms"] <= high
+    assert 0 < figures["prompt_shared_ms"] < figures["prompt_whole_ms"]
+    assert figures["prompt_longest_chunk_ms"] > 0
     assert (figures["layers"], figures["base_layers"], figures["model"]) == (1, 2, "random")
     assert {"machine", "versions", "command", "method", "threads"} <= set(figures)
 
