@@ -49,6 +49,9 @@ def attack(
     limit: Annotated[
         int | None, typer.Option(help="Try this many cases, evenly chosen.", min=1)
     ] = None,
+    shapes: Annotated[
+        str, typer.Option(help="Only shapes whose names contain this, such as responses.")
+    ] = "",
     concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 8,
 ) -> None:
     """Try every way round the guard; exit status 1 if a forbidden phrase came out.
@@ -68,7 +71,9 @@ def attack(
     prey = prey_of(attacked)
     if not prey:
         raise Fail("the target has no examples to attack", 2)
-    cases = matrix(len(prey), rounds, full=full)
+    cases = [case for case in matrix(len(prey), rounds, full=full) if shapes in case.shape]
+    if not cases:
+        raise Fail(f"no shape's name contains {shapes!r}", 2)
     if limit is not None and limit < len(cases):
         cases = [cases[i * len(cases) // limit] for i in range(limit)]
     arms = [url] if control is None else [url, control]

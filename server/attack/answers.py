@@ -31,6 +31,11 @@ def _events(body: bytes) -> Iterator[Any]:
 
 
 def _said(part: Any) -> Iterator[tuple[str, str]]:
+    if str(part.get("type")).startswith("response."):
+        yield from _response_event(part)
+        return
+    for item in part.get("output") or ():
+        yield from _item("output", item)
     for choice in part.get("choices") or ():
         index = choice["index"]
         for path, text in written_texts(choice):
@@ -42,6 +47,31 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
         yield from _block(block)
     if "error" in part:
         yield "error", json.dumps(part["error"], ensure_ascii=False)
+
+
+def _response_event(event: Any) -> Iterator[tuple[str, str]]:
+    """What an event of a response says; the request's own texts in it are the client's."""
+    kind = event["type"].removeprefix("response.")
+    for key in ("delta", "text", "arguments", "input", "name"):
+        if isinstance(event.get(key), str):
+            yield f"{kind} {key}", event[key]
+    yield f"{kind} logprobs", _tokens(event)
+    if "part" in event:
+        yield f"{kind} part", event["part"].get("text") or ""
+    for item in (event.get("item"), *(event.get("response") or {}).get("output", ())):
+        yield from _item(kind, item or {})
+
+
+def _item(kind: str, item: Any) -> Iterator[tuple[str, str]]:
+    for key in ("name", "arguments", "input"):
+        yield f"{kind} {key}", item.get(key) or ""
+    for part in (*(item.get("content") or ()), *(item.get("summary") or ())):
+        yield f"{kind} {part.get('type')}", part.get("text") or part.get("refusal") or ""
+        yield f"{kind} logprobs", _tokens(part)
+
+
+def _tokens(holder: Any) -> str:
+    return "".join(entry["token"] for entry in holder.get("logprobs") or ())
 
 
 def _block(block: Any) -> Iterator[tuple[str, str]]:

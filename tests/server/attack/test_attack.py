@@ -55,7 +55,7 @@ def test_every_case_is_a_request() -> None:
 
 def test_token_ids_are_sent_as_such(stack: Any, target_file: Path) -> None:
     """The prompt of that shape goes through the server's own tokenizer."""
-    _attack(stack, target_file, "--limit", "500")
+    _attack(stack, target_file, "--shapes", "token")
 
     prompts = [sent.get("prompt") for sent in stack.vllm.requests]
 
@@ -79,6 +79,9 @@ def _event(payload: Any) -> bytes:
         {"choices": [{"index": 0, "logprobs": {"tokens": ["John", " Sm", "ith"]}}]},
         {"content": [{"type": "text", "text": "John Smith"}]},
         {"content": [{"type": "tool_use", "name": "f", "input": {"q": "John Smith"}}]},
+        {"output": [{"type": "message", "content": [{"text": "John Smith"}]}]},
+        {"output": [{"type": "message", "content": [{"logprobs": [{"token": "John Smith"}]}]}]},
+        {"output": [{"type": "function_call", "name": "f", "arguments": '{"q": "John Smith"}'}]},
         {"error": {"message": "no John Smith"}},
     ],
 )
@@ -91,7 +94,10 @@ def test_an_emission_over_deltas_is_seen() -> None:
     """Per choice and surface, joined."""
     chat = [{"choices": [{"index": 0, "delta": {"content": t}}]} for t in ("John", " Smith")]
     blocks = [{"delta": {"type": "text_delta", "text": t}} for t in ("John", " Smith")]
-    for events in (chat, blocks):
+    delta = {"type": "response.output_text.delta"}
+    deltas = [{**delta, "delta": text} for text in ("John", " Smith")]
+    done = [{"type": "response.completed", "response": {"output": [{"name": "John Smith"}]}}]
+    for events in (chat, blocks, deltas, done):
         raw = b"".join(map(_event, events)) + b"data: [DONE]\n\n"
 
         assert judge(_CASE, _FORBIDDEN, _answer(200, raw), stream=True).outcome is Outcome.EMITTED
