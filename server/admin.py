@@ -6,7 +6,7 @@ admins; every error has OpenAI's shape and names the field, never its value.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from server.access import Admin, Auditor
+from server.admin_bulk import reads_lines
+from server.admin_bulk import router as bulk_router
 from server.admin_parts import (
     PREFIX,
     Control,
@@ -25,6 +27,7 @@ from server.admin_parts import (
     check_target,
 )
 from server.admin_phrases import router as phrases_router
+from server.admin_versions import router as versions_router
 from server.assistant_routes import assistants_router
 from server.audit.acts import RecordedActs
 from server.audit.routes import audit_router
@@ -37,12 +40,12 @@ from server.errors import (
     NotReady,
     ServerError,
 )
+from server.explain import explain
 from server.keys.routes import keys_router
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
 from server.records import utc
 from server.schemas import (
-    READ_ONLY,
     Accepted,
     FollowerOut,
     GenerationOut,
@@ -51,7 +54,6 @@ from server.schemas import (
     TargetIn,
     TargetOut,
     TargetPage,
-    field_path,
 )
 
 
@@ -66,6 +68,8 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     )
     app.state.control = control
     app.include_router(_targets, prefix=PREFIX)
+    app.include_router(versions_router, prefix=PREFIX)
+    app.include_router(bulk_router, prefix=PREFIX)
     app.include_router(phrases_router, prefix=PREFIX)
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
@@ -82,7 +86,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
         BodyGuard,
         max_bytes=max_body_bytes,
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
-        streams=reads_itself,
+        streams=lambda scope: reads_itself(scope) or reads_lines(scope),
     )
     return app
 
@@ -221,7 +225,9 @@ async def _on_server_error(_request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
     problems = error.errors() if isinstance(error, RequestValidationError) else []
-    return error_response(_explain(problems[0] if problems else {}))
+    problem = dict(problems[0]) if problems else {}
+    # The first part says that it is of the body.
+    return error_response(explain({**problem, "loc": tuple(problem.get("loc", ()))[1:]}))
 
 
 async def _on_http(_request: Request, error: Exception) -> JSONResponse:
@@ -231,30 +237,3 @@ async def _on_http(_request: Request, error: Exception) -> JSONResponse:
     if status == 404:
         return error_response(NotFound("There is no such resource."))
     return error_response(InvalidField("The request cannot be read."))
-
-
-_PLAIN = {
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "dict_type": "must be an object",
-    "string_type": "must be a string",
-    "string_unicode": "must not hold half of a surrogate pair",
-    "list_type": "must be a list",
-    "bool_type": "must be true or false",
-    "missing": "is required",
-}
-
-
-def _explain(problem: dict[str, Any]) -> InvalidField:
-    """A pydantic problem as one sentence about a field, without its value."""
-    location = tuple(problem.get("loc", ()))
-    path = field_path(location[1:])
-    kind = str(problem.get("type", ""))
-    if kind == "no_evidence":
-        path = "examples"
-    if kind == "extra_forbidden":
-        known = len(location) == 2 and location[1] in READ_ONLY
-        reason = "is read-only" if known else "is not a field"
-    else:
-        reason = _PLAIN.get(kind) or str(problem.get("msg", "is not valid"))
-    return InvalidField(f"{path}: {reason}", param=path or None)

@@ -67,7 +67,7 @@ class BodyGuard:
         if self._streams(scope):
             return receive
         self._admit(header(scope, b"authorization"))
-        require_json(scope)
+        require_json(scope, patch=scope["method"] == "PATCH")
         body = await read_body(scope, receive, self._max_bytes)
         if body is None:
             raise MalformedBody("The body ended early.")

@@ -37,10 +37,10 @@ def add_target(
     as_json: AsJson = False,
 ) -> None:
     """Register the forget target in FILE."""
-    document = _read(file)
+    document = read_file(file)
     with AdminClient.of(settings) as client:
         answer = client.register(document)
-        _follow(client, answer, wait, timeout, as_json)
+        follow(client, answer, wait, timeout, as_json)
 
 
 @targets_app.command("list")
@@ -79,7 +79,7 @@ def target_phrases(
     """Show what a target forbids and why, or add and strike phrases."""
     with AdminClient.of(settings) as client:
         if add or strike:
-            _follow(client, client.edit_phrases(target_id, add, strike), wait, timeout, as_json)
+            follow(client, client.edit_phrases(target_id, add, strike), wait, timeout, as_json)
         elif as_json:
             print_json(client.phrases(target_id))
         else:
@@ -95,7 +95,7 @@ def preview_target(
     as_json: AsJson = False,
 ) -> None:
     """Show what the target in FILE would forbid and find; nothing is stored."""
-    document = _read(file)
+    document = read_file(file)
     with AdminClient.of(settings) as client:
         found = client.preview(document)
     if as_json:
@@ -124,7 +124,7 @@ def remove_target(
     """Withdraw a forget target."""
     with AdminClient.of(settings) as client:
         answer = client.withdraw(target_id)
-        _follow(client, answer, wait, timeout, as_json)
+        follow(client, answer, wait, timeout, as_json)
 
 
 @jobs_app.command("list")
@@ -158,9 +158,10 @@ def wait_for_job(
         finish(client.wait(job_id, timeout, show_progress), as_json)
 
 
-def _follow(
+def follow(
     client: AdminClient, answer: dict[str, Any], wait: bool, timeout: float, as_json: bool
 ) -> None:
+    """Tell that a change was accepted, or wait for its job."""
     job = answer["job"]
     if wait:
         finish(client.wait(job["id"], timeout, show_progress), as_json)
@@ -191,7 +192,8 @@ def show_progress(job: dict[str, Any]) -> None:
         typer.echo("\r\x1b[K", err=True, nl=False)
 
 
-def _read(file: str) -> bytes:
+def read_file(file: str) -> bytes:
+    """The content of a file, or of standard input for -."""
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

@@ -87,6 +87,50 @@ class AdminClient:
         headers = {"content-type": "application/json"}
         return self._call("POST", "/targets:preview", content=document, headers=headers)
 
+    def patch(self, target_id: str, patch: bytes) -> dict[str, Any]:
+        """Change a target by the JSON merge patch in a document."""
+        headers = {"content-type": "application/merge-patch+json"}
+        path = f"/targets/{_quoted(target_id)}"
+        return self._call("PATCH", path, content=patch, headers=headers)
+
+    def import_targets(self, lines: bytes, on_conflict: str) -> dict[str, Any]:
+        """Register the targets in JSON lines, all or none."""
+        params, headers = {"on_conflict": on_conflict}, {"content-type": "application/x-ndjson"}
+        return self._call(
+            "POST", "/targets:import", content=lines, headers=headers, params=params, timeout=None
+        )
+
+    def validate_targets(self, lines: bytes) -> dict[str, Any]:
+        """Check the targets in JSON lines; nothing is stored."""
+        headers = {"content-type": "application/x-ndjson"}
+        path = "/targets:validate"
+        return self._call("POST", path, content=lines, headers=headers, timeout=None)
+
+    def export_targets(self) -> Iterator[bytes]:
+        """All targets as JSON lines, in pieces as they come."""
+        try:
+            with self._http.stream("GET", f"{PREFIX}/targets:export") as response:
+                if response.is_error:
+                    response.read()
+                    raise ServerError(_message(response.json()))
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise ServerError(f"the export ended early: {error}") from None
+
+    def versions(self, target_id: str) -> dict[str, Any]:
+        """The kept revisions of a target."""
+        return self._call("GET", f"/targets/{_quoted(target_id)}/versions")
+
+    def diff(self, target_id: str, before: int, after: int | None) -> dict[str, Any]:
+        """What changed between two revisions; the newest is the second unless given."""
+        params = {"from": before} | ({} if after is None else {"to": after})
+        return self._call("GET", f"/targets/{_quoted(target_id)}/versions:diff", params=params)
+
+    def roll_back(self, target_id: str, revision: int) -> dict[str, Any]:
+        """Make a kept revision the newest again."""
+        path = f"/targets/{_quoted(target_id)}/versions/{revision}:rollback"
+        return self._call("POST", path, json={})
+
     def add_assistant(self, name: str, folder: str) -> dict[str, Any]:
         """Register the assistant in a folder of the server's machine."""
         return self._call("POST", "/assistants", json={"id": name, "folder": folder})

@@ -126,7 +126,8 @@ def _serve(
 ) -> int:
     registry = CollectorRegistry()
     lease = Lease(database, uuid.uuid4().hex, on_lost=lambda: _end(server))
-    worklist, publisher = Worklist(database, lease.write), assistants.publisher
+    worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
+    publisher = assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
     corpora: Future[Corpora] = Future()
     worker = JobWorker(

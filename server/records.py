@@ -12,6 +12,9 @@ from sqlalchemy import Row
 from server.schemas import JobError, JobOut, TargetIn, TargetOut, TargetSummary
 from server.tables import JobKind, JobState, TargetStatus
 
+# Of a job that carries thousands.
+_SHOWN_TARGETS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class TargetRecord:
@@ -128,7 +131,8 @@ class JobRecord:
             id=self.id,
             kind=self.kind,
             state=self.state,
-            target_ids=sorted(self.targets),
+            target_ids=sorted(self.targets)[:_SHOWN_TARGETS],
+            num_targets=len(self.targets),
             corpus_id=self.corpus_id,
             progress=self.progress,
             message=self.message,

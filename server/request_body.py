@@ -16,14 +16,15 @@ from starlette.types import Message, Receive, Scope
 from server.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
 
 
-def require_json(scope: Scope) -> None:
-    """Check the declared type.
+def require_json(scope: Scope, *, patch: bool = False) -> None:
+    """Check the declared type; `patch` also takes a JSON merge patch.
 
     Raises:
         UnsupportedMediaType: it is not application/json.
     """
+    types = ("application/json", "application/merge-patch+json" if patch else None)
     declared = header(scope, b"content-type") or ""
-    if declared.partition(";")[0].strip().lower() != "application/json":
+    if declared.partition(";")[0].strip().lower() not in types:
         raise UnsupportedMediaType("The body must be declared as application/json.")
 
 

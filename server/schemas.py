@@ -261,12 +261,13 @@ class JobError(BaseModel):
 
 
 class JobOut(BaseModel):
-    """One change on its way into force."""
+    """One change on its way into force; of many targets `target_ids` has the first 100."""
 
     id: str
     kind: str
     state: str
     target_ids: list[str]
+    num_targets: int
     corpus_id: str | None = None
     progress: float
     message: str

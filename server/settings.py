@@ -190,6 +190,11 @@ class Settings(BaseModel):
     keep_snapshots: int = Field(
         default=8, ge=1, description="How many superseded policy snapshots are kept for a rollback."
     )
+    keep_versions: int = Field(
+        default=10,
+        ge=0,
+        description="How many revisions of a target before the one in force are kept.",
+    )
     model_runner: Literal["v1", "v2"] = Field(
         default="v1",
         description="vLLM's model runner; speculative decoding needs v2, which needs a GPU.",

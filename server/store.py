@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from server.database import Database
@@ -29,6 +31,26 @@ from server.tables import (
     targets,
     versions,
 )
+
+_BATCH = 500
+
+
+class OnConflict(StrEnum):
+    """What an import does with a target whose id is registered."""
+
+    FAIL = "fail"
+    REPLACE = "replace"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRecord:
+    """What an import stored, and the job that brings it into force, if it stored anything."""
+
+    registered: int
+    replaced: int
+    skipped: int
+    job: JobRecord | None
 
 
 class Store:
@@ -80,6 +102,43 @@ class Store:
             job = add_job(connection, JobKind.REPLACE, {target.id: revision})
             return _get(connection, target.id), job
 
+    def import_targets(
+        self, wanted: Mapping[int, TargetIn], on_conflict: OnConflict
+    ) -> ImportRecord:
+        """Store many targets, given by line, and one job for all of them: all or none.
+
+        Raises:
+            Conflict: naming the line of a target that is there, or is being withdrawn.
+        """
+        now = time.time()
+        with self._database.write() as connection:
+            query = select(targets.c.id, targets.c.revision, targets.c.status)
+            known = {row.id: row for row in connection.execute(query)}
+            revisions: dict[str, int] = {}
+            fresh, replaced = [], []
+            for line, target in wanted.items():
+                row = known.get(target.id)
+                if row is None:
+                    fresh.append(target)
+                elif row.status == TargetStatus.WITHDRAWN or on_conflict is OnConflict.FAIL:
+                    raise _taken_on(line, row.status)
+                elif on_conflict is OnConflict.REPLACE:
+                    replaced.append(target)
+                    revisions[target.id] = row.revision + 1
+            revisions |= {target.id: 1 for target in fresh}
+            _add_many(connection, fresh, now)
+            _replace_many(connection, replaced, revisions, now)
+            _add_versions(connection, [*fresh, *replaced], revisions, now)
+            job = add_job(connection, JobKind.IMPORT, revisions) if revisions else None
+        skipped = len(wanted) - len(revisions)
+        return ImportRecord(len(fresh), len(replaced), skipped, job)
+
+    def count_existing(self, target_ids: Sequence[str]) -> int:
+        """How many of these targets there are."""
+        with self._database.read() as connection:
+            known = set(connection.scalars(select(targets.c.id)))
+        return sum(target_id in known for target_id in target_ids)
+
     def withdraw(
         self, target_id: str, if_match: str | None = None, kind: JobKind = JobKind.WITHDRAW
     ) -> tuple[TargetRecord, JobRecord]:
@@ -124,6 +183,49 @@ class Store:
             newest = (versions.c.target_id == target_id) & (versions.c.revision == record.revision)
             document = connection.scalar(select(versions.c.document).where(newest))
             return record, dict(document or {})
+
+    def versions(self, target_id: str) -> tuple[TargetRecord, list[tuple[int, float | None]]]:
+        """A target, and its kept revisions with their times, newest first.
+
+        Raises:
+            NotFound: there is no such target.
+        """
+        query = select(versions.c.revision, versions.c.created_at).where(
+            versions.c.target_id == target_id
+        )
+        with self._database.read() as connection:
+            record = _get(connection, target_id)
+            rows = connection.execute(query.order_by(versions.c.revision.desc()))
+            return record, [(row.revision, row.created_at) for row in rows]
+
+    def version(self, target_id: str, revision: int) -> dict[str, Any]:
+        """A kept revision's document.
+
+        Raises:
+            NotFound: there is no such target, or that revision is not kept.
+        """
+        here = (versions.c.target_id == target_id) & (versions.c.revision == revision)
+        with self._database.read() as connection:
+            _get(connection, target_id)
+            document = connection.scalar(select(versions.c.document).where(here))
+            if document is None:
+                raise NotFound("That revision of the target is not kept.")
+            return dict(document)
+
+    def document_page(self, after: str | None, limit: int) -> list[tuple[str, dict[str, Any]]]:
+        """Up to `limit` targets' newest documents, by id, without those being withdrawn."""
+        newest = (versions.c.target_id == targets.c.id) & (
+            versions.c.revision == targets.c.revision
+        )
+        query = (
+            select(targets.c.id, versions.c.document)
+            .join(versions, newest)
+            .where(targets.c.status != TargetStatus.WITHDRAWN, targets.c.id > (after or ""))
+            .order_by(targets.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [(row.id, dict(row.document)) for row in connection.execute(query)]
 
     def standing_targets(self, besides: str | None = None) -> list[TargetIn]:
         """The newest revision of every target that is not being withdrawn, by id."""
@@ -247,6 +349,9 @@ def check_match(known: TargetRecord, if_match: str | None) -> None:
         raise PreconditionFailed("The target has been changed: read it again.", param="If-Match")
 
 
+_CHANGED = ("status", "summary", "error_code", "error_message", "expires_at", "updated_at")
+
+
 def _changed(target: TargetIn, now: float) -> dict[str, Any]:
     """The columns that every new revision sets."""
     expires_at = target.expires_at
@@ -261,9 +366,60 @@ def _changed(target: TargetIn, now: float) -> dict[str, Any]:
 
 
 def _add_version(connection: Connection, target: TargetIn, revision: int) -> None:
-    document = target.model_dump(mode="json")
-    row = {"target_id": target.id, "revision": revision, "document": document}
-    connection.execute(insert(versions).values(row))
+    _add_versions(connection, [target], {target.id: revision}, time.time())
+
+
+def _add_many(connection: Connection, fresh: Sequence[TargetIn], now: float) -> None:
+    for batch in _batches(fresh):
+        rows = [{"id": t.id, "revision": 1, "created_at": now} | _changed(t, now) for t in batch]
+        connection.execute(insert(targets), rows)
+
+
+def _replace_many(
+    connection: Connection, replaced: Sequence[TargetIn], revisions: Mapping[str, int], now: float
+) -> None:
+    columns = ("revision", *_CHANGED)
+    change = (
+        update(targets)
+        .where(targets.c.id == bindparam("target"))
+        .values({name: bindparam(f"new_{name}") for name in columns})
+    )
+    for batch in _batches(replaced):
+        rows = [
+            {"target": t.id, "new_revision": revisions[t.id]}
+            | {f"new_{name}": value for name, value in _changed(t, now).items()}
+            for t in batch
+        ]
+        connection.execute(change, rows)
+
+
+def _add_versions(
+    connection: Connection, changed: Sequence[TargetIn], revisions: Mapping[str, int], now: float
+) -> None:
+    for batch in _batches(changed):
+        rows = [
+            {
+                "target_id": target.id,
+                "revision": revisions[target.id],
+                "document": target.model_dump(mode="json"),
+                "created_at": now,
+            }
+            for target in batch
+        ]
+        connection.execute(insert(versions), rows)
+
+
+def _batches(changed: Sequence[TargetIn]) -> Iterator[Sequence[TargetIn]]:
+    for first in range(0, len(changed), _BATCH):
+        yield changed[first : first + _BATCH]
+
+
+def _taken_on(line: int, status: str) -> Conflict:
+    if status == TargetStatus.WITHDRAWN:
+        reason = "the target is being withdrawn; wait for its job to end"
+    else:
+        reason = "a target with this id exists"
+    return Conflict(f"line {line}: {reason}", param="id")
 
 
 def _withdraw(
@@ -278,12 +434,18 @@ def _withdraw(
 def _supersede(connection: Connection, target_id: str) -> None:
     """Cancel the jobs of older revisions that have not begun."""
     older = select(job_targets.c.job_number).where(job_targets.c.target_id == target_id)
-    waiting = jobs.c.number.in_(older) & (jobs.c.state == JobState.QUEUED)
+    # An import has other targets to bring into force too.
+    waiting = (
+        jobs.c.number.in_(older)
+        & (jobs.c.state == JobState.QUEUED)
+        & (jobs.c.kind != JobKind.IMPORT)
+    )
     ended = {"state": JobState.CANCELLED, "message": "superseded", "finished_at": time.time()}
     connection.execute(update(jobs).where(waiting).values(ended))
 
 
 def delete_targets(connection: Connection, target_ids: Sequence[str]) -> None:
     """Delete withdrawn targets with all their revisions, within the caller's transaction."""
-    if target_ids:
-        connection.execute(delete(targets).where(targets.c.id.in_(list(target_ids))))
+    for first in range(0, len(target_ids), _BATCH):
+        gone = list(target_ids[first : first + _BATCH])
+        connection.execute(delete(targets).where(targets.c.id.in_(gone)))

@@ -3,7 +3,7 @@
 A change here needs a revision in `server/migrations/versions`, which a test compares with this.
 Columns that may hold forget text are `Sealed`.
 
-targets ─┬─< versions      every kept revision's document: the newest and the one in force
+targets ─┬─< versions      every kept revision's document: the newest, the one in force, some before
          └   (job_targets) which revision a job carries; outlives the target
 generations                every activation, written before the pointer moves
 leases                     which of several control processes leads
@@ -55,6 +55,7 @@ class JobKind(StrEnum):
 
     REGISTER = "register"
     REPLACE = "replace"
+    IMPORT = "import"
     WITHDRAW = "withdraw"
     EXPIRE = "expire"
     RECOMPILE = "recompile"
@@ -118,6 +119,8 @@ versions = Table(
     Column("target_id", ForeignKey("targets.id", ondelete="CASCADE"), primary_key=True),
     Column("revision", Integer, primary_key=True),
     Column("document", Sealed, nullable=False),
+    # Null for what an older Lethegate wrote.
+    Column("created_at", Double),
 )
 
 jobs = Table(

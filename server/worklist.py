@@ -12,7 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from detectors.targets import ForgetTarget
 from server.database import Database, Write
@@ -56,8 +67,14 @@ class Plan:
 class Worklist:
     """Transactions of the job worker."""
 
-    def __init__(self, database: Database, write: Write | None = None) -> None:
-        """`write` begins the transactions that may write, by default the database's own."""
+    def __init__(
+        self, database: Database, write: Write | None = None, *, keep_versions: int = 10
+    ) -> None:
+        """`write` begins the transactions that may write, by default the database's own.
+
+        `keep_versions` is how many revisions before the one in force are kept of each target.
+        """
+        self._keep_versions = keep_versions
         self._database = database
         self._write = write or database.write
 
@@ -86,8 +103,10 @@ class Worklist:
         with self._write() as connection:
             batch = load_jobs(connection, queued)
             connection.execute(update(jobs).where(_among(batch)).values(started))
-            ids = sorted({target_id for job in batch for target_id in job.targets})
-            pending = targets.c.id.in_(ids) & (targets.c.status == TargetStatus.PENDING)
+            carried = select(job_targets.c.target_id).where(
+                job_targets.c.job_number.in_([job.number for job in batch])
+            )
+            pending = targets.c.id.in_(carried) & (targets.c.status == TargetStatus.PENDING)
             compiling = {"status": TargetStatus.COMPILING}
             connection.execute(update(targets).where(pending).values(compiling))
         return batch
@@ -178,9 +197,7 @@ class Worklist:
             connection.execute(update(generations).where(number).values(confirmed_at=now))
             if plan is not None:
                 delete_targets(connection, plan.removed)
-                for target_id in plan.changed:
-                    report = (reports or {}).get(target_id)
-                    _activate(connection, target_id, plan.revisions[target_id], generation, report)
+                _activate(connection, plan, generation, reports or {}, self._keep_versions)
             connection.execute(update(jobs).where(_among(batch)).values(ended))
 
     def fail(self, batch: Sequence[JobRecord], fault: PolicyFault) -> None:
@@ -226,7 +243,11 @@ def _links_of(condition: Any) -> Any:
 
 def _documents(connection: Connection, revisions: Mapping[str, int]) -> tuple[ForgetTarget, ...]:
     """The targets of these revisions, in order of their ids."""
-    query = select(versions).order_by(versions.c.target_id)
+    of = (versions.c.target_id == targets.c.id) & (
+        (versions.c.revision == targets.c.revision)
+        | (versions.c.revision == targets.c.active_revision)
+    )
+    query = select(versions).join(targets, of).order_by(versions.c.target_id)
     return tuple(
         TargetIn.model_validate(row.document).to_target()
         for row in connection.execute(query)
@@ -236,28 +257,36 @@ def _documents(connection: Connection, revisions: Mapping[str, int]) -> tuple[Fo
 
 def _activate(
     connection: Connection,
-    target_id: str,
-    revision: int,
+    plan: Plan,
     generation: int,
-    report: Mapping[str, Any] | None,
+    reports: Mapping[str, Mapping[str, Any]],
+    keep: int,
 ) -> None:
-    """Note the revision in force; a newer one or a withdrawal that came meanwhile still waits."""
-    here = targets.c.id == target_id
-    values = {"active_revision": revision, "generation": generation, "report": report}
-    connection.execute(update(targets).where(here).values(values))
-    settled = (
-        here
-        & (targets.c.revision == revision)
-        & (
-            targets.c.status.in_(
-                (TargetStatus.COMPILING, TargetStatus.PENDING, TargetStatus.FAILED)
-            )
-        )
+    """Note the revisions in force; a newer one or a withdrawal that came meanwhile still waits."""
+    rows = [{"target": t, "now": plan.revisions[t], "found": reports.get(t)} for t in plan.changed]
+    if not rows:
+        return
+    here = targets.c.id == bindparam("target")
+    in_force = {
+        "active_revision": bindparam("now", type_=Integer),
+        "generation": generation,
+        "report": bindparam("found"),
+    }
+    # Not an IN, which cannot be executed for many rows at once.
+    waiting = or_(
+        targets.c.status == TargetStatus.COMPILING,
+        targets.c.status == TargetStatus.PENDING,
+        targets.c.status == TargetStatus.FAILED,
     )
+    settled = here & (targets.c.revision == bindparam("now", type_=Integer)) & waiting
     active = {"status": TargetStatus.ACTIVE, "error_code": None, "error_message": None}
-    connection.execute(update(targets).where(settled).values(active))
-    older = (versions.c.target_id == target_id) & (versions.c.revision < revision)
-    connection.execute(delete(versions).where(older))
+    older = (versions.c.target_id == bindparam("target")) & (
+        versions.c.revision < bindparam("now", type_=Integer) - keep
+    )
+    connection.execute(update(targets).where(here).values(in_force), rows)
+    named = [{"target": row["target"], "now": row["now"]} for row in rows]
+    connection.execute(update(targets).where(settled).values(active), named)
+    connection.execute(delete(versions).where(older), named)
 
 
 def _mark_failed(

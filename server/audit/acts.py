@@ -18,7 +18,7 @@ _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Ids, numbers and words of this API; anything else a client may have made up.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/-]{1,256}", re.ASCII)
 # What shows forget text.
-_READS = re.compile(r"/admin/v1/(targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?")
+_READS = re.compile(r"/admin/v1/(targets:export|targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?")
 
 
 class RecordedActs:

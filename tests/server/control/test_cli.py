@@ -253,3 +253,36 @@ def test_the_store_from_the_shell(tmp_path: Path) -> None:
     assert restored.exit_code == 0, restored.output
     assert json.loads(restored.stdout)["targets"] == 1
     assert (rotated.exit_code, rotated.stdout[:6]) == (0, "2 rows"), rotated.output
+
+
+def test_many_targets_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Targets are validated, imported and exported as lines; one is patched and rolled back."""
+    lines, bad, out = tmp_path / "t.jsonl", tmp_path / "bad.jsonl", tmp_path / "out.jsonl"
+    lines.write_text("".join(f'{{"id": "t{n}", "phrases": ["Port {n}"]}}\n' for n in range(3)))
+    bad.write_text('{"id": "t9"}\n')
+    checked, refused = run("targets", "validate", str(lines)), run("targets", "validate", str(bad))
+    imported = run("targets", "import", str(lines), "--wait")
+    again = run("targets", "import", str(lines))
+    skipped = run("targets", "import", str(lines), "--on-conflict", "skip")
+    exported = run("targets", "export", str(out))
+    twice = run("targets", "export", str(out))
+    shown = run("targets", "export")
+    patched = run("targets", "patch", "t1", "-", "--wait", given='{"description": "new"}')
+    diff = run("targets", "diff", "t1", "1")
+    rolled = run("targets", "rollback", "t1", "1", "--wait", "--json")
+    versions = run("targets", "versions", "t1", "--json")
+
+    assert (checked.exit_code, "3 targets can be taken, 0 are" in checked.stdout) == (0, True)
+    assert (refused.exit_code, "line 1: examples: needs" in refused.stdout) == (1, True)
+    assert imported.exit_code == 0, imported.output
+    assert imported.stdout.startswith("3 registered, 0 replaced, 0 skipped\nin force with")
+    assert (again.exit_code, "line 1: a target with this id exists" in again.output) == (1, True)
+    assert skipped.stdout == "0 registered, 0 replaced, 3 skipped\n"
+    assert (exported.exit_code, twice.exit_code) == (0, 2)
+    assert out.stat().st_mode & 0o777 == 0o600
+    assert shown.stdout_bytes == out.read_bytes()
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == ["t0", "t1", "t2"]
+    assert patched.exit_code == 0, patched.output
+    assert [change["field"] for change in json.loads(diff.stdout)] == ["description"]
+    assert json.loads(rolled.stdout)["state"] == "done"
+    assert [version["revision"] for version in json.loads(versions.stdout)] == [3, 2, 1]

@@ -1,0 +1,105 @@
+"""The admin API's part about revisions: patch a target, see what it was, go back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Query, Response
+
+from server.access import Admin, Auditor
+from server.admin_parts import Control, Here, IfMatch, TargetPath, accepted, check_target
+from server.errors import Conflict
+from server.records import utc
+from server.schemas import Accepted, TargetIn
+from server.store import check_match
+from server.tables import TargetStatus
+from server.versions import (
+    VersionDiff,
+    VersionDocument,
+    VersionList,
+    VersionOut,
+    changes,
+    patched,
+)
+
+router = APIRouter(tags=["versions"])
+
+Revision = Annotated[int, Path(ge=1)]
+
+
+@router.patch("/targets/{target_id}", status_code=202)
+def patch_target(
+    target_id: TargetPath,
+    patch: Annotated[dict[str, Any], Body(description="A JSON merge patch (RFC 7396).")],
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Accepted:
+    """Change some fields of a target; null gives a field its default."""
+    record, document = here.store.target(target_id)
+    check_match(record, if_match)
+    return _replaced(here, response, patched(document, patch), record.etag)
+
+
+@router.get("/targets/{target_id}/versions")
+def list_versions(target_id: TargetPath, here: Here, role: Auditor) -> VersionList:
+    """The kept revisions of a target, newest first, without text."""
+    record, kept = here.store.versions(target_id)
+    listed = [
+        VersionOut(
+            revision=revision,
+            active=revision == record.active_revision,
+            newest=revision == record.revision,
+            created_at=None if created_at is None else utc(created_at),
+        )
+        for revision, created_at in kept
+    ]
+    return VersionList(target_id=target_id, versions=listed)
+
+
+@router.get("/targets/{target_id}/versions/{revision}")
+def get_version(
+    target_id: TargetPath, revision: Revision, here: Here, role: Admin
+) -> VersionDocument:
+    """A kept revision as it was registered."""
+    document = here.store.version(target_id, revision)
+    return VersionDocument(target_id=target_id, revision=revision, target=document)
+
+
+@router.get("/targets/{target_id}/versions:diff")
+def diff_versions(
+    target_id: TargetPath,
+    here: Here,
+    role: Admin,
+    before: Annotated[int, Query(alias="from", ge=1)],
+    after: Annotated[int | None, Query(alias="to", ge=1)] = None,
+) -> VersionDiff:
+    """What changed between two kept revisions; `to` is the newest one unless given."""
+    to = here.store.target(target_id)[0].revision if after is None else after
+    found = changes(here.store.version(target_id, before), here.store.version(target_id, to))
+    return VersionDiff(target_id=target_id, from_revision=before, to_revision=to, changes=found)
+
+
+@router.post("/targets/{target_id}/versions/{revision}:rollback", status_code=202)
+def roll_back(
+    target_id: TargetPath,
+    revision: Revision,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
+) -> Accepted:
+    """Make a kept revision the newest again, under a number of its own."""
+    record, _ = here.store.target(target_id)
+    check_match(record, if_match)
+    target = TargetIn.model_validate(here.store.version(target_id, revision))
+    return _replaced(here, response, target, record.etag)
+
+
+def _replaced(here: Control, response: Response, target: TargetIn, etag: str) -> Accepted:
+    """Store a revision that was made from the one of this ETag."""
+    if here.store.target(target.id)[0].status is TargetStatus.WITHDRAWN:
+        raise Conflict("The target is being withdrawn; wait for its job to end.", param="id")
+    check_target(here, target)
+    return accepted(here, response, here.store.replace(target, etag))
