@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 from guard import kernels
 from guard.automaton import Tables
+from guard.loaded import Pause, no_pause
 from guard.positions import with_room
 from guard.stream import CharClass
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 
 IDLE_LIMIT = 256
+# Phrases that are worked on at once; a unit with more is made ready before a request names it.
+LARGE_SET = 20_000
 
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 # Token ids [n] with what each is to lose [n].
@@ -88,46 +91,62 @@ class ActiveSets:
             if self._idle > IDLE_LIMIT:
                 self._drop_idle()
 
-    def prepare(self, larger_than: int) -> None:
-        """Work out the sets of single targets with many phrases before a request waits for them."""
-        sizes = np.diff(self._units.start[: self._units.num_targets + 1])
-        for target in np.flatnonzero(sizes > larger_than)[:IDLE_LIMIT].tolist():
-            self.release(self.acquire((target,), ()))
+    @property
+    def is_used(self) -> bool:
+        """Whether any slot uses any set."""
+        return len(self._sets) > self._idle
 
-    def _add(self, key: Key) -> ActiveSet:
+    def prepare(self, pause: Pause = no_pause) -> None:
+        """Work out the sets of single targets with many phrases before a request waits for them.
+
+        `pause` is called after every piece of work.
+        """
+        sizes = np.diff(self._units.start[: self._units.num_targets + 1])
+        for target in np.flatnonzero(sizes > LARGE_SET)[:IDLE_LIMIT].tolist():
+            self._add(((target,), ()), pause)
+            self._idle += 1
+
+    def _add(self, key: Key, pause: Pause = no_pause) -> ActiveSet:
         phrases = self._units.phrases(*key)
         index = self._free.pop() if self._free else len(self._sets)
-        parts = [*self._tokens(phrases), *self._penalties(key)]
+        self.bits = with_room(self.bits, index + 1)
+        self.bits[index] = 0
+        parts = [*self._activate(phrases, index, pause), *self._penalties(key)]
         ends = self._used + np.cumsum([len(tokens) for tokens, _ in parts])
         first, last = self._used, int(ends[-1])
         self.pool = with_room(self.pool, last)
         self.amounts = with_room(self.amounts, last)
-        self.bits = with_room(self.bits, index + 1)
         self.bounds = with_room(self.bounds, index + 1)
         self.pool[first:last] = np.concatenate([tokens for tokens, _ in parts])
         self.amounts[first:last] = np.concatenate([amounts for _, amounts in parts])
         self.bounds[index] = first, *ends
         self.has_penalties |= bool(ends[1] < last)
-        kernels.set_bits(phrases, self.bits, index)
         self._used = last
         active = self._sets[key] = ActiveSet(key, index)
         return active
 
-    def _tokens(self, phrases: npt.NDArray[np.int32]) -> list[Part]:
-        """Tokens that complete a phrase by themselves: wherever they stand, or at a word's start.
+    def _activate(self, phrases: npt.NDArray[np.int32], index: int, pause: Pause) -> list[Part]:
+        """Set the phrases' bits; gives the tokens that complete one by themselves.
 
-        Ascending, so that a row's logits are written in the order they lie in memory.
+        First those that do so wherever they stand, then those at a word's start; ascending, so that
+        a row's logits are written in the order they lie in memory.
         """
         tables, vocabulary = self._tables, self._vocabulary
         marks = np.zeros(vocabulary.size, np.uint8)
-        kernels.mark_tokens(
-            phrases,
-            tables.inside_start,
-            tables.inside_token,
-            tables.initial,
-            vocabulary.order,
-            marks,
-        )
+        edges = np.zeros(len(vocabulary.order) + 1, np.int32)
+        for low in range(0, len(phrases), LARGE_SET):
+            kernels.activate(
+                phrases[low : low + LARGE_SET],
+                tables.inside_start,
+                tables.inside_token,
+                tables.initial,
+                self.bits,
+                index,
+                edges,
+                marks,
+            )
+            pause()
+        kernels.mark_starts(edges, vocabulary.order, marks)
         found = (np.flatnonzero(marks == kind) for kind in (2, 1))
         return [(tokens, np.zeros(len(tokens), np.float32)) for tokens in found]
 

@@ -15,62 +15,18 @@ Size and compile time grow linearly with the phrases. The arrays are read-only a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from detectors.normaliser import REPLACEMENT, fold, is_word_char
-from detectors.targets import Phrase
 from guard import compile_kernels as kernels
-from guard.errors import CompileError
-from guard.stream import WORD_START, streams
+from guard.patterns import Patterns
 from guard.vocabulary import Vocabulary
 
 Int32 = npt.NDArray[np.int32]
-
-
-class Pattern(NamedTuple):
-    """A phrase as the automaton reads it.
-
-    `stream` begins with WORD_START if the phrase must start a word; `ends_word` says that it counts
-    only if the word ends with it.
-    """
-
-    stream: bytes
-    ends_word: bool
-
-
-def pattern_of(phrase: Phrase) -> Pattern:
-    """The pattern of a phrase.
-
-    Raises:
-        CompileError: nothing is left of the phrase when it is folded.
-    """
-    return patterns_of([phrase])[0]
-
-
-def patterns_of(phrases: Sequence[Phrase]) -> list[Pattern]:
-    """The pattern of each phrase.
-
-    Raises:
-        CompileError: nothing is left of a phrase when it is folded.
-    """
-    folded = [fold(phrase.text).strip() for phrase in phrases]
-    if any(not text or REPLACEMENT in text for text in folded):
-        raise CompileError("a phrase has no characters that can be matched")
-    found = streams(folded)
-    flat, bounds = found.bytes.tobytes(), found.start.tolist()
-    whole = (flat[low:high] for low, high in pairwise(bounds))
-    return [
-        Pattern(one, is_word_char(text[-1]))
-        if phrase.whole_word
-        else Pattern(one[1:] if one[0] == WORD_START else one, False)
-        for phrase, text, one in zip(phrases, folded, whole, strict=True)
-    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,30 +120,22 @@ class Tables:
         return cls(**{f.name: arrays[f.name] for f in fields(cls)})  # type: ignore[arg-type]
 
 
-def index_phrases(phrases: Iterable[Phrase]) -> tuple[list[Pattern], list[int]]:
-    """Distinct patterns in table order, and for each phrase the id of its pattern."""
-    patterns = patterns_of(list(phrases))
-    distinct = sorted(set(patterns))
-    ids = {pattern: i for i, pattern in enumerate(distinct)}
-    return distinct, [ids[pattern] for pattern in patterns]
-
-
-def build_tables(patterns: Sequence[Pattern], vocabulary: Vocabulary) -> Tables:
-    """Compile distinct, sorted patterns (`index_phrases`) against a vocabulary."""
-    flat = _Flat(patterns)
-    trie = _Trie(flat)
+def build_tables(patterns: Patterns, vocabulary: Vocabulary) -> Tables:
+    """Compile distinct, sorted patterns (`Patterns.distinct`) against a vocabulary."""
+    trie = _Trie(patterns)
+    whole = patterns.ends_word
     phrase_open = np.full(trie.num_states, -1, np.int32)
     phrase_any = np.full(trie.num_states, -1, np.int32)
     phrases = np.arange(len(patterns), dtype=np.int32)
-    phrase_open[trie.end[flat.whole]] = phrases[flat.whole]
-    phrase_any[trie.end[~flat.whole]] = phrases[~flat.whole]
+    phrase_open[trie.end[whole]] = phrases[whole]
+    phrase_any[trie.end[~whole]] = phrases[~whole]
     out_state = np.zeros(trie.num_states, np.int32)
     ends = ((phrase_open >= 0) | (phrase_any >= 0)).astype(np.uint8)
     nodes = np.zeros((trie.num_states + 1, 4), np.int32)
     nodes[:, 0] = trie.first_child
     kernels.build_links(nodes[:, 0], trie.label, trie.parent, ends, nodes[:, 1], out_state)
-    entries = _entries(flat, trie, vocabulary)
-    nodes[:, 3] = _starts(entries[:, 0], trie.num_states)
+    entry_state, entries = _entries(patterns, trie, vocabulary)
+    nodes[:, 3] = _starts(entry_state, trie.num_states)
     kernels.nearest(nodes[:, 1], np.diff(nodes[:, 3]) > 0, nodes[:, 2])
     links = (nodes[:, 0], trie.label, nodes[:, 1], out_state, phrase_open, phrase_any)
     inside_start, inside_token = _inside(links, len(patterns), vocabulary)
@@ -197,66 +145,61 @@ def build_tables(patterns: Sequence[Pattern], vocabulary: Vocabulary) -> Tables:
         out_state,
         phrase_open,
         phrase_any,
-        np.ascontiguousarray(entries[:, 1:]),
+        entries,
         inside_start,
         inside_token,
-        _initial(flat, vocabulary),
-        np.array([flat.longest], np.int32),
+        _initial(patterns, vocabulary),
+        np.array([patterns.longest], np.int32),
     )
 
 
-class _Flat:
-    """Sorted patterns in flat arrays.
+class _Trie:
+    """The trie of sorted byte strings, states in breadth-first order.
 
-    Attributes:
-        bytes: [total] uint8 and start: [n + 1] int64, the patterns' streams.
-        whole: [n] bool, `Pattern.ends_word`.
-        longest: bytes of the longest one.
+    `end` [n] are the states of the patterns; `depths` counts the root's too.
     """
 
-    def __init__(self, patterns: Sequence[Pattern]) -> None:
-        lengths = np.fromiter((len(p.stream) for p in patterns), np.int64, len(patterns))
-        self.bytes = np.frombuffer(b"".join(p.stream for p in patterns), np.uint8)
-        self.start = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        self.whole = np.fromiter((p.ends_word for p in patterns), np.bool_, len(patterns))
-        self.longest = int(lengths.max(initial=0))
-
-
-class _Trie:
-    """The trie of sorted byte strings, states in breadth-first order. `end` [n]: their states."""
-
-    def __init__(self, flat: _Flat) -> None:
-        counts = np.zeros(flat.longest + 1, np.int64)
-        kernels.count_states(flat.bytes, flat.start, counts)
+    def __init__(self, patterns: Patterns) -> None:
+        counts = np.zeros(patterns.longest + 1, np.int64)
+        kernels.count_states(patterns.bytes, patterns.start, counts)
         self.num_states = int(counts.sum())
         self.label = np.zeros(self.num_states, np.uint8)
         self.parent = np.zeros(self.num_states, np.int32)
-        self.end = np.zeros(len(flat.whole), np.int32)
-        depth_start = np.cumsum(counts) - counts
-        kernels.build_trie(flat.bytes, flat.start, self.label, self.parent, self.end, depth_start)
+        self.end = np.zeros(len(patterns), np.int32)
+        self.depths = len(counts)
+        next_state = np.cumsum(counts) - counts
+        kernels.build_trie(
+            patterns.bytes, patterns.start, self.label, self.parent, self.end, next_state
+        )
         # The root is its own parent in the array, so it is left out; children begin behind it.
         self.first_child = _starts(self.parent[1:], self.num_states)
         self.first_child += 1
 
 
-def _entries(flat: _Flat, trie: _Trie, vocabulary: Vocabulary) -> Int32:
-    body = vocabulary.ordered
+def _entries(patterns: Patterns, trie: _Trie, vocabulary: Vocabulary) -> tuple[Int32, Int32]:
+    """The state of every entry, ascending, and the entries."""
+    body, depths = vocabulary.ordered, np.zeros(0, np.int64)
 
     def fill(out: Int32) -> Any:
+        nonlocal depths
+        depths = np.zeros(trie.depths, np.int64)
         return kernels.build_entries(
-            flat.bytes,
-            flat.start,
-            flat.whole,
+            patterns.bytes,
+            patterns.start,
+            patterns.ends_word,
             trie.end,
             trie.parent,
             body.bytes,
             body.start,
+            _heads(vocabulary),
+            depths,
             out,
         )
 
-    entries = _grow(fill, 8 * len(flat.whole), 4)
-    in_order: Int32 = entries[np.argsort(entries[:, 0], kind="stable")]
-    return in_order
+    found = _grow(fill, 8 * len(patterns), 5)
+    states, entries = np.empty(len(found), np.int32), np.empty((len(found), 3), np.int32)
+    kernels.order_entries(found, np.cumsum(depths) - depths, states, entries)
+    return states, entries
 
 
 def _inside(
@@ -274,11 +217,27 @@ def _inside(
     return _starts(distinct >> 32, num_phrases), (distinct & 0xFFFFFFFF).astype(np.int32)
 
 
-def _initial(flat: _Flat, vocabulary: Vocabulary) -> Int32:
+def _initial(patterns: Patterns, vocabulary: Vocabulary) -> Int32:
     body = vocabulary.ordered
-    ranges = np.zeros((len(flat.whole), 2), np.int32)
-    kernels.build_initial(flat.bytes, flat.start, flat.whole, body.bytes, body.start, ranges)
+    ranges = np.zeros((len(patterns), 2), np.int32)
+    kernels.build_initial(
+        patterns.bytes,
+        patterns.start,
+        patterns.ends_word,
+        body.bytes,
+        body.start,
+        _heads(vocabulary),
+        ranges,
+    )
     return ranges
+
+
+def _heads(vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    """[65537], the first place in the order whose body is not less than two given bytes."""
+    body = vocabulary.ordered
+    heads = np.empty((1 << 16) + 1, np.int64)
+    kernels.find_heads(body.bytes, body.start, heads)
+    return heads
 
 
 def _grow(fill: Callable[[Int32], Any], room: int, width: int) -> Int32:

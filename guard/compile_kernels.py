@@ -10,11 +10,43 @@ from typing import Any
 
 import numpy as np
 
-from guard.kernels import Array, jit, step
+from guard.kernels import Array, find, jit, step
 from guard.stream import WORD_END, WORD_START
 
 _START = WORD_START
 _END = WORD_END
+_BLOCK = 64
+
+
+@jit
+def pack(
+    patterns: Array, start: Array, whole: Array, chosen: Array, depth: int, out: Array
+) -> None:
+    """The chosen patterns' bytes 8 * depth .. 8 * depth + 8 as numbers that sort like them.
+
+    Behind its end a pattern goes on with a zero, which is less than any symbol, and with 1 or 2 for
+    `whole`; so no two different patterns have the same bytes.
+    """
+    for i in range(chosen.shape[0]):
+        p = chosen[i]
+        at, end = start[p] + 8 * depth, start[p + 1]
+        number = np.uint64(0)
+        for k in range(8):
+            number <<= np.uint64(8)
+            if at + k < end:
+                number |= np.uint64(patterns[at + k])
+            elif at + k == end + 1:
+                number |= np.uint64(2 if whole[p] else 1)
+        out[i] = number
+
+
+@jit
+def gather(patterns: Array, start: Array, chosen: Array, new_start: Array, out: Array) -> None:
+    """Write the chosen patterns one after the other."""
+    for i in range(chosen.shape[0]):
+        low = start[chosen[i]]
+        for k in range(new_start[i + 1] - new_start[i]):
+            out[new_start[i] + k] = patterns[low + k]
 
 
 @jit
@@ -68,12 +100,45 @@ def build_links(
     ends: Array,
     fail: Array,
     out_state: Array,
-) -> None:
-    """Failure links, and per state the nearest suffix state (itself first) where a phrase ends."""
-    for state in range(1, parent.shape[0]):
-        if parent[state]:
-            fail[state] = step(first_child, label, fail, fail[parent[state]], label[state])
-        out_state[state] = state if ends[state] else out_state[fail[state]]
+) -> Any:
+    """Failure links, and per state the nearest suffix state (itself first) where a phrase ends.
+
+    States are worked on in blocks that hold no state with its parent. A link leads at least one
+    character up from the parent's, so what a block reads of other states' links was there before.
+    In a large trie every look at a state waits for memory, so a block asks for all that it is going
+    to look at before it looks; the sum of that is returned so that it is really read.
+    """
+    at = np.zeros(_BLOCK, np.int64)
+    low = np.zeros(_BLOCK, np.int64)
+    todo = np.zeros(_BLOCK, np.int64)
+    size, begin, asked = parent.shape[0], 1, 0
+    while begin < size:
+        end, count = begin, 0
+        while end < size and end - begin < _BLOCK and parent[end] < begin:
+            if parent[end]:
+                at[count], todo[count] = fail[parent[end]], end
+                count += 1
+            end += 1
+        while count:
+            for i in range(count):
+                low[i] = first_child[at[i]]
+            for i in range(count):
+                asked += label[min(low[i], size - 1)]
+            i = 0
+            while i < count:
+                state = todo[i]
+                found = find(label, low[i], np.int64(first_child[at[i] + 1]), label[state])
+                if found or not at[i]:
+                    fail[state] = found
+                    count -= 1
+                    at[i], low[i], todo[i] = at[count], low[count], todo[count]
+                else:
+                    at[i] = fail[at[i]]
+                    i += 1
+        for state in range(begin, end):
+            out_state[state] = state if ends[state] else out_state[fail[state]]
+        begin = end
+    return asked
 
 
 @jit
@@ -127,21 +192,76 @@ def find_inside(
 
 
 @jit
-def bound(body: Array, start: Array, keys: Array, low: int, high: int, lead: int, cap: int) -> Any:
-    """First index in sorted bodies that is not less than `lead + keys[low:high] + cap`.
+def find_heads(body: Array, start: Array, heads: Array) -> None:
+    """Per two bytes, b0 * 256 + b1, the first of the sorted bodies that is not less than them.
 
-    `lead` is one byte put in front, or -1. `cap` 0 gives the plain lower bound; 3 stands after
-    every body that equals the key or goes on with a word border; 256 after every body that begins
-    with the key.
+    `heads` [65537]; the last is the number of bodies.
     """
-    left, right = 0, start.shape[0] - 1
+    at, count = 0, start.shape[0] - 1
+    for head in range(heads.shape[0] - 1):
+        while at < count and _is_below(body, start[at], start[at + 1], head):
+            at += 1
+        heads[head] = at
+    heads[heads.shape[0] - 1] = count
+
+
+@jit
+def _is_below(body: Array, start: int, end: int, head: int) -> Any:
+    if start == end or body[start] < head >> 8:
+        return True
+    if body[start] > head >> 8:
+        return False
+    return start + 1 == end or body[start + 1] < head & 0xFF
+
+
+@jit
+def bodies_with(
+    body: Array, start: Array, heads: Array, keys: Array, low: int, high: int, lead: int, cap: int
+) -> Any:
+    """The range (first, last) of sorted bodies that begin with `lead + keys[low:high]`.
+
+    `lead` is one byte put in front, or -1. With `cap` 3 only those that equal the key or go on with
+    a word border, with 256 all. The key is not empty.
+    """
+    first_byte = lead if lead >= 0 else np.int64(keys[low])
+    second = low if lead >= 0 else low + 1
+    if second < high:
+        head = first_byte << 8 | np.int64(keys[second])
+        left, end = heads[head], heads[head + 1]
+    else:
+        # The body that is this one byte stands in front of all that go on from it.
+        left, end = heads[max((first_byte << 8) - 1, 0)], heads[(first_byte + 1) << 8]
+    right = end
+    while left < right:
+        middle = (left + right) >> 1
+        if _less(body, start[middle], start[middle + 1], keys, low, high, lead, 0):
+            left = middle + 1
+        else:
+            right = middle
+    first, right = left, end
+    if first == end or not _begins(body, start[first], start[first + 1], keys, low, high, lead):
+        return first, first
     while left < right:
         middle = (left + right) >> 1
         if _less(body, start[middle], start[middle + 1], keys, low, high, lead, cap):
             left = middle + 1
         else:
             right = middle
-    return left
+    return first, left
+
+
+@jit
+def _begins(body: Array, start: int, end: int, keys: Array, low: int, high: int, lead: int) -> Any:
+    if end - start < high - low + (lead >= 0):
+        return False
+    if lead >= 0:
+        if body[start] != lead:
+            return False
+        start += 1
+    same = 0
+    while same < high - low and body[start + same] == keys[low + same]:
+        same += 1
+    return same == high - low
 
 
 @jit
@@ -173,14 +293,17 @@ def build_entries(
     parent: Array,
     body: Array,
     body_start: Array,
+    heads: Array,
+    depths: Array,
     out: Array,
 ) -> Any:
     """All entries (state, phrase, low, high): in `state`, bodies low..high complete the phrase.
 
     For every way to cut a pattern at a character, the bodies that begin with the rest (and, for a
     whole word, end there or go on with a border) are one range of the sorted vocabulary. `out`
-    [room, 4] int32. Returns the number of entries; when that is more than `out` holds, only the
-    first are written and the caller comes again with more room.
+    [room, 5] int32, the last column the state's depth; `depths`, zero before, becomes the number of
+    entries of every depth. Returns the number of entries; when that is more than `out` holds, only
+    the first are written and the caller comes again with more room.
     """
     count = 0
     room = out.shape[0]
@@ -197,22 +320,46 @@ def build_entries(
                     if lead == 0x20 and before != 0x20:
                         continue
                     low = rest if lead < 0 else cut
-                    first = bound(body, body_start, patterns, low, start[p + 1], lead, 0)
-                    last = bound(body, body_start, patterns, low, start[p + 1], lead, cap)
+                    first, last = bodies_with(
+                        body, body_start, heads, patterns, low, start[p + 1], lead, cap
+                    )
                     if first < last:
+                        depth = cut - start[p]
+                        depths[depth] += 1
                         if count < room:
                             out[count, 0] = state
                             out[count, 1] = p
                             out[count, 2] = first
                             out[count, 3] = last
+                            out[count, 4] = depth
                         count += 1
             state = parent[state]
     return count
 
 
 @jit
+def order_entries(found: Array, place: Array, states: Array, entries: Array) -> None:
+    """Sort what `build_entries` found by state, those of a state as they are.
+
+    States of one depth were met in order, so each depth only has to be kept apart: `place` holds
+    where its entries begin and is advanced in place.
+    """
+    for i in range(found.shape[0]):
+        at = place[found[i, 4]]
+        place[found[i, 4]] = at + 1
+        states[at] = found[i, 0]
+        entries[at] = found[i, 1:4]
+
+
+@jit
 def build_initial(
-    patterns: Array, start: Array, whole: Array, body: Array, body_start: Array, out: Array
+    patterns: Array,
+    start: Array,
+    whole: Array,
+    body: Array,
+    body_start: Array,
+    heads: Array,
+    out: Array,
 ) -> None:
     """Per pattern the range of bodies that begin with it; `out` [n, 2] int32, zero before.
 
@@ -222,5 +369,6 @@ def build_initial(
         if patterns[start[p]] == _START:
             low, high = start[p] + 1, start[p + 1]
             cap = 3 if whole[p] else 256
-            out[p, 0] = bound(body, body_start, patterns, low, high, -1, 0)
-            out[p, 1] = bound(body, body_start, patterns, low, high, -1, cap)
+            out[p, 0], out[p, 1] = bodies_with(
+                body, body_start, heads, patterns, low, high, -1, cap
+            )

@@ -17,6 +17,7 @@ from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Enforcement, ForgetTarget, Phrase
 from guard import automaton
 from guard.loading import WorkerPart
+from guard.patterns import patterns_of
 from guard.semantic import Expansion, expand, expansions_by_target, patterns_of_forms
 from guard.semantic_meanings import Meanings
 from guard.snapshot import write_snapshot
@@ -27,7 +28,7 @@ from guard.veto import CompiledVeto, compile_veto
 from guard.vetoed import DOCUMENT, VetoedCorpus, corpora_document, limits_of, texts_of
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 9
+COMPILER_VERSION = 8
 
 Progress = Callable[[str, float], None]
 
@@ -126,15 +127,14 @@ def _automaton(
 ) -> tuple[automaton.Tables, Units]:
     """The automaton over all phrases, and the units that switch them on."""
     groups = [e.target for e in extractions] + [item for e in extractions for item in e.items]
-    found = iter(automaton.patterns_of([_phrase(p) for group in groups for p in group]))
-    others = iter(patterns_of_forms([form for forms in expansion.forms for form in forms]))
-    members = [
-        [*islice(found, len(group)), *islice(others, len(forms))]
-        for group, forms in zip(groups, expansion.forms, strict=True)
+    forms = [form for of_unit in expansion.forms for form in of_unit]
+    patterns = patterns_of([_phrase(p) for group in groups for p in group])
+    distinct, ids = (patterns + patterns_of_forms(forms)).distinct()
+    found, others = iter(ids[: len(patterns)].tolist()), iter(ids[len(patterns) :].tolist())
+    numbers = [
+        [*islice(found, len(group)), *islice(others, len(of_unit))]
+        for group, of_unit in zip(groups, expansion.forms, strict=True)
     ]
-    distinct = sorted({pattern for group in members for pattern in group})
-    ids = {pattern: number for number, pattern in enumerate(distinct)}
-    numbers = [[ids[pattern] for pattern in group] for group in members]
     targets, items = numbers[: len(extractions)], numbers[len(extractions) :]
     units = Units.build(targets, items, expansion.penalties)
     return automaton.build_tables(distinct, vocabulary), units

@@ -21,7 +21,7 @@ import torch
 
 from detectors.targets import Phrase
 from guard.active_sets import ActiveSet, ActiveSets
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_report import DeviceReport
@@ -34,9 +34,12 @@ from guard.errors import (
     SnapshotError,
 )
 from guard.follower import Active
+from guard.kernels import touch_all
 from guard.ledger import CloseReason, Counter, LedgerWriter
+from guard.loaded import KEPT_POLICIES, Loaded, Pause, no_pause
 from guard.loading import WorkerPart, load_part
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.semantic_penalties import Penalties
 from guard.uld.device_subtracting import DeviceSubtraction, Lengths
 from guard.uld.rules import chosen_rules
@@ -48,8 +51,6 @@ from tracing.successors import compile_successors
 if TYPE_CHECKING:
     from guard.uld.assistants import Assistants
 
-KEPT_POLICIES = 8
-
 logger = logging.getLogger(__name__)
 
 
@@ -60,6 +61,24 @@ class _Slot:
     nonce: int
     policy: DevicePolicy | None = None
     active: ActiveSet | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Host:
+    """A policy as the host holds it, with its active sets."""
+
+    part: WorkerPart
+    sets: ActiveSets
+
+    @classmethod
+    def of(cls, part: WorkerPart, vocabulary: Vocabulary) -> _Host:
+        return cls(part, ActiveSets(part.tables.plain(), part.units, vocabulary))
+
+    def prepare(self, pause: Pause) -> None:
+        """Bring everything into memory that going to the device would otherwise wait for."""
+        for part in (self.part.tables, self.part.successors):
+            touch_all(part.arrays().values(), pause)
+        self.sets.prepare(pause)
 
 
 class DeviceSteering:
@@ -102,7 +121,7 @@ class DeviceSteering:
         self._slots: dict[int, _Slot] = {}
         self._steered: npt.NDArray[np.bool_] = np.zeros(num_slots, np.bool_)
         self._policies: OrderedDict[str, DevicePolicy] = OrderedDict()
-        self._loaded: OrderedDict[str, WorkerPart] = OrderedDict()
+        self._loaded = Loaded(self._load, lambda found: found.sets.is_used)
         self._ids = count(1)
 
     def preload(self, active: Active) -> None:
@@ -112,7 +131,7 @@ class DeviceSteering:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
             AssistantError: what it subtracts cannot be loaded.
         """
-        part = self._load(active.digest)
+        part = self._loaded.preload(active.digest).part
         if self._assistants is not None:
             self._assistants.switch(r.assistant for r in part.rules if r is not None)
 
@@ -240,39 +259,34 @@ class DeviceSteering:
     def _policy(self, digest: str) -> DevicePolicy:
         policy = self._policies.get(digest)
         if policy is None:
-            part = self._load(digest)
             policy = self._policies[digest] = _on_device(
-                next(self._ids), part, self._prefixes, self._vocabulary, self._device
+                next(self._ids), self._loaded.get(digest), self._prefixes, self._device
             )
             while len(self._policies) > KEPT_POLICIES:
                 # Slots that are pinned to an old policy hold it themselves.
                 self._policies.popitem(last=False)
         return policy
 
-    def _load(self, digest: str) -> WorkerPart:
-        found = self._loaded.get(digest)
-        if found is None:
-            found = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
-            if self._assistants is None and any(found.rules):
-                raise AssistantError("this worker subtracts nothing")
-            self._loaded[digest] = found
-            while len(self._loaded) > KEPT_POLICIES:
-                self._loaded.popitem(last=False)
+    def _load(self, digest: str, pause: Pause | None) -> _Host:
+        part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids, pause)
+        if self._assistants is None and any(part.rules):
+            raise AssistantError("this worker subtracts nothing")
+        found = _Host.of(part, self._vocabulary)
+        found.prepare(pause or no_pause)
         return found
 
 
-def _on_device(
-    id_: int,
-    part: WorkerPart,
-    prefixes: Prefixes,
-    vocabulary: Vocabulary,
-    device: torch.device,
-) -> DevicePolicy:
-    sets = DeviceSets(ActiveSets(part.tables, part.units, vocabulary), device)
-    tables = DeviceTables.upload(part.tables, device)
-    found = part.successors
-    veto = DeviceVeto.upload(found, prefixes, device) if len(found.keys) else None
-    return DevicePolicy(id_, int(part.tables.longest[0]), tables, sets, veto, part.rules)
+def _on_device(id_: int, found: _Host, prefixes: Prefixes, device: torch.device) -> DevicePolicy:
+    tables, table = found.part.tables, found.part.successors
+    veto = DeviceVeto.upload(table, prefixes, device) if len(table.keys) else None
+    return DevicePolicy(
+        id_,
+        int(tables.longest[0]),
+        DeviceTables.upload(tables, device),
+        DeviceSets(found.sets, device),
+        veto,
+        found.part.rules,
+    )
 
 
 def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
@@ -281,7 +295,7 @@ def _example(vocabulary: Vocabulary, device: torch.device) -> DevicePolicy:
     tables = build_tables(patterns, vocabulary)
     units = Units.build([ids], [], Penalties.build([{0: 1.0}]))
     part = WorkerPart(tables, units, compile_successors([[0, 1, 2]], 3, vocabulary.size))
-    policy = _on_device(0, part, vocabulary.prefixes(), vocabulary, device)
+    policy = _on_device(0, _Host.of(part, vocabulary), vocabulary.prefixes(), device)
     policy.sets.acquire((0,), ())
     policy.sets.upload()
     return policy

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from guard.automaton import Tables
 from guard.errors import SnapshotCorrupt
+from guard.loaded import Pause
 from guard.snapshot import load_snapshot
 from guard.uld.rules import Rules, read_rules
 from guard.units import Units
@@ -38,18 +39,23 @@ class WorkerPart:
 
 
 def load_part(
-    snapshots: Path, digest: str, vocabulary: Vocabulary, end_ids: Sequence[int]
+    snapshots: Path,
+    digest: str,
+    vocabulary: Vocabulary,
+    end_ids: Sequence[int],
+    pause: Pause | None = None,
 ) -> WorkerPart:
     """Read and check a snapshot's part for the worker.
 
     Args:
         end_ids: tokens that end a text; the veto spares them.
+        pause: `load_snapshot`.
 
     Raises:
         SnapshotError: the snapshot is missing, damaged, or made by another version or for another
             tokenizer.
     """
-    snapshot = load_snapshot(snapshots, digest)
+    snapshot = load_snapshot(snapshots, digest, pause)
     if snapshot.meta["vocabulary"] != vocabulary.fingerprint:
         raise SnapshotCorrupt(f"snapshot {digest[:12]} was made for another tokenizer")
     try:

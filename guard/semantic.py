@@ -23,13 +23,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
+
 from detectors.encoder import Encoder
 from detectors.extraction import ExtractedPhrase, Extraction, Reason
 from detectors.lexicon import is_frame_word, is_function_word, zipf
 from detectors.normaliser import fold
 from detectors.spans import WORD
 from detectors.targets import ForgetTarget, Phrase
-from guard.automaton import Pattern, patterns_of
+from guard.patterns import Patterns, patterns_of
 from guard.semantic_forms import cut, inflections, romanisations
 from guard.semantic_meanings import Meanings
 from guard.semantic_penalties import Penalties
@@ -98,14 +100,11 @@ def delta_of(target: ForgetTarget) -> float:
     return DEFAULT_DELTA if target.delta is None else target.delta
 
 
-def patterns_of_forms(forms: Sequence[Form]) -> list[Pattern]:
+def patterns_of_forms(forms: Sequence[Form]) -> Patterns:
     """How the automaton reads each form: a beginning counts however its last word goes on."""
-    return [
-        Pattern(pattern.stream, pattern.ends_word and form.likeness is not Likeness.BEGINNING)
-        for form, pattern in zip(
-            forms, patterns_of([Phrase(form.text) for form in forms]), strict=True
-        )
-    ]
+    beginnings = (form.likeness is Likeness.BEGINNING for form in forms)
+    found = patterns_of([Phrase(form.text) for form in forms])
+    return found.also_within_words(np.fromiter(beginnings, np.bool_, len(forms)))
 
 
 def expand(

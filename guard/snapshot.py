@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from guard.checksums import MANIFEST, are_sound_elsewhere, damaged_file, sha256
 from guard.errors import SnapshotCorrupt, SnapshotMissing
 
 FORMAT = 2
-MANIFEST = "manifest.json"
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def write_snapshot(
                 _flush(file)
         for name, content in documents.items():
             _write(draft / f"{name}.json", _dump(content))
-        files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in draft.iterdir()}
+        files = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in draft.iterdir()}
         manifest = _dump({"format": FORMAT, "meta": meta, "files": files})
         _write(draft / MANIFEST, manifest)
         digest = hashlib.sha256(manifest).hexdigest()
@@ -88,8 +87,11 @@ def write_snapshot(
     return digest
 
 
-def load_snapshot(root: Path, digest: str) -> Snapshot:
+def load_snapshot(root: Path, digest: str, pause: Callable[[], object] | None = None) -> Snapshot:
     """Open a snapshot after verifying every file.
+
+    Args:
+        pause: called after every piece of work; with it, another process is asked first.
 
     Raises:
         SnapshotMissing: there is no directory of that name.
@@ -105,8 +107,10 @@ def load_snapshot(root: Path, digest: str) -> Snapshot:
     manifest = json.loads(raw)
     if manifest["format"] != FORMAT:
         raise SnapshotCorrupt(f"policy snapshot {digest[:12]} has another format version")
-    for name, expected in manifest["files"].items():
-        _verify(directory / name, expected["sha256"], digest)
+    if pause is None or not are_sound_elsewhere(directory):
+        damaged = damaged_file(directory, pause or (lambda: None))
+        if damaged is not None:
+            raise SnapshotCorrupt(f"file {damaged} of policy snapshot {digest[:12]} is damaged")
     return Snapshot(digest, directory, manifest["meta"])
 
 
@@ -114,15 +118,6 @@ def discard_drafts(root: Path) -> None:
     """Remove what an interrupted writer left behind. Only the one writer may call this."""
     for draft in root.glob(".*.draft"):
         shutil.rmtree(draft, ignore_errors=True)
-
-
-def _verify(path: Path, sha256: str, digest: str) -> None:
-    try:
-        sound = _sha256(path) == sha256
-    except OSError:
-        sound = False
-    if not sound:
-        raise SnapshotCorrupt(f"file {path.name} of policy snapshot {digest[:12]} is damaged")
 
 
 def _publish(draft: Path, final: Path) -> None:
@@ -164,11 +159,3 @@ def _sync_directory(path: Path) -> None:
 
 def _dump(content: Any) -> bytes:
     return json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":")).encode()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

@@ -9,9 +9,6 @@ forced to end of text, and the gateway learns why from the ledger.
 from __future__ import annotations
 
 import logging
-import sys
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +28,7 @@ from guard.errors import (
 )
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerWriter
+from guard.loaded import Loaded, Pause, no_pause
 from guard.loading import load_part
 from guard.params import GuardParams
 from guard.positions import Positions
@@ -41,9 +39,6 @@ from guard.uld.subtracting import Subtraction, subtract_rows
 from guard.veto import Veto
 from guard.vocabulary import Vocabulary
 from guard.warm_up import warm_up
-
-KEPT_POLICIES = 8
-PRELOAD_SWITCH_SECONDS = 0.0002
 
 if TYPE_CHECKING:
     from guard.uld.assistants import Assistants
@@ -81,9 +76,7 @@ class Steering:
         self._positions = Positions()
         self._batch = Batch.of([])
         self._stale = False
-        self._policies: OrderedDict[str, WorkerPolicy] = OrderedDict()
-        # One load at a time: a step that needs what the follower is loading waits for that.
-        self._loading = threading.Lock()
+        self._policies = Loaded(self._load, lambda policy: policy.token_filter.sets.is_used)
         warm_up()
 
     def preload(self, active: Active) -> None:
@@ -93,15 +86,9 @@ class Steering:
             SnapshotError: the snapshot is missing, damaged or made for another tokenizer.
             AssistantError: what it subtracts cannot be loaded.
         """
-        # This runs beside the steps: it must not keep the interpreter for the usual 5 ms at a time.
-        interval = sys.getswitchinterval()
-        sys.setswitchinterval(PRELOAD_SWITCH_SECONDS)
-        try:
-            policy = self._policy(active.digest)
-            if self._assistants is not None:
-                self._assistants.switch(r.assistant for r in policy.rules if r is not None)
-        finally:
-            sys.setswitchinterval(interval)
+        policy = self._policies.preload(active.digest)
+        if self._assistants is not None:
+            self._assistants.switch(r.assistant for r in policy.rules if r is not None)
 
     def open_slot(
         self,
@@ -114,7 +101,7 @@ class Steering:
         """Take in a request, new or resumed; `output` holds what it has generated before."""
         slot = Slot(params.nonce, output, len(output), constrained)
         try:
-            slot.policy = policy = self._policy(params.digest)
+            slot.policy = policy = self._policies.get(params.digest)
             position = policy.token_filter.seed(prompt, output)
             slot.active = policy.token_filter.sets.acquire(params.targets, params.items)
             slot.number = self._positions.take(position, slot.active.index)
@@ -301,22 +288,8 @@ class Steering:
         for i in np.flatnonzero(empty).tolist():
             self.close(constrained[i][1], CloseReason.NOTHING_LEFT)
 
-    def _policy(self, digest: str) -> WorkerPolicy:
-        policy = self._policies.get(digest)
-        if policy is not None:
-            return policy
-        with self._loading:
-            policy = self._policies.get(digest)
-            if policy is None:
-                policy = self._load(digest)
-                self._policies[digest] = policy
-                while len(self._policies) > KEPT_POLICIES:
-                    # Slots that are pinned to an old policy hold it themselves.
-                    self._policies.popitem(last=False)
-        return policy
-
-    def _load(self, digest: str) -> WorkerPolicy:
-        part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids)
+    def _load(self, digest: str, pause: Pause | None) -> WorkerPolicy:
+        part = load_part(self._snapshots, digest, self._vocabulary, self._end_ids, pause)
         policy = WorkerPolicy(
             TokenFilter(part.tables, part.units, self._vocabulary),
             Veto(part.successors, self._prefixes, self._vocabulary),
@@ -324,8 +297,8 @@ class Steering:
         )
         if self._assistants is None and any(part.rules):
             raise AssistantError("this worker subtracts nothing")
-        policy.token_filter.prepare()
-        policy.veto.prepare()
+        policy.token_filter.prepare(pause or no_pause)
+        policy.veto.prepare(pause or no_pause)
         return policy
 
 

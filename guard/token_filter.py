@@ -17,6 +17,7 @@ import numpy.typing as npt
 from guard import kernels, step_kernels
 from guard.active_sets import ActiveSet, ActiveSets
 from guard.automaton import Tables
+from guard.loaded import Pause, no_pause
 from guard.positions import Position, Positions
 from guard.units import Units
 from guard.vocabulary import Body, Vocabulary
@@ -28,7 +29,6 @@ Float32 = npt.NDArray[np.float32]
 
 NO_TOKEN = -1
 NO_LOGITS: Float32 = np.empty((0, 0), np.float32)
-LARGE_SET = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,13 @@ class TokenFilter:
             vocabulary.order,
         )
 
-    def prepare(self) -> None:
-        """Bring everything into memory that a step would otherwise wait for."""
-        for array in self._tables.arrays().values():
-            kernels.touch(array.reshape(-1).view(np.uint8))
-        self.sets.prepare(LARGE_SET)
+    def prepare(self, pause: Pause = no_pause) -> None:
+        """Bring everything into memory that a step would otherwise wait for.
+
+        `pause` is called after every piece of work.
+        """
+        kernels.touch_all(self._tables.arrays().values(), pause)
+        self.sets.prepare(pause)
 
     def seed(self, prompt: Sequence[int], output: Sequence[int]) -> Position:
         """The position after a prompt and what has been generated so far.

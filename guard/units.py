@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 from guard.semantic_penalties import Penalties
 
+# Phrase ids.
+Ids = Sequence[int] | npt.NDArray[np.int32]
+
 
 @dataclass(frozen=True, slots=True)
 class Units:
@@ -30,15 +33,17 @@ class Units:
     @classmethod
     def build(
         cls,
-        targets: Sequence[Sequence[int]],
-        items: Sequence[Sequence[int]],
+        targets: Sequence[Ids],
+        items: Sequence[Ids],
         penalties: Penalties | None = None,
     ) -> Units:
         """From the phrase ids of each target and of each item; without penalties there are none."""
-        units = [sorted(set(phrases)) for phrases in (*targets, *items)]
-        lengths = np.array([0, *map(len, units)], np.int64)
-        flat = np.array([phrase for unit in units for phrase in unit], np.int32)
-        start = np.cumsum(lengths).astype(np.int32)
+        units = [np.asarray(phrases, np.int64) for phrases in (*targets, *items)]
+        number = np.repeat(np.arange(len(units)), list(map(len, units)))
+        # Sorts by unit, then by phrase, and leaves out what a unit has twice.
+        distinct = np.unique(number << 32 | np.concatenate([np.zeros(0, np.int64), *units]))
+        start = np.searchsorted(distinct, np.arange(len(units) + 1) << 32).astype(np.int32)
+        flat = (distinct & 0xFFFFFFFF).astype(np.int32)
         return cls(len(targets), start, flat, penalties or Penalties.none(len(units)))
 
     def chosen(self, targets: Sequence[int], items: Sequence[int]) -> list[int]:

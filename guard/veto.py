@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.errors import CompileError
-from guard.kernels import Array, short_jit, touch
+from guard.kernels import Array, short_jit, touch_all
+from guard.loaded import Pause, no_pause
 from guard.positions import with_room
 from guard.tokenisations import Tokenisations
 from guard.vocabulary import Prefixes, Vocabulary
@@ -109,10 +110,9 @@ class Veto:
         self._filled = np.zeros(64, np.int64)
         self._out = np.empty(4096, np.int64)
 
-    def prepare(self) -> None:
-        """Bring everything into memory that a step would otherwise wait for."""
-        for array in self.table.arrays().values():
-            touch(np.asarray(array).reshape(-1).view(np.uint8))
+    def prepare(self, pause: Pause = no_pause) -> None:
+        """`TokenFilter.prepare` for the table."""
+        touch_all(self.table.arrays().values(), pause)
 
     def seed(self, slot: int, prompt: Sequence[int], output: Sequence[int]) -> None:
         """Set what a slot's text ends with: the answer so far and the prompt's end."""

@@ -7,7 +7,8 @@ import torch
 
 from detectors.targets import Phrase
 from guard import step_kernels
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
+from guard.patterns import index_phrases
 from guard.positions import Positions
 from guard.semantic_penalties import Penalties
 from guard.semantic_step import penalise
@@ -22,7 +23,7 @@ from tracing.successors import compile_successors
 def warm_up() -> None:
     """Compile the loops of a step, or read them from the cache, before a step waits for it."""
     vocabulary = Vocabulary([b"a", b"\xc3", b"\xa4"])
-    tables = build_tables(*index_phrases([Phrase("a")])[:1], vocabulary)
+    tables = build_tables(index_phrases([Phrase("a")])[0], vocabulary)
     units = Units.build([[0]], [], Penalties.build([{0: 1.0}]))
     token_filter = TokenFilter(tables, units, vocabulary)
     token_filter.prepare()

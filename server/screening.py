@@ -24,7 +24,7 @@ from detectors.threads import limit_products
 from detectors.windows import prompt_windows
 from guard.decision import Decision
 from guard.errors import SnapshotError
-from guard.follower import Active, Follower, followers
+from guard.follower import Active, ActivePointer, Follower, followers
 from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.ledger import CloseReason, Counter, LedgerReader
 from guard.nets import AnswerNets, MakeNet
@@ -51,7 +51,6 @@ SHORT_WINDOWS = 64
 SHORT_CHARACTERS = 32_768
 KNOWN_WINDOWS = 4096
 KNOWN_DECISIONS = 4096
-WORKER_WAIT_SECONDS = 10.0
 RECENT_POLICIES = 8
 
 # Conversations with their windows.
@@ -208,15 +207,22 @@ class Screening:
             self._metrics.set_generation(active.generation)
 
     def _await_workers(self, active: Active) -> None:
-        deadline = time.monotonic() + WORKER_WAIT_SECONDS
+        """Wait as long as the control process does before it takes the policy back.
+
+        A request must not name a policy that a worker would have to load in the middle of a step.
+        """
+        pointer = ActivePointer(self._settings.state_dir)
+        deadline = time.monotonic() + self._settings.acknowledge_timeout_seconds
         while time.monotonic() < deadline:
             workers = [f for f in followers(self._settings.state_dir) if f.kind == "worker"]
             if any(w.failed_generation == active.generation for w in workers):
                 raise SnapshotError("a worker could not load the policy")
+            if (newest := pointer.read()) is not None and newest != active:
+                raise SnapshotError("the policy was superseded before every worker had it")
             if all(w.generation >= active.generation for w in workers):
                 return
             time.sleep(0.01)
-        # A worker that answers later loads the snapshot when the first request names it.
+        # There is no control process. A worker loads the snapshot when the first request names it.
         log.warning("workers are behind the active policy", generation=active.generation)
 
     def _decide_short(self, batch: Sequence[Waiting]) -> None:

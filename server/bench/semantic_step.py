@@ -9,12 +9,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 
 from detectors.normaliser import fold
 from detectors.targets import Phrase
-from guard.automaton import Pattern, build_tables, patterns_of
+from guard.automaton import build_tables
 from guard.loading import WorkerPart
+from guard.patterns import patterns_of
 from guard.semantic_forms import cut, romanisations
 from guard.semantic_penalties import Penalties
 from guard.snapshot import write_snapshot
@@ -71,9 +73,9 @@ def _compile(
     if penalties is not None:
         folded = [fold(text).strip() for text in phrases]
         patterns += patterns_of([Phrase(form) for text in folded for form in romanisations(text)])
-        stems = [Phrase(stem) for text in folded if (stem := cut(text)) is not None]
-        patterns += [Pattern(pattern.stream, False) for pattern in patterns_of(stems)]
-    distinct = sorted(set(patterns))
+        stems = patterns_of([Phrase(stem) for text in folded if (stem := cut(text)) is not None])
+        patterns += stems.also_within_words(np.ones(len(stems), np.bool_))
+    distinct, _ = patterns.distinct()
     tables = build_tables(distinct, vocabulary)
     units = Units.build([list(range(len(distinct)))], [], Penalties.build([penalties or {}]))
     arrays = WorkerPart(tables, units, compile_successors([], 2, vocabulary.size)).arrays()

@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 
 from detectors.targets import Phrase
-from guard.automaton import Tables, build_tables, index_phrases
+from guard.automaton import Tables, build_tables
 from guard.batch import Slot
 from guard.ledger import Counter, LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
 from guard.units import Units

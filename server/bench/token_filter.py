@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from guard.vocabulary import Vocabulary
 from server.bench.figures import spread
-from server.bench.hot_change import hot_change
+from server.bench.hot_change import CHANGES, hot_change, unloaded_request
 from server.bench.missed import count_missed
 from server.bench.rivals import Rival, TransformersBadWords, VllmBadWords
 from server.bench.spellings import invented_phrases
@@ -34,17 +34,18 @@ from server.bench.vocabularies import real_vocabularies, tekken
 
 METHOD = (
     "One core; tekken (131,072 tokens), batch 64. A step is the worker's whole `Steering.apply`: "
-    "every row has one new token, all phrases of the policy are active in every row, and the texts "
-    "begin phrases and break off. Policies of 100, 10k and 1M phrases take turns in blocks of "
-    "steps; CPU time of the thread, median. `1m_subset` activates every hundredth phrase of the "
-    "1M, in the same texts; `forbidden` counts tokens per step. `cold` steps have their logits "
-    "overwritten in between, which empties the caches. The others run on the same logits, phrases "
-    "and texts. Compile and snapshot are of the automaton alone, in CPU seconds. Changes of policy "
-    "are wall time, to 10k phrases beside a batch under 100; the policy that was not preloaded has "
-    "1M. Missed spellings: each phrase in every declared spelling, cut as the tokenizer does and "
-    "at random. Sampled paths want to write a phrase and take another token only where theirs is "
-    "forbidden; a search of the decoded, folded text counts emissions. The floor is what must be "
-    "touched, at the copying speed of one core."
+    "every row has one new token, all phrases of the policy are active in every row, and the "
+    "texts begin phrases and break off. Policies of 100, 10k and 1M phrases take turns in blocks "
+    "of steps; CPU time of the thread, median. `1m_subset` activates every hundredth phrase of "
+    "the 1M, in the same texts; `forbidden` counts tokens per step. `cold` steps have their "
+    "logits overwritten in between, which empties the caches. The others run on the same logits, "
+    "phrases and texts. Compile and snapshot are of the automaton alone, in CPU seconds. Changes "
+    f"of policy are wall time, {CHANGES} each to 10k and to 1M phrases beside a batch under 100 "
+    "that goes on without a pause; the policy that was not preloaded has 1M. Missed spellings: "
+    "each phrase in every declared spelling, cut as the tokenizer does and at random. Sampled "
+    "paths want to write a phrase and take another token only where theirs is forbidden; a search "
+    "of the decoded, folded text counts emissions. The floor is what must be touched, at the "
+    "copying speed of one core."
 )
 _SIZES = {"100": 100, "10k": 10_000, "1m": 1_000_000}
 
@@ -105,8 +106,14 @@ def _cost(
     ours = figures["step_us_10k"]
     figures |= _floor(compiled["10k"], vocabulary, batches["10k"], figures["forbidden_10k"], ours)
     figures |= _rivals(plan, phrases[: plan.sizes["10k"]], batches["10k"], logits, ours, progress)
-    changed = hot_change(batches["100"], logits, compiled["10k"].digest, compiled["1m"].digest)
-    return figures | {key: round(value, 3) for key, value in changed.items()}
+    texts = tempting_texts(tekken(), phrases[:100], plan.batch, 400, seed=1)
+
+    def new_batch() -> SteeredBatch:
+        return SteeredBatch(state, compiled["100"], vocabulary, texts)
+
+    for name in ("10k", "1m"):
+        figures |= hot_change(new_batch, logits, compiled[name].digest, name)
+    return figures | unloaded_request(new_batch, logits, compiled["1m"].digest)
 
 
 def _steps(

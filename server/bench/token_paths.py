@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from detectors.normaliser import at_border, fold
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
+from guard.patterns import index_phrases
 from guard.positions import Positions
 from guard.token_filter import NO_TOKEN, TokenFilter
 from guard.units import Units

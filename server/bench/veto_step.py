@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.loading import WorkerPart
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary

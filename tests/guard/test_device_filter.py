@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from detectors.normaliser import at_border, fold
 from detectors.targets import Phrase
 from guard.active_sets import ActiveSets
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_filter import NUM_COUNTERS, DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
 from guard.device_slots import SlotField
 from guard.device_vocabulary import DeviceVocabulary, folded_code_points
 from guard.ledger import CloseReason, Counter
+from guard.patterns import index_phrases
 from guard.token_filter import Position, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary, body_of

@@ -10,12 +10,13 @@ import torch
 
 from detectors.targets import Phrase
 from guard.active_sets import ActiveSets
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_slots import RowField, Step
 from guard.device_vocabulary import DeviceVocabulary
 from guard.ledger import Counter
+from guard.patterns import index_phrases
 from guard.semantic_penalties import Penalties
 from guard.units import Units
 from guard.vocabulary import Vocabulary

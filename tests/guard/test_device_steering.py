@@ -5,13 +5,14 @@ import pytest
 import torch
 
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_steering import DeviceSteering
 from guard.errors import AssistantError, GuardError, SnapshotError
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from detectors.targets import Phrase
 from guard.active_sets import ActiveSets
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_filter import NUM_COUNTERS, DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables, DeviceVeto
 from guard.device_vocabulary import DeviceVocabulary
 from guard.ledger import CloseReason, Counter
+from guard.patterns import index_phrases
 from guard.units import Units
 from guard.vocabulary import Vocabulary
 from tracing.successors import compile_successors

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.ledger import Counter, LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
 from guard.tokenisations import Tokenisations, tokenizer_of

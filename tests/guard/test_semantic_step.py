@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from detectors.targets import Phrase
 from guard.active_sets import IDLE_LIMIT, ActiveSets
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.device_filter import DeviceFilter
 from guard.device_policy import DevicePolicy, DeviceSets, DeviceTables
 from guard.device_vocabulary import DeviceVocabulary
 from guard.ledger import LedgerWriter
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.positions import Positions
 from guard.semantic_penalties import MAX_TOKENS, Penalties
 from guard.semantic_step import penalise

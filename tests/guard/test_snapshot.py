@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from guard.checksums import are_sound_elsewhere
 from guard.errors import SnapshotCorrupt, SnapshotMissing
 from guard.snapshot import discard_drafts, load_snapshot, write_snapshot
 
@@ -52,6 +53,38 @@ def test_a_flipped_bit_is_refused(tmp_path, name):
 
     with pytest.raises(SnapshotCorrupt):
         load_snapshot(tmp_path, digest)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_beside_steps_damage_is_found_too(tmp_path, monkeypatch, elsewhere):
+    """Whether another process has time to look at the files or not, and nothing is left of it."""
+    if not elsewhere:
+        monkeypatch.setattr("guard.checksums._PATIENCE_SECONDS", 0.0)
+    sound = write(tmp_path)
+    damaged = write(tmp_path, meta={"a": 2})
+    (tmp_path / damaged / "texts.json").write_text("[]")
+    pauses = []
+
+    assert {"a": 1} == load_snapshot(tmp_path, sound, lambda: pauses.append(1)).meta
+    with pytest.raises(SnapshotCorrupt, match=r"texts\.json"):
+        load_snapshot(tmp_path, damaged, lambda: pauses.append(1))
+    assert pauses
+
+
+def test_another_process_says_what_is_sound(tmp_path, monkeypatch):
+    """It never says so of damaged files, nor when it cannot be started."""
+    directory = tmp_path / write(tmp_path)
+    monkeypatch.setattr("guard.checksums._PATIENCE_SECONDS", 60.0)
+
+    assert are_sound_elsewhere(directory)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.executable", str(tmp_path / "nothing"))
+
+        assert not are_sound_elsewhere(directory)
+    (directory / "texts.json").unlink()
+
+    assert not are_sound_elsewhere(directory)
+    assert not are_sound_elsewhere(tmp_path / "nothing")
 
 
 def test_missing_files_are_refused(tmp_path):

@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.follower import Active
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.loaded import KEPT_POLICIES
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
 from guard.units import Units
@@ -236,3 +238,49 @@ def test_a_row_with_nothing_left_but_vetoed_tokens_is_closed(tmp_path, steering,
 
     assert [0.0] == logits[0][~logits[0].isneginf()].tolist()
     assert CloseReason.NOTHING_LEFT is reader.closed(4)
+
+
+def test_a_policy_is_checked_outside_the_worker(tmp_path, steering, monkeypatch):
+    """What is preloaded takes no hash from the process that steps, and no load from a request."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a")])
+    monkeypatch.setattr("guard.checksums._PATIENCE_SECONDS", 60.0)
+    monkeypatch.setattr("guard.snapshot.damaged_file", lambda *_: pytest.fail("hashed here"))
+    steering.preload(Active(1, digest))
+    monkeypatch.setattr("guard.steering.load_part", lambda *_: pytest.fail("loaded here"))
+    slots = {0: steering.open_slot(GuardParams(digest, 1, (0,)), [], [], constrained=False)}
+
+    assert {1, 5} == forbidden(steering, slots)[0]
+
+
+def test_large_units_are_made_ready_in_pieces(tmp_path, steering, monkeypatch):
+    """A request that names one finds it as it would have been worked out for it."""
+    monkeypatch.setattr("guard.active_sets.LARGE_SET", 2)
+    pauses = []
+    monkeypatch.setattr("guard.loaded.Loaded._pause", lambda _: pauses.append(1))
+    digest = write_policy(tmp_path / "snapshots", [Phrase(text) for text in ("a", "c", "b b")])
+    steering.preload(Active(1, digest))
+    before = len(pauses)
+    slots = {0: steering.open_slot(GuardParams(digest, 1, (0,)), [], [2, 3], constrained=False)}
+
+    assert {1, 2, 5, 6} == forbidden(steering, slots)[0]
+    assert before == len(pauses) > 2
+
+
+def test_a_policy_in_use_outlasts_newer_ones(tmp_path, steering, monkeypatch):
+    """A request that is preempted while others go on finds its policy in memory."""
+    root = tmp_path / "snapshots"
+    digests = [write_policy(root, [Phrase("a" * n)]) for n in range(1, KEPT_POLICIES + 3)]
+    for digest in digests[:2]:
+        steering.preload(Active(1, digest))
+    kept = steering.open_slot(GuardParams(digests[0], 1, (0,)), [], [], constrained=False)
+    for digest in digests[2:]:
+        steering.preload(Active(1, digest))
+    loads = []
+    monkeypatch.setattr("guard.steering.load_part", lambda *_: loads.append(1) or 1 / 0)
+    again = steering.open_slot(GuardParams(digests[0], 2, (0,)), [], [], constrained=False)
+    gone = steering.open_slot(GuardParams(digests[1], 3, (0,)), [], [], constrained=False)
+
+    assert again.policy is kept.policy
+    assert again.closed is None
+    assert [1] == loads
+    assert CloseReason.INTERNAL_ERROR is gone.closed

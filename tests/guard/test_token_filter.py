@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from detectors.normaliser import at_border, fold
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
+from guard.patterns import index_phrases
 from guard.positions import Positions
 from guard.token_filter import Position, TokenFilter
 from guard.units import Units

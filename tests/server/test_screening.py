@@ -312,6 +312,31 @@ def test_the_gateway_waits_for_the_workers(screening, activate, settings):
     worker.stop()
 
 
+def test_a_policy_that_is_taken_back_is_not_waited_for(screening, activate, settings):
+    """A worker that never answers does not keep the gateway from what is in force instead."""
+    held = threading.Event()
+
+    def hang(active):
+        if active.generation == 2:
+            held.wait(30)
+
+    worker = Follower(settings.state_dir, "worker", hang)
+    activate(1)
+    worker.start()
+    wait_for_generation(screening, 1)
+    activate(2, target())
+    time.sleep(0.3)
+
+    assert screening.current().generation == 1
+
+    activate(3)
+    wait_for(lambda: any(f.failed_generation == 2 for f in followers(settings.state_dir)))
+    held.set()
+    wait_for_generation(screening, 3)
+
+    worker.stop()
+
+
 def test_a_worker_that_cannot_load_keeps_the_old_policy(screening, activate, settings):
     """If a worker refuses a policy the gateway does not take it up either."""
     activate(1)

@@ -163,8 +163,9 @@ def _assert_likelihoods(found, chances):
 def write_policy(model, root):
     """One target that subtracts the assistant and forbids next to nothing."""
     from detectors.targets import Phrase
-    from guard.automaton import build_tables, index_phrases
+    from guard.automaton import build_tables
     from guard.loading import WorkerPart
+    from guard.patterns import index_phrases
     from guard.snapshot import write_snapshot
     from guard.uld.rules import UldRule, rules_document
     from guard.units import Units

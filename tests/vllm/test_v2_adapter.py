@@ -19,11 +19,12 @@ from vllm.v1.worker.gpu.sample.logits_processor import (
 from vllm.v1.worker.gpu.states import RequestState
 
 from detectors.targets import Phrase
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.follower import ActivePointer, followers
 from guard.ledger import CloseReason, LedgerReader
 from guard.loading import WorkerPart
 from guard.params import GuardParams
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.units import Units
 from guard.vocabulary import Vocabulary

@@ -119,8 +119,9 @@ def interpret():
 def write_policy(model, root, answers):
     """Forbid all longer words of the plain answers but those of the one that is not steered."""
     from detectors.targets import Phrase
-    from guard.automaton import build_tables, index_phrases
+    from guard.automaton import build_tables
     from guard.loading import WorkerPart
+    from guard.patterns import index_phrases
     from guard.snapshot import write_snapshot
     from guard.units import Units
     from guard.vocabulary import Vocabulary

@@ -7,9 +7,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from guard.automaton import build_tables, index_phrases
+from guard.automaton import build_tables
 from guard.ledger import LedgerReader, LedgerWriter
 from guard.loading import WorkerPart
+from guard.patterns import index_phrases
 from guard.snapshot import write_snapshot
 from guard.steering import Steering
 from guard.uld.assistant import load_model, load_tokenizer

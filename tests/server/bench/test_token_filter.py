@@ -11,7 +11,7 @@ import torch
 from detectors.normaliser import fold
 from detectors.targets import Phrase
 from guard.vocabulary import Vocabulary
-from server.bench.hot_change import hot_change
+from server.bench.hot_change import hot_change, unloaded_request
 from server.bench.spellings import Segmenter, invented_phrases, spellings
 from server.bench.step_cost import (
     SteeredBatch,
@@ -81,6 +81,11 @@ def test_steps_and_changes_are_measured(tmp_path: Path) -> None:
     assert batches[0].forbidden > 0
     assert floor_bytes(policies[0].tables, vocabulary, texts, 1.0) > 32 * 50
 
-    found = hot_change(batches[0], logits, policies[1].digest, policies[2].digest)
+    def new_batch() -> SteeredBatch:
+        return SteeredBatch(tmp_path, policies[0], vocabulary, texts)
 
-    assert all(value < 1000 for name, value in found.items() if name.endswith("_ms"))
+    found = hot_change(new_batch, logits, policies[1].digest, "40", changes=2)
+    found |= unloaded_request(new_batch, logits, policies[2].digest, changes=2)
+
+    assert found["change_longest_step_ms_40_max"] >= found["change_longest_step_ms_40"] > 0
+    assert all(value < 1000 for value in found.values())
