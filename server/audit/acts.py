@@ -15,8 +15,9 @@ from server.auth import Caller
 from server.request_body import header
 
 _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-# Ids, numbers and words of this API; anything else a client may have made up.
+# Ids, numbers and words of this API.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/-]{1,256}", re.ASCII)
+_COLLECTION = re.compile(r"/admin/v1/[a-z]+(?=/)", re.ASCII)
 # What shows forget text.
 _READS = re.compile(r"/admin/v1/(targets:export|targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?")
 
@@ -59,6 +60,14 @@ class RecordedActs:
                 key=caller.id,
                 role=caller.role.name.lower(),
                 method=scope["method"],
-                path=scope["path"] if _PLAIN.fullmatch(scope["path"]) else "?",
+                path=_recorded(scope["path"], status),
                 status=status,
             )
+
+
+def _recorded(path: str, status: int) -> str:
+    """A path as it is recorded: what is not there may be any text."""
+    if status != 404 and _PLAIN.fullmatch(path):
+        return path
+    collection = _COLLECTION.match(path)
+    return "?" if collection is None else f"{collection.group()}/?"
