@@ -121,16 +121,17 @@ class KeyRing:
             raise Forbidden(f"This needs a key with the role {role.name.lower()}.")
         return caller
 
-    def admit(self, authorization: str | None) -> Caller:
+    def admit(self, authorization: str | None, role: Role = Role.CLIENT) -> Caller:
         """A client of the guarded endpoint: whose key it is, or anybody where none is needed.
 
         Raises:
             KeysUnreadable: the key is none of the settings', and the others cannot be read.
             Unauthorized: a key is needed, and there is none, or an unknown one.
+            Forbidden: a key is needed, and it is one of a lower role than `role`.
         """
         listed = self._listed()
         if self._required or listed is None or listed.required:
-            return self.require(authorization, Role.CLIENT)
+            return self.require(authorization, role)
         return self.identify(authorization) or ANONYMOUS
 
 

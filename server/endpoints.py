@@ -33,13 +33,14 @@ class Handling(StrEnum):
 class Endpoint:
     """One open route.
 
-    Probes need no key even where clients do. `errors_as` names the API whose clients come here,
-    where that is not the handling itself.
+    Probes need no key even where clients do; what is the operator's needs an auditor's key there.
+    `errors_as` names the API whose clients come here, where that is not the handling itself.
     """
 
     handling: Handling
     method: str
     needs_key: bool = True
+    for_auditors: bool = False
     errors_as: Handling | None = None
 
 
@@ -57,7 +58,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     "/tokenize": Endpoint(Handling.PASS, "POST"),
     "/v1/messages/count_tokens": Endpoint(Handling.PASS, "POST", errors_as=Handling.MESSAGES),
     "/v1/embeddings": Endpoint(Handling.PASS, "POST"),
-    "/metrics": Endpoint(Handling.PASS, "GET"),
+    # Counters tell whether a prompt was steered, and how many tokens were forbidden in it.
+    "/metrics": Endpoint(Handling.PASS, "GET", for_auditors=True),
     "/version": Endpoint(Handling.PASS, "GET", needs_key=False),
     "/health": Endpoint(Handling.PASS, "GET", needs_key=False),
     "/ping": Endpoint(Handling.PASS, "GET", needs_key=False),

@@ -241,7 +241,10 @@ class Gateway:
             await self._guarded(call, scope, receive, request.send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
-        return self._keys.admit(_authorization(scope)) if endpoint.needs_key else ANONYMOUS
+        if not endpoint.needs_key:
+            return ANONYMOUS
+        role = Role.AUDITOR if endpoint.for_auditors else Role.CLIENT
+        return self._keys.admit(_authorization(scope), role)
 
     async def _parse(self, raw: bytes) -> dict[str, Any]:
         begun = time.perf_counter()

@@ -68,7 +68,7 @@ class Settings(BaseModel):
     )
     auditor_keys: tuple[SecretStr, ...] = Field(
         default=(),
-        description="Keys that may read jobs, generations and lists, but no forget text.",
+        description="Keys that may read jobs, lists, audit and metrics, but no forget text.",
     )
     api_keys: tuple[SecretStr, ...] = Field(
         default=(),

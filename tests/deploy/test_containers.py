@@ -125,7 +125,7 @@ def test_every_variable_is_in_the_example():
 
 
 def test_prometheus_reads_its_key_where_compose_puts_it():
-    """The server's /metrics needs a client key, since it listens beyond loopback."""
+    """The server's /metrics needs an auditor's key, since it listens beyond loopback."""
     (secret,) = SERVICES["prometheus"]["secrets"]
     scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
     server, control = scraped["scrape_configs"]

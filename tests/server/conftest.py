@@ -365,9 +365,13 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
     stopping: list[Callable[[], None]] = []
 
     def start(
-        keys: dict[str, Role] | None = None, keyring: KeyRing | None = None, **settings: Any
+        keys: dict[str, Role] | None = None,
+        keyring: KeyRing | None = None,
+        guard: Any = None,
+        **settings: Any,
     ) -> Stack:
-        vllm, guard, registry = FakeVllm(), RuleGuard(), CollectorRegistry()
+        vllm, registry = FakeVllm(), CollectorRegistry()
+        guard = guard or RuleGuard()
         counters = Counters(tmp_path / "keys")
         used = Settings(state_dir=tmp_path, **settings)
         audit = open_audit(used, (metrics := GatewayMetrics(registry)).audit)

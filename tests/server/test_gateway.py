@@ -164,8 +164,11 @@ def test_an_encoded_slash_is_guarded_like_a_slash(stack: Any) -> None:
 
 
 def test_keys_are_required_where_there_are_client_keys(start_stack: Any) -> None:
-    """Strangers get an OpenAI 401; probes need no key; admins are told the decision."""
-    stack = start_stack(keys={"k": Role.CLIENT, "a": Role.ADMIN})
+    """Strangers get an OpenAI 401; probes need no key; admins are told the decision.
+
+    Metrics would tell a client what was steered, so they need an auditor's key.
+    """
+    stack = start_stack(keys={"k": Role.CLIENT, "u": Role.AUDITOR, "a": Role.ADMIN})
     body = {"messages": [{"role": "user", "content": "about John"}]}
 
     def post(key: str | None) -> Any:
@@ -175,7 +178,11 @@ def test_keys_are_required_where_there_are_client_keys(start_stack: Any) -> None
     assert _error(post(None)) == (401, "invalid_api_key")
     assert _error(post("x")) == (401, "invalid_api_key")
     assert stack.http.get("/v1/models").status_code == 401
-    assert stack.http.get("/metrics").status_code == 401
+    found = [
+        stack.http.get("/metrics", headers={"authorization": f"Bearer {key}"}).status_code
+        for key in ("x", "k", "u", "a")
+    ]
+    assert found == [401, 403, 404, 404]  # the fake engine has none
     assert stack.http.get("/health").status_code == 200
     assert "x-lethegate-decision" not in post("k").headers
     assert post("a").headers["x-lethegate-decision"] == "steer"
