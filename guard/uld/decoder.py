@@ -51,10 +51,15 @@ class Decoder:
         self._most_blocks = _blocks(tokens)  # of one pass, all its rows as wide as the widest
         self._arranged: list[tuple[Seat, int]] = []
         self._table = torch.zeros(0)
-        self._graphs: Graphs | None = None
-        if rows and self._device.type == "cuda":
-            self._graphs = self._captured(rows)
-        self._check(tokens)
+        self._graphs = self._captured(rows)
+        try:
+            self._check(tokens)
+        except AssistantUnreadable:
+            if self._graphs is None:
+                raise
+            logger.warning("an assistant is decoded without CUDA graphs: they gave something else")
+            self._graphs = None
+            self._check(tokens)
 
     def read(self, seat: Seat, text: Text, length: int) -> None:
         """Take in a text up to its token `length - 1`, that one excepted.
@@ -183,6 +188,8 @@ class Decoder:
 
     def _captured(self, rows: int) -> Graphs | None:
         """Graphs of the decode pass; None where it cannot be captured."""
+        if not rows or self._device.type != "cuda":
+            return None
         try:
             with torch.no_grad():
                 return Graphs(

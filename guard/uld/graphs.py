@@ -91,11 +91,15 @@ class Graphs:
                 logits = run(tokens, positions, table)
             if not self._logits.numel():
                 self._logits = torch.empty_like(logits)
+            # Not by `torch.cuda.graph`, which collects garbage and empties the allocator's cache
+            # each time: the engine is serving meanwhile, in another thread, on the same device.
+            graph = torch.cuda.CUDAGraph()
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                self._logits[:rows].copy_(run(tokens, positions, table))
+            finally:
+                graph.capture_end()
         torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        # Other threads go on using the device meanwhile: the engine serves.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            self._logits[:rows].copy_(run(tokens, positions, table))
         return _Captured(graph, tokens, positions, table)
 
 

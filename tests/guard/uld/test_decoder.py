@@ -152,6 +152,26 @@ def test_a_batch_is_padded_to_the_next_graph():
     assert [padded(size, 8) for size in (1, 8, 9, 33)] == [8, 8, 16, 64]
 
 
+class WrongGraphs:
+    """Graphs that give other logits than the pass."""
+
+    def width(self, rows, blocks):
+        return blocks
+
+    def run(self, tokens, positions, table):
+        return torch.zeros(len(tokens), 320)
+
+
+def test_graphs_that_are_wrong_are_not_used(base, monkeypatch, caplog):
+    """Found out when the assistant is loaded; it is served without them."""
+    monkeypatch.setattr(Decoder, "_captured", lambda self, rows: WrongGraphs())
+    model = load_first_layers(base, 2)
+    decoder = Decoder(model, 256, rows=8)
+
+    assert "without CUDA graphs" in caplog.text
+    assert torch.allclose(step(decoder, [Seat()], [[5, 6]])[0], plain(model, [5, 6]), atol=1e-4)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("family", ["llama", "gemma3_text"])
