@@ -12,7 +12,8 @@ import json
 import mmap
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -42,6 +43,7 @@ class Container:
     meta: Mapping[str, Any]
     arrays: Mapping[str, Array]
     blocks: Mapping[str, list[int]]
+    mapped: mmap.mmap
 
     @property
     def bytes(self) -> int:
@@ -54,9 +56,19 @@ class Container:
         Raises:
             IndexCorrupt: a block differs.
         """
-        for name, array in self.arrays.items():
-            if _checksums(array) != self.blocks[name]:
-                raise IndexCorrupt(f"{self.path.name}: {name} is damaged")
+        with self.read_through():
+            for name, array in self.arrays.items():
+                if _checksums(array) != self.blocks[name]:
+                    raise IndexCorrupt(f"{self.path.name}: {name} is damaged")
+
+    @contextmanager
+    def read_through(self) -> Iterator[None]:
+        """Everything will be read in order: let the system read ahead meanwhile."""
+        self.mapped.madvise(mmap.MADV_SEQUENTIAL)
+        try:
+            yield
+        finally:
+            self.mapped.madvise(mmap.MADV_RANDOM)
 
 
 def write_container(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> int:
@@ -91,6 +103,8 @@ def open_container(path: Path) -> Container:
             if size < _PREFIX:
                 raise IndexCorrupt(f"{path.name} is cut off")
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # A search touches few places, far apart: to read ahead of each would be for nothing.
+            mapped.madvise(mmap.MADV_RANDOM)
     except FileNotFoundError:
         raise IndexMissing(f"there is no {path.name}") from None
     length = int.from_bytes(mapped[8:16], "little")
@@ -107,7 +121,7 @@ def open_container(path: Path) -> Container:
         for name, entry in header["arrays"].items()
     }
     blocks = {name: entry["crc32"] for name, entry in header["arrays"].items()}
-    return Container(path, checksum, header["meta"], arrays, blocks)
+    return Container(path, checksum, header["meta"], arrays, blocks, mapped)
 
 
 def create(path: Path) -> BinaryIO:

@@ -102,11 +102,12 @@ class Segment:
 
     def entries(self) -> Iterable[Entry]:
         """The live documents, to build another segment of."""
-        for row, document_id in enumerate(self.ids.tolist()):
-            if document_id not in self.withdrawn:
-                start, at = int(self.starts[row]), self.record_at[row : row + 2].tolist()
-                symbols = self.text[start : start + int(self.sizes[row])][::-1]
-                yield Entry(document_id, symbols, bytes(self.records[at[0] : at[1]]))
+        with self.container.read_through():
+            for row, document_id in enumerate(self.ids.tolist()):
+                if document_id not in self.withdrawn:
+                    start, at = int(self.starts[row]), self.record_at[row : row + 2].tolist()
+                    symbols = self.text[start : start + int(self.sizes[row])][::-1]
+                    yield Entry(document_id, symbols, bytes(self.records[at[0] : at[1]]))
 
 
 def record(document: Document, *, keep_text: bool) -> bytes:

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from detectors import normaliser
 from server.bench.figures import spread
+from server.bench.provenance_cold import cold_figures
 from server.bench.provenance_rival import ShortWords, compare
 from server.bench.provenance_texts import Library, corpus, library, outputs
 from server.bench.veto_step import veto_step
@@ -33,8 +34,10 @@ METHOD = (
     "sources each; `fold_ms` is the way from text to symbols. A step brings one new word to each "
     "of 64 rows. Veto: n = 8, logits of 131,072 tokens, a tenth of the rows inside a registered "
     "text, other rows at every step; a worker's step is its whole `Steering.apply` with one "
-    "phrase, by turns with and without the table. infini-gram: the same words as 16-bit tokens, "
-    "its index in memory, one core, spans of at most 10 occurrences."
+    "phrase, by turns with and without the table. Cold: wall time of an output's spans and "
+    "sources, and of one step of 64 rows, each with the index's files dropped from the page cache "
+    "before it; reads are the page faults that waited for the disk. infini-gram: the same words as "
+    "16-bit tokens, its index in memory, one core, spans of at most 10 occurrences."
 )
 _DEPTH = 8
 _BATCH = 64
@@ -50,6 +53,7 @@ class ProvenancePlan:
     outputs: int = 32
     steps: int = 400
     ngrams: int = 10_000_000
+    cold: int = 32
     rival_megabytes: float = 100
     python: Path | None = None
 
@@ -115,7 +119,8 @@ def _size(
     index = Index(directory, words, read_only=True, verify=True)
     figures |= _spans(index.view, queries, words)
     figures |= _steps(index.view, plan, queries, words)
-    return figures
+    del index
+    return figures | cold_figures(directory, queries[: plan.cold], words, _DEPTH)
 
 
 def _spans(view: View, queries: Sequence[str], words: WordView) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def test_the_bench_reports_every_figure() -> None:
             assert figures[f"{key}_{size}"] > 0
         assert figures[f"spans_{size}"] > 0
         assert figures[f"step_us_{size}_max"] >= figures[f"step_us_{size}"] > 0
+        for key in ("cold_spans_ms", "cold_step_ms"):
+            assert figures[f"{key}_p99_{size}"] >= figures[f"{key}_{size}"] > 0
     assert figures["veto_forbidden_per_step"] > 5
     assert figures["worker_step_us"] > 0 < figures["worker_step_us_without_veto"]
     assert "not measured" in figures["infini_gram"]
