@@ -25,7 +25,7 @@ WEAK_FACTOR = 2.0
 # Weak and strong thresholds never lie below these: a small registry would otherwise spend its whole
 # false-positive rate on questions of the same form about other people. Measured on TOFU with 1, 2,
 # 5 and 20 authors registered: 0.72 loses no paraphrase (the farthest is at 0.73).
-FLOORS = {RowKind.PROMPT: (0.70, 0.72), RowKind.DOCUMENT: (0.50, 0.55)}
+FLOORS = {RowKind.PROMPT: (0.70, 0.72), RowKind.DOCUMENT: (0.48, 0.50)}
 # A registered prompt itself must always fire, whatever stands among the benign prompts.
 CEILING = 0.97
 # The least cosine at which a registered prompt may be strong evidence.

@@ -28,7 +28,7 @@ from guard.veto import CompiledVeto, compile_veto
 from guard.vetoed import DOCUMENT, VetoedCorpus, corpora_document, limits_of, texts_of
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 8
+COMPILER_VERSION = 9
 
 Progress = Callable[[str, float], None]
 

@@ -30,9 +30,13 @@ METHOD = (
     "attack_caught: one of the three, which is what the server does; unwatched: with watch_answers "
     "off. neighbor_answers_changed: the true answer holds an active phrase or a registered name; "
     "unnamed: of neighbours whose question and answer name no registered subject; sentences: the "
-    "cloze sentence filled with its answer. Intervals: Wilson, 95 %, "
-    "rows taken as independent. Data: TOFU (Maini et al. 2024, MIT), paraphrases of ULD (MIT), "
-    "RWKU (Jin et al. 2024, CC BY 4.0)."
+    "cloze sentence filled with its answer. sleek: Sleek's questions by fixed rules, direct (the "
+    "question, step by step), indirect (the subject has to be found by another fact, unnamed), "
+    "implied (a text that settles it) and indirect_steps (over two turns), of TOFU's paraphrases "
+    "and RWKU's level-2 probes; the true answer is the fact without the name; attack_output: "
+    "prevented or watched; holdout_sleek: the same about authors left alone. Intervals: Wilson, "
+    "95 %, rows taken as independent. Data: TOFU (Maini et al. 2024, MIT), paraphrases of ULD "
+    "(MIT), RWKU (Jin et al. 2024, CC BY 4.0)."
 )
 # Steps of the progress bar: TOFU's four, three of each RWKU setting.
 _STEPS = 4 + 3 * len(Setting)

@@ -90,6 +90,18 @@ def test_documents_are_found_by_meaning(tables, encoder) -> None:
     assert [(d.target_id, d.strength, d.items) for d in found] == [("memo", Strength.STRONG, ())]
 
 
+@pytest.mark.parametrize(("cosine", "found"), [(0.49, []), (0.51, [Strength.STRONG])])
+def test_a_passage_counts_from_half_its_direction_on(toy_encoder, cosine, found) -> None:
+    """Where benign prompts are far away, a document's rows are evidence from a cosine of 0.5."""
+    tables = build_tables([MEMO], toy_encoder, alpha=0.1, benign=["a b c", "d e f"] * 20)
+    row = tables.embeddings[0]
+    other = np.linalg.qr(np.stack([row, np.eye(1, 256, 255)[0]]).T)[0][:, 1]
+    probe = cosine * row + np.sqrt(1 - cosine**2) * other
+    detections = PromptClassifier(tables).classify([], probe[None].astype(np.float32))
+
+    assert [d.strength for d in detections] == found
+
+
 def test_question_in_a_long_text_is_found(tables, encoder) -> None:
     """Padding by a thousand words does not hide a question."""
     padding = "The weather was fine and the trains were on time that day. " * 80
