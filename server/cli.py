@@ -17,6 +17,7 @@ from server.cli_assistant import assistant_app
 from server.cli_attack import attack
 from server.cli_audit import audit_app
 from server.cli_bench import bench_app
+from server.cli_check import check
 from server.cli_corpus import corpus_app
 from server.cli_eval import eval_app
 from server.cli_index import index_app
@@ -45,6 +46,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(eval_app, name="eval")
 app.add_typer(encryption_app, name="encryption")
 app.command()(attack)
+app.command()(check)
 app.command()(backup)
 app.command()(restore)
 

@@ -25,6 +25,7 @@ class Handling(StrEnum):
     RESPONSES = "responses"
     RESPONSE = "response"
     RESPONSE_CANCEL = "response_cancel"
+    CHECKS = "checks"
     PASS = "pass"  # noqa: S105
     READY = "ready"
 
@@ -53,6 +54,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     # The gateway's own store; the engine's is never asked.
     "/v1/responses/{response_id}": Endpoint(Handling.RESPONSE, "GET"),
     "/v1/responses/{response_id}/cancel": Endpoint(Handling.RESPONSE_CANCEL, "POST"),
+    # The gateway's own; nothing reaches the engine.
+    "/v1/checks": Endpoint(Handling.CHECKS, "POST"),
     "/v1/models": Endpoint(Handling.PASS, "GET"),
     # Counts and vectors of the client's own texts are not generation.
     "/tokenize": Endpoint(Handling.PASS, "POST"),

@@ -26,6 +26,7 @@ from server.apis.table import APIS
 from server.audit.events import RequestAudit
 from server.audit.writer import NO_AUDIT, Recorder
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
+from server.checks import check_result, conversation_of, require_auditor
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
 from server.endpoints import (
@@ -153,6 +154,8 @@ class Gateway:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
         caller = self._authenticate(scope, endpoint)
+        if endpoint.handling is Handling.CHECKS and scope["method"] == "POST":
+            require_auditor(caller)
         if endpoint.handling is Handling.READY:
             ready = await readiness(self._guard, self._keys, self._app, scope)
             await send_reply(send, ready, [])
@@ -234,11 +237,23 @@ class Gateway:
         request.reserve(len(raw), body)
         request_id = header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, routed_path(scope))
+        if endpoint.handling is Handling.CHECKS:
+            body = conversation_of(body)
+            check = _Call(APIS[Handling.CHAT], raw, body, caller, request_id, audit)
+            await self._check(check, request.send)
+            return
         call = _Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
         if endpoint.handling is Handling.RESPONSES:
             await self._respond(call, scope, receive, request.send)
         else:
             await self._guarded(call, scope, receive, request.send)
+
+    async def _check(self, call: _Call, send: Send) -> None:
+        """Tell a decision with its reasons. It is recorded, but no client's request."""
+        decision = await self._screen(call)
+        call.audit.decided(decision)
+        reply = Reply(200, encode_json(check_result(decision)))
+        await send_reply(send, reply, self._decision_headers(call, decision))
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
         if not endpoint.needs_key:

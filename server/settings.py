@@ -284,14 +284,24 @@ class Settings(BaseModel):
         return self.state_dir / "admin.key"
 
     @property
+    def endpoint_url(self) -> str:
+        """Base URL of the guarded endpoint, as reached from this machine."""
+        return _local_url(self.host, self.port)
+
+    @property
     def admin_url(self) -> str:
         """Base URL of the admin API, as reached from this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.admin_host, self.admin_host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.admin_port}"
+        return _local_url(self.admin_host, self.admin_port)
 
 
 SECRETS = frozenset({"admin_key", "auditor_keys", "api_keys", "database_url"})
 _LISTS = frozenset({"auditor_keys", "api_keys"})
+
+
+def _local_url(host: str, port: int) -> str:
+    """Where what listens on an address is reached from this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def is_loopback(host: str) -> bool:
