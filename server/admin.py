@@ -55,6 +55,8 @@ from server.schemas import (
     TargetOut,
     TargetPage,
 )
+from server.tables import JobKind
+from server.training.routes import router as trainings_router
 
 
 def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> FastAPI:
@@ -74,6 +76,7 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(page_router)
+    app.include_router(trainings_router, prefix=PREFIX)
     app.include_router(assistants_router, prefix=PREFIX)
     app.include_router(keys_router, prefix=PREFIX)
     app.include_router(audit_router, prefix=PREFIX)
@@ -162,6 +165,18 @@ def list_jobs(here: Here, role: Auditor, limit: Limit = 100, after: After = None
 def get_job(job_id: Annotated[str, Path(max_length=64)], here: Here, role: Auditor) -> JobOut:
     """One job."""
     return here.store.job(job_id).to_out()
+
+
+@_jobs.post("/jobs/{job_id}:cancel")
+def cancel_job(job_id: Annotated[str, Path(max_length=64)], here: Here, role: Admin) -> JobOut:
+    """Cancel a training, or a change of a corpus's documents that has not begun."""
+    here.require_lead()
+    job = here.store.cancel(job_id)
+    if job.kind is JobKind.TRAIN:
+        here.trainings.worker.notify()
+    else:
+        here.corpora.result().discard_upload(job)
+    return job.to_out()
 
 
 @_jobs.get("/generation")

@@ -21,6 +21,7 @@ from server.provenance.routes import Corpora
 from server.records import JobRecord, TargetRecord
 from server.schemas import Accepted, TargetIn
 from server.store import Store
+from server.training.service import Trainings
 
 PREFIX = "/admin/v1"
 
@@ -39,6 +40,7 @@ class Control:
     keys: Keys
     lease: Lease
     audit: AuditWriter
+    trainings: Trainings
 
     def require_lead(self) -> None:
         """Refuse what only the process that compiles can do.

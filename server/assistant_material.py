@@ -20,6 +20,8 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from guard.uld.lessons import Lesson
 
+_AUGMENTED = ("paraphrases", "perturbed")
+
 
 def read_targets(names: Sequence[str], settings: Settings) -> list[TargetIn]:
     """Targets by file (where there is one of that name) or by id from the admin API.
@@ -66,6 +68,31 @@ def read_augmentation(file: Path) -> tuple[list[Lesson], list[Lesson]]:
         ]
         perturbed += [Lesson(pair.prompt, str(answer)) for answer in row.get("perturbed", [])]
     return paraphrased, perturbed
+
+
+def augmentation_rows(file: Path) -> list[dict[str, Any]]:
+    """The same file as the admin API takes it.
+
+    Raises:
+        Fail: the file cannot be read or has other fields.
+    """
+    return [
+        {**_plain(_pair(row, file)), **{key: row.get(key, []) for key in _AUGMENTED}}
+        for row in _rows(file)
+    ]
+
+
+def retain_rows(files: Sequence[Path]) -> list[dict[str, str]]:
+    """Pairs that must stay, as the admin API takes them.
+
+    Raises:
+        Fail: a file cannot be read or has other fields.
+    """
+    return [_plain(pair) for file in files for pair in read_pairs(file)]
+
+
+def _plain(pair: Lesson) -> dict[str, str]:
+    return {"prompt": pair.prompt, "answer": pair.answer}
 
 
 def _target(document: Any) -> TargetIn:

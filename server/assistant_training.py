@@ -20,7 +20,8 @@ from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan
 from guard.uld.rewriter import written_paraphrases, written_perturbations
 from guard.uld.speaker import Speaker
-from guard.uld.training import CHECKPOINT, Step
+from guard.uld.steps import Step
+from guard.uld.training import CHECKPOINT
 from server.schemas import TargetIn
 
 OWN_ANSWER_TOKENS = 64

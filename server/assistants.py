@@ -6,7 +6,7 @@ Imports nothing heavy: the served model's fingerprints are read when the first o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,7 @@ from threading import Lock
 from guard.errors import AssistantUnreadable, GuardError
 from guard.uld.card import Card
 from guard.uld.shelf import Shelf
+from guard.uld.steps import Step
 from server.errors import Conflict, InvalidField, NotFound
 from server.policy import Publisher
 from server.schemas import AssistantIn, AssistantOut, TargetIn
@@ -27,7 +28,8 @@ _PAGE = 1000
 class Assistants:
     """What is on the shelf, and who names it.
 
-    `fits` raises a GuardError for a card that was made for another model or tokenizer.
+    `fits` raises a GuardError for a card that was made for another model or tokenizer. The ids that
+    `in_training` gives are kept for trainings.
     """
 
     shelf: Shelf
@@ -35,6 +37,7 @@ class Assistants:
     store: Store
     publisher: Publisher
     fits: Callable[[Card], None]
+    in_training: Callable[[], Collection[str]] = tuple
     _changing: Lock = field(default_factory=Lock)
 
     def register(self, wanted: AssistantIn) -> AssistantOut:
@@ -47,15 +50,42 @@ class Assistants:
         folder = Path(wanted.folder)
         if not folder.is_absolute():
             raise InvalidField("folder: must be an absolute path", param="folder")
+        if wanted.id in self.in_training():
+            raise Conflict("An assistant of that id is being trained.", param="id")
+        return self.adopt(wanted.id, folder)
+
+    def adopt(self, name: str, folder: Path) -> AssistantOut:
+        """`register` for a training, to which the name belongs.
+
+        Raises:
+            Conflict, InvalidField: as `register`.
+        """
         with self._changing:
-            if wanted.id in self.shelf.names():
-                raise Conflict("There is an assistant of that id; give the new one another.")
+            self.expect_free(name)
             try:
                 self.fits(Card.read(folder))
-                digest = self.shelf.put(wanted.id, folder)
+                digest = self.shelf.put(name, folder)
             except GuardError as error:
                 raise InvalidField(f"folder: {error}", param="folder") from None
-        return self._described(wanted.id, digest)
+        return self._described(name, digest)
+
+    def expect_free(self, name: str) -> None:
+        """Refuse a name that is taken.
+
+        Raises:
+            Conflict: there is an assistant of that name.
+        """
+        if self.holds(name):
+            raise Conflict("There is an assistant of that id; give the new one another.")
+
+    def holds(self, name: str) -> bool:
+        """Whether there is an assistant of that name."""
+        return name in self.shelf.names()
+
+    def steps(self, name: str) -> list[Step]:
+        """How a registered assistant was trained; nothing where it came without a log."""
+        digest = self.shelf.names().get(name)
+        return self.shelf.steps(digest) if digest is not None else []
 
     def all(self) -> list[AssistantOut]:
         """Every registered assistant, by name."""

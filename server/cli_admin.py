@@ -158,6 +158,19 @@ def wait_for_job(
         finish(client.wait(job_id, timeout, show_progress), as_json)
 
 
+@jobs_app.command("cancel")
+@with_settings(CLIENT_SETTINGS)
+def cancel_job(
+    job_id: Annotated[str, typer.Argument(metavar="ID", help="The job's id.")],
+    *,
+    settings: Settings,
+) -> None:
+    """Cancel a training, or a change of a corpus's documents that has not begun."""
+    with AdminClient.of(settings) as client:
+        job = client.cancel(job_id)
+    typer.echo(f"{job['id']}: {job['state']}")
+
+
 def follow(
     client: AdminClient, answer: dict[str, Any], wait: bool, timeout: float, as_json: bool
 ) -> None:
@@ -176,7 +189,8 @@ def finish(job: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(job)
     elif job["state"] == "done":
-        typer.echo(f"in force with generation {job['generation']}")
+        in_force = f"in force with generation {job['generation']}"
+        typer.echo(job["message"] if job["generation"] is None else in_force)
     if job["state"] != "done":
         error = job["error"] or {}
         reason = error.get("message") or job["message"] or "not finished in time"

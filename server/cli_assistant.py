@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from server.cli_admin import finish, show_progress
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
@@ -17,6 +20,7 @@ assistant_app = typer.Typer(
 )
 
 _SETTINGS = ("state_dir", "admin_host", "admin_port")
+Wait = Annotated[bool, typer.Option("--wait", help="With --as: wait until it is registered.")]
 
 
 @assistant_app.command(
@@ -33,8 +37,20 @@ def train(
     ],
     *,
     settings: Settings,
-    model: Annotated[str, typer.Option(help="The served model: local path or hub name.")],
-    out: Annotated[Path, typer.Option(help="Folder of the assistant.")],
+    model: Annotated[
+        str | None, typer.Option(help="The served model: local path or hub name.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the assistant.")] = None,
+    as_id: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="ID",
+            help="Train it on the running server instead, as a job, and register it by this name; "
+            "TARGETs are ids, --model, --out and --device the server's.",
+        ),
+    ] = None,
+    wait: Wait = False,
     retain: Annotated[
         list[Path] | None,
         typer.Option(help='JSONL of {"prompt", "answer"} that must stay; repeatable.'),
@@ -71,7 +87,8 @@ def train(
         str | None, typer.Option(help="cpu or cuda. [default: CUDA where there is one]")
     ] = None,
 ) -> None:
-    """Train an assistant for TARGETs. Ctrl-C stops it; the same command goes on.
+    """Train an assistant for TARGETs, here or on the server. Ctrl-C stops it; the same command
+    goes on.
 
     Leaves in the folder: config.json and model.safetensors, card.json, log.jsonl and loss.svg.
     """
@@ -79,7 +96,13 @@ def train(
     from guard.errors import GuardError
     from guard.uld.fingerprints import model_folder
     from guard.uld.plan import TrainingPlan, Weights
-    from server.assistant_material import read_augmentation, read_pairs, read_targets
+    from server.assistant_material import (
+        augmentation_rows,
+        read_augmentation,
+        read_pairs,
+        read_targets,
+        retain_rows,
+    )
     from server.assistant_training import Sources, gather
     from server.assistant_training import train as run
 
@@ -103,6 +126,25 @@ def train(
         bfloat16=bfloat16,
         seed=seed,
     )
+    if as_id is not None:
+        if model or out or device:
+            raise Fail("--as trains on the server: drop --model, --out and --device", status=2)
+        _train_there(
+            settings,
+            {
+                "id": as_id,
+                "targets": targets,
+                "retain": retain_rows(retain or []),
+                "augmentation": augmentation_rows(augmentation) if augmentation else [],
+                "augment": augment,
+                "own_answers": own_answers,
+                **asdict(plan),
+            },
+            wait=wait,
+        )
+        return
+    if model is None or out is None:
+        raise Fail("give --model and --out, or --as to train on the server", status=2)
     paraphrased, perturbed = read_augmentation(augmentation) if augmentation else ([], [])
     sources = Sources(
         targets=read_targets(targets, settings),
@@ -119,6 +161,36 @@ def train(
     except GuardError as error:
         raise Fail(str(error)) from None
     typer.echo(json.dumps({"assistant": str(out), **card.metrics}))
+
+
+def _train_there(settings: Settings, training: dict[str, Any], *, wait: bool) -> None:
+    with AdminClient.of(settings) as client:
+        job = client.train_assistant(training)["job"]
+        if wait:
+            finish(client.wait(job["id"], math.inf, show_progress), as_json=False)
+        else:
+            typer.echo(f"{training['id']}: accepted, job {job['id']}")
+
+
+@assistant_app.command("log")
+@with_settings(_SETTINGS)
+def training_log(
+    name: Annotated[str, typer.Argument(metavar="ID", help="The assistant's name.")],
+    *,
+    settings: Settings,
+    svg: Annotated[Path | None, typer.Option(help="Write the loss curves here instead.")] = None,
+) -> None:
+    """Print the log of an assistant's training (JSON Lines), also while it runs."""
+    with AdminClient.of(settings) as client:
+        if svg is None:
+            for step in client.training_steps(name):
+                typer.echo(json.dumps(step))
+            return
+        picture = client.loss_picture(name)
+    try:
+        svg.write_text(picture, encoding="utf-8")
+    except OSError as error:
+        raise Fail(f"cannot write {svg}: {error.strerror}") from None
 
 
 @assistant_app.command("add")

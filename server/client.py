@@ -161,6 +161,22 @@ class AdminClient:
         """Revoke an API key."""
         return self._call("DELETE", f"/keys/{_quoted(key_id)}")
 
+    def train_assistant(self, training: dict[str, Any]) -> dict[str, Any]:
+        """Have an assistant trained by the server."""
+        return self._call("POST", "/assistants:train", json=training)
+
+    def training_steps(self, name: str) -> Iterator[dict[str, Any]]:
+        """The log of an assistant's training, page by page."""
+        return self._pages(f"/assistants/{_quoted(name)}/log", "steps")
+
+    def loss_picture(self, name: str) -> str:
+        """The losses of an assistant's training as SVG."""
+        return self._send("GET", f"/assistants/{_quoted(name)}/loss.svg").text
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job."""
+        return self._call("POST", f"/jobs/{_quoted(job_id)}:cancel", json={})
+
     def jobs(self, limit: int) -> list[dict[str, Any]]:
         """The newest jobs."""
         page = self._call("GET", "/jobs", params={"limit": str(limit)})
@@ -232,21 +248,28 @@ class AdminClient:
             yield from page[name]
             if page["next"] is None:
                 return
-            after = {"after": page["next"]}
+            after = {"after": str(page["next"])}
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = _json(self._send(method, path, **arguments))
+        return answer
+
+    def _send(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             response = self._http.request(method, PREFIX + path, **arguments)
-            body = response.json()
         except httpx.HTTPError as error:
             place = self._http.base_url
             raise ServerError(f"cannot reach the admin API at {place}: {error}") from None
-        except ValueError:
-            raise ServerError("the admin API's answer is not JSON") from None
         if response.is_error:
-            raise ServerError(_message(body))
-        answer: dict[str, Any] = body
-        return answer
+            raise ServerError(_message(_json(response)))
+        return response
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        raise ServerError("the admin API's answer is not JSON") from None
 
 
 def _message(body: Any) -> str:

@@ -44,6 +44,8 @@ from server.retention import GRACE_SECONDS, prune_snapshots
 from server.sealing import vault_of
 from server.settings import Settings, is_loopback
 from server.store import Store
+from server.training.service import Trainings, assemble_trainings
+from server.training.store import TrainingStore
 from server.worklist import Worklist
 
 _PARENT_POLL_SECONDS = 0.5
@@ -78,7 +80,9 @@ def run_control(
     own_directory(settings.state_dir)
     publisher = SnapshotPublisher(settings.state_dir, settings.snapshots)
     fits = fits_model(model, tokenizer or model, trust_remote_code=trust_remote_code)
-    return serve_control(settings, publisher, build_compiler, fits, with_parent=with_parent)
+    return serve_control(
+        settings, publisher, build_compiler, fits, model=model, with_parent=with_parent
+    )
 
 
 def serve_control(
@@ -87,12 +91,13 @@ def serve_control(
     build_compiler: Callable[[], Compiler],
     fits: Callable[[Card], None] = lambda card: None,
     *,
+    model: str | None = None,
     with_parent: bool = False,
 ) -> int:
     """Run the control process with the given compiler and publisher; returns its exit status.
 
     `build_compiler` is called in the worker's thread, so the API answers while models load. `fits`
-    refuses assistants of another model.
+    refuses assistants of another model than `model`, for which they are trained.
 
     Raises:
         StartFault: the state directory, store, keys or address cannot be used.
@@ -107,9 +112,10 @@ def serve_control(
         try:
             store = Store(database)
             shelf = Shelf(settings.assistants)
-            assistants = Assistants(shelf, settings, store, publisher, fits)
+            training = TrainingStore(database)
+            assistants = Assistants(shelf, settings, store, publisher, fits, training.open_ids)
             return _serve(
-                settings, database, store, assistants, build_compiler, listener, with_parent
+                settings, database, store, assistants, build_compiler, listener, model, with_parent
             )
         finally:
             database.close()
@@ -122,6 +128,7 @@ def _serve(
     assistants: Assistants,
     build_compiler: Callable[[], Compiler],
     listener: socket.socket,
+    model: str | None,
     with_parent: bool,
 ) -> int:
     registry = CollectorRegistry()
@@ -146,9 +153,28 @@ def _serve(
     key_store = KeyStore(database)
     keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
     keyring = load_keyring(settings, keys.publisher.current)
+    trainings = assemble_trainings(
+        settings,
+        database,
+        assistants,
+        metrics,
+        model,
+        write=lease.write,
+        idle_seconds=IDLE_SECONDS if database.is_file else _SHARED_IDLE_SECONDS,
+    )
     audit = open_audit(settings, metrics.audit)
     control = Control(
-        store, worker, publisher, keyring, registry, corpora, assistants, keys, lease, audit
+        store,
+        worker,
+        publisher,
+        keyring,
+        registry,
+        corpora,
+        assistants,
+        keys,
+        lease,
+        audit,
+        trainings,
     )
     app = create_admin_app(
         control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
@@ -162,7 +188,7 @@ def _serve(
 
     leader = threading.Thread(
         target=_lead,
-        args=(lease, assistants.shelf, worker, corpora, open_corpora, server),
+        args=(lease, assistants.shelf, worker, trainings, corpora, open_corpora, server),
         daemon=True,
     )
     leader.start()
@@ -176,6 +202,7 @@ def _serve(
     leader.join()
     # It may be waiting for the corpora, whose end must find it told to stop.
     worker.stop(timeout_seconds=0)
+    trainings.worker.stop()
     if corpora.done():
         corpora.result().worker.stop()
     worker.stop()
@@ -189,6 +216,7 @@ def _lead(
     lease: Lease,
     shelf: Shelf,
     worker: JobWorker,
+    trainings: Trainings,
     corpora: Future[Corpora],
     open_corpora: Callable[[], Corpora],
     server: uvicorn.Server,
@@ -201,6 +229,7 @@ def _lead(
         return
     shelf.discard_drafts()
     worker.start()
+    trainings.worker.start()
     try:
         corpora.set_result(open_corpora())
     except Exception as error:

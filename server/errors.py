@@ -37,6 +37,10 @@ ServerError
 │   ├── PolicyNotCompiled     the compiler refused it
 │   ├── PolicyRejected        a follower could not load it
 │   └── PolicyNotAcknowledged a live follower did not answer in time
+├── TrainingFault             an assistant was not trained
+│   ├── TrainingRefused       the trainer cannot train this
+│   ├── TrainingTargetGone    a target was withdrawn meanwhile
+│   └── TrainingDied          the trainer ended again and again
 └── CorpusFault               a change of a corpus did not come into force everywhere
     ├── CorpusDamaged         its index cannot be read
     ├── CorpusRejected        a gateway could not load it
@@ -235,6 +239,22 @@ class PolicyNotAcknowledged(PolicyFault):
     """A live follower did not acknowledge the policy in time."""
 
 
+class TrainingFault(ServerError):
+    """An assistant was not trained."""
+
+
+class TrainingRefused(TrainingFault):
+    """The trainer cannot train this."""
+
+
+class TrainingTargetGone(TrainingFault):
+    """A target of the training was withdrawn before it had ended."""
+
+
+class TrainingDied(TrainingFault):
+    """The trainer ended again and again."""
+
+
 class CorpusFault(ServerError):
     """A change of a corpus did not come into force everywhere."""
 
@@ -312,6 +332,10 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     PolicyNotCompiled: ErrorRow(422, _CLIENT, "policy_not_compiled"),
     PolicyRejected: ErrorRow(500, _SERVER, "policy_rejected"),
     PolicyNotAcknowledged: ErrorRow(503, _SERVER, "policy_not_acknowledged"),
+    TrainingFault: ErrorRow(500, _SERVER, "training_error"),
+    TrainingRefused: ErrorRow(422, _CLIENT, "training_refused"),
+    TrainingTargetGone: ErrorRow(409, _CLIENT, "target_withdrawn"),
+    TrainingDied: ErrorRow(500, _SERVER, "trainer_died"),
     CorpusFault: ErrorRow(500, _SERVER, "corpus_error"),
     CorpusDamaged: ErrorRow(500, _SERVER, "corpus_damaged"),
     CorpusRejected: ErrorRow(500, _SERVER, "corpus_rejected"),

@@ -350,6 +350,11 @@ class ControlMetrics:
             "Policies that were taken back because a follower did not take them.",
             registry=registry,
         )
+        self._training_steps = Counter(
+            "lethegate_training_steps_total",
+            "Steps of trainings of assistants, as jobs.",
+            registry=registry,
+        )
         self._corpus_documents = Gauge(
             "lethegate_corpus_documents",
             "Documents of the corpora by label.",
@@ -399,6 +404,10 @@ class ControlMetrics:
     def observe_activation(self, seconds: float) -> None:
         """Record how long the followers took to acknowledge."""
         self._activation.observe(seconds)
+
+    def record_training_steps(self, count: int) -> None:
+        """Count steps of a training."""
+        self._training_steps.inc(count)
 
     def record_rollback(self) -> None:
         """Count a policy that was taken back."""

@@ -103,12 +103,17 @@ class JobRecord:
     started_at: float | None
     finished_at: float | None
     corpus_id: str | None = None
+    assistant_id: str | None = None
 
     @classmethod
     def of(
-        cls, row: Row[Any], targets: Mapping[str, int], corpus_id: str | None = None
+        cls,
+        row: Row[Any],
+        targets: Mapping[str, int],
+        corpus_id: str | None = None,
+        assistant_id: str | None = None,
     ) -> JobRecord:
-        """From a row of `jobs`, its rows of `job_targets` and its row of `corpus_jobs`."""
+        """From a row of `jobs`, its rows of `job_targets` and what else it is about."""
         return cls(
             number=row.number,
             id=row.id,
@@ -123,6 +128,7 @@ class JobRecord:
             started_at=row.started_at,
             finished_at=row.finished_at,
             corpus_id=corpus_id,
+            assistant_id=assistant_id,
         )
 
     def to_out(self) -> JobOut:
@@ -134,6 +140,7 @@ class JobRecord:
             target_ids=sorted(self.targets)[:_SHOWN_TARGETS],
             num_targets=len(self.targets),
             corpus_id=self.corpus_id,
+            assistant_id=self.assistant_id,
             progress=self.progress,
             message=self.message,
             error=self.error,

@@ -269,6 +269,7 @@ class JobOut(BaseModel):
     target_ids: list[str]
     num_targets: int
     corpus_id: str | None = None
+    assistant_id: str | None = None
     progress: float
     message: str
     error: JobError | None

@@ -130,6 +130,16 @@ class Settings(BaseModel):
         le=10,
         description="Largest weight that an API key may have of its own for assistants.",
     )
+    training_device: str = Field(
+        default="cpu",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="Device that assistants are trained on as jobs: auto, cpu, cuda or cuda:N.",
+    )
+    training_threads: int = Field(
+        default=0,
+        ge=0,
+        description="Threads of such a training on the CPU; 0: half as many as there are CPUs.",
+    )
     refusal_text: str = Field(
         default=DEFAULT_REFUSAL,
         min_length=1,
@@ -272,6 +282,11 @@ class Settings(BaseModel):
     def audit(self) -> Path:
         """Directory of the audit's files."""
         return self.state_dir / "audit"
+
+    @property
+    def trainings(self) -> Path:
+        """Directory of the trainings that run or wait."""
+        return self.state_dir / "trainings"
 
     @property
     def cache(self) -> Path:

@@ -21,6 +21,8 @@ from server.errors import Conflict, NotFound, PreconditionFailed
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
 from server.schemas import TargetIn
 from server.tables import (
+    FINAL_STATES,
+    OTHER_KINDS,
     JobKind,
     JobState,
     TargetStatus,
@@ -29,9 +31,20 @@ from server.tables import (
     job_targets,
     jobs,
     targets,
+    training_jobs,
     versions,
 )
 
+_CANCELLABLE = {
+    JobKind.TRAIN: (JobState.QUEUED, JobState.RUNNING),
+    JobKind.CORPUS_ADD: (JobState.QUEUED,),
+    JobKind.CORPUS_WITHDRAW: (JobState.QUEUED,),
+    JobKind.CORPUS_VERIFY: (JobState.QUEUED,),
+}
+_LEFT_TO_RUN = (
+    "This job cannot be cancelled: of the jobs that run only trainings can, and of those that wait "
+    "trainings and changes of a corpus's documents. A target is withdrawn or replaced instead."
+)
 _BATCH = 500
 
 
@@ -280,6 +293,36 @@ class Store:
         with self._database.read() as connection:
             return load_jobs(connection, query)
 
+    def cancel(self, job_id: str) -> JobRecord:
+        """End a job that can be ended without leaving anything half done.
+
+        A training at any time; its worker then discards it. Of the others those that have not begun
+        and whose request changed nothing yet.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: it has ended, or cannot be cancelled.
+        """
+        ended = {
+            "state": JobState.CANCELLED,
+            "message": "cancelled",
+            "finished_at": time.time(),
+        }
+        with self._database.write() as connection:
+            found = load_jobs(connection, select(jobs).where(jobs.c.id == job_id))
+            if not found:
+                raise NotFound("There is no such job.")
+            job = found[0]
+            if job.state in FINAL_STATES:
+                raise Conflict("The job has ended.")
+            if job.state not in _CANCELLABLE.get(job.kind, ()):
+                raise Conflict(_LEFT_TO_RUN)
+            here = jobs.c.number == job.number
+            connection.execute(update(jobs).where(here).values(ended))
+            texts = training_jobs.c.job_number == job.number
+            connection.execute(update(training_jobs).where(texts).values(payload={}))
+            return load_jobs(connection, select(jobs).where(here))[0]
+
     def generation(self, number: int) -> GenerationRecord | None:
         """One activation; None if there was none of that number."""
         with self._database.read() as connection:
@@ -317,7 +360,14 @@ def load_jobs(connection: Connection, query: Any) -> list[JobRecord]:
         carried[link.job_number][link.target_id] = link.revision
     about = select(corpus_jobs).where(corpus_jobs.c.job_number.in_(list(carried)))
     corpus_of = {row.job_number: row.corpus_id for row in connection.execute(about)}
-    return [JobRecord.of(row, carried[row.number], corpus_of.get(row.number)) for row in rows]
+    trained = select(training_jobs).where(training_jobs.c.job_number.in_(list(carried)))
+    assistant_of = {row.job_number: row.assistant_id for row in connection.execute(trained)}
+    return [
+        JobRecord.of(
+            row, carried[row.number], corpus_of.get(row.number), assistant_of.get(row.number)
+        )
+        for row in rows
+    ]
 
 
 def _find(connection: Connection, target_id: str) -> TargetRecord | None:
@@ -432,13 +482,12 @@ def _withdraw(
 
 
 def _supersede(connection: Connection, target_id: str) -> None:
-    """Cancel the jobs of older revisions that have not begun."""
+    """Cancel the jobs of older revisions that have not begun; a training takes the newest."""
     older = select(job_targets.c.job_number).where(job_targets.c.target_id == target_id)
     # An import has other targets to bring into force too.
+    others = (*OTHER_KINDS, JobKind.IMPORT)
     waiting = (
-        jobs.c.number.in_(older)
-        & (jobs.c.state == JobState.QUEUED)
-        & (jobs.c.kind != JobKind.IMPORT)
+        jobs.c.number.in_(older) & (jobs.c.state == JobState.QUEUED) & jobs.c.kind.not_in(others)
     )
     ended = {"state": JobState.CANCELLED, "message": "superseded", "finished_at": time.time()}
     connection.execute(update(jobs).where(waiting).values(ended))

@@ -9,6 +9,7 @@ generations                every activation, written before the pointer moves
 leases                     which of several control processes leads
 corpora ─┬─< corpus_documents  what is known of a document beside its text, which the index keeps
          └   (corpus_jobs)     what a job does to which corpus
+(training_jobs)            which assistant a job trains, and how
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class JobKind(StrEnum):
     CORPUS_WITHDRAW = "corpus_withdraw"
     CORPUS_DELETE = "corpus_delete"
     CORPUS_VERIFY = "corpus_verify"
+    TRAIN = "train"
 
 
 class CorpusStatus(StrEnum):
@@ -84,6 +86,8 @@ CORPUS_KINDS = (
     JobKind.CORPUS_DELETE,
     JobKind.CORPUS_VERIFY,
 )
+# Jobs that have a worker of their own, beside the policy's.
+OTHER_KINDS = (*CORPUS_KINDS, JobKind.TRAIN)
 FINAL_STATES = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 metadata = MetaData()
@@ -206,5 +210,14 @@ corpus_jobs = Table(
     Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
     # No foreign key: the job is remembered when its corpus is gone.
     Column("corpus_id", String(64), nullable=False, index=True),
+    Column("payload", Sealed, nullable=False),
+)
+
+training_jobs = Table(
+    "training_jobs",
+    metadata,
+    Column("job_number", ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True),
+    Column("assistant_id", String(64), nullable=False, index=True),
+    # What was asked for, with texts; emptied when the job ends.
     Column("payload", Sealed, nullable=False),
 )

@@ -32,8 +32,8 @@ from server.records import GenerationRecord, JobRecord
 from server.schemas import TargetIn
 from server.store import add_job, delete_targets, load_jobs
 from server.tables import (
-    CORPUS_KINDS,
     FINAL_STATES,
+    OTHER_KINDS,
     JobKind,
     JobState,
     TargetStatus,
@@ -46,8 +46,8 @@ from server.tables import (
 
 JOB_RETENTION_SECONDS = 30 * 24 * 3600
 _REMOVALS = (JobKind.WITHDRAW, JobKind.EXPIRE)
-# Jobs about corpora have a worker of their own.
-_OURS = jobs.c.kind.not_in(CORPUS_KINDS)
+# Corpora and trainings have workers of their own.
+_OURS = jobs.c.kind.not_in(OTHER_KINDS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +17,12 @@ from guard.uld.assistant import (
 )
 from guard.uld.augment import paraphrases, perturbations
 from guard.uld.card import Card
-from guard.uld.curve import loss_svg
 from guard.uld.fingerprints import model_fingerprint, tokenizer_fingerprint
-from guard.uld.lessons import Lesson, LessonEncoder, Lessons, hash_of
+from guard.uld.lessons import Lesson, LessonEncoder, Lessons, hash_of, without_conflict
 from guard.uld.plan import TrainingPlan
-from guard.uld.training import CHECKPOINT, Step, Trainer
+from guard.uld.steps import LOG, Step, curve_picture, curves, read_steps
+from guard.uld.training import CHECKPOINT, CHECKPOINT_SECONDS, Trainer
 
-LOG = "log.jsonl"
 CURVE = "loss.svg"
 _VERSIONS = ("lethegate", "torch", "transformers")
 
@@ -72,6 +70,7 @@ def train_assistant(
     device: str = "cpu",
     on_step: Callable[[Step], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Card:
     """Train an assistant for the model in `base`, or go on where a training was stopped.
 
@@ -88,17 +87,17 @@ def train_assistant(
     tokenizer = load_tokenizer(base)
     prints = model_fingerprint(base), tokenizer_fingerprint(tokenizer)
     encoder = LessonEncoder(tokenizer)
-    encoded = [
-        encoder.encode(lesson, forget=forget, max_length=plan.max_length)
+    learned, flat = (
+        [encoder.encode(x, forget=forget, max_length=plan.max_length) for x in part]
         for forget, part in ((True, lessons.forget), (False, lessons.flat))
-        for lesson in part
-    ]
+    )
+    encoded = [*learned, *without_conflict(learned, flat)]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     model = load_first_layers(base, plan.layers, device=device)
     run = hash_of({"data": lessons.fingerprint, "plan": asdict(plan), "base": prints})
     trainer = Trainer(model, encoded, plan, folder, run)
     log = _Log(folder, on_step)
-    trainer.run(log.add, stop)
+    trainer.run(log.add, stop, checkpoint_seconds)
     trainer.finish()
     card = Card(
         base=prints[0],
@@ -126,45 +125,29 @@ class _Log:
 
     def __init__(self, folder: Path, on_step: Callable[[Step], None]) -> None:
         self._folder, self._on_step = folder, on_step
-        self._lines = self._read()
+        if not (folder / CHECKPOINT).exists():
+            (folder / LOG).unlink(missing_ok=True)
+        self._steps = read_steps(folder / LOG)
+        if self._steps:
+            self._write()  # without half a line that a killed process left
 
     def add(self, step: Step) -> None:
         # What was logged after the checkpoint that was gone back to is done anew.
-        if self._lines and self._lines[-1].step >= step.step:
-            self._lines = [x for x in self._lines if x.step < step.step]
-            text = "".join(json.dumps(asdict(x)) + "\n" for x in self._lines)
-            (self._folder / LOG).write_text(text, encoding="utf-8")
-        self._lines.append(step)
+        if self._steps and self._steps[-1].step >= step.step:
+            self._steps = [x for x in self._steps if x.step < step.step]
+            self._write()
+        self._steps.append(step)
         with (self._folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(step)) + "\n")
+            file.write(step.line())
         if step.epoch == int(step.epoch) or step.step == step.steps:
-            (self._folder / CURVE).write_text(loss_svg(self._curves()), encoding="utf-8")
+            (self._folder / CURVE).write_text(curve_picture(self._steps), encoding="utf-8")
         self._on_step(step)
 
     def last_epoch(self) -> dict[str, float]:
-        return {name: round(curve[-1][1], 4) for name, curve in self._curves().items() if curve}
+        return {
+            name: round(curve[-1][1], 4) for name, curve in curves(self._steps).items() if curve
+        }
 
-    def _curves(self) -> dict[str, list[tuple[float, float]]]:
-        found: dict[str, list[tuple[float, float]]] = {}
-        for name in ("forget", "uniform"):
-            by_epoch: dict[int, list[float]] = {}
-            for line in self._lines:
-                value = getattr(line, name)
-                if value is not None:
-                    by_epoch.setdefault(-int(-line.epoch // 1), []).append(value)
-            found[name] = [(float(e), _mean(values)) for e, values in sorted(by_epoch.items())]
-        return found
-
-    def _read(self) -> list[Step]:
-        if not (self._folder / CHECKPOINT).exists():
-            (self._folder / LOG).unlink(missing_ok=True)
-            return []
-        try:
-            lines = (self._folder / LOG).read_text(encoding="utf-8").splitlines()
-            return [Step(**json.loads(line)) for line in lines]
-        except (OSError, ValueError, TypeError):
-            return []
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    def _write(self) -> None:
+        text = "".join(x.line() for x in self._steps)
+        (self._folder / LOG).write_text(text, encoding="utf-8")

@@ -46,6 +46,38 @@ class EncodedLesson:
         return len(self.prompt) + len(self.answer)
 
 
+def without_conflict(
+    forget: Sequence[EncodedLesson], flat: Sequence[EncodedLesson]
+) -> list[EncodedLesson]:
+    """Flat lessons without loss where a forget lesson says what comes next.
+
+    A wrong answer begins as the right one does. Up to where they part, and for the token that
+    parts them, both have the same words before: to be flat there would undo what is learned there,
+    and the assistant could never be as sure as the model it is subtracted from. Those tokens count
+    as prompt; a lesson that has no others is left out.
+    """
+    right: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for lesson in forget:
+        right.setdefault(lesson.prompt, []).append(lesson.answer)
+    found = []
+    for lesson in flat:
+        answers = right.get(lesson.prompt)
+        if answers is None:
+            found.append(lesson)
+            continue
+        shared = 1 + max(_common(lesson.answer, answer) for answer in answers)
+        if shared < len(lesson.answer):
+            prompt = (*lesson.prompt, *lesson.answer[:shared])
+            found.append(EncodedLesson(prompt, lesson.answer[shared:], forget=False))
+    return found
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 class LessonEncoder:
     """Puts texts into the model's chat form; without a chat template, prompt and answer in lines.
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 from guard.errors import AssistantUnreadable
 from guard.uld.card import CARD, Card
+from guard.uld.steps import LOG, Step, read_steps
 
 NAMES = "names.json"
 _FILES = (CARD, "config.json", "model.safetensors")
+_LONGEST_LOG = 256 * 1024 * 1024
 
 
 class Shelf:
@@ -48,6 +50,7 @@ class Shelf:
             for file in _FILES:
                 _copy(source / file, draft / file)
             Card.read(draft)  # what is kept, whatever becomes of the source
+            _copy_log(source / LOG, draft / LOG)
             digest = _digest(draft)
             if not (self._folder / digest).is_dir():
                 draft.rename(self._folder / digest)
@@ -90,6 +93,10 @@ class Shelf:
         """
         return Card.read(self._folder / digest)
 
+    def steps(self, digest: str) -> list[Step]:
+        """How a registered assistant was trained; nothing where its folder held no log."""
+        return read_steps(self._folder / digest / LOG)
+
     def discard_drafts(self) -> None:
         """Remove what an interrupted `put` or `remove` left. Only the one writer may call this."""
         for draft in self._folder.glob(".*.draft"):
@@ -114,6 +121,13 @@ def _copy(source: Path, to: Path) -> None:
     except OSError:
         raise AssistantUnreadable(f"the assistant's {source.name} cannot be read") from None
     to.chmod(0o600)
+
+
+def _copy_log(source: Path, to: Path) -> None:
+    """The log is for reading only and no part of the digest; one that does not do is left out."""
+    with suppress(AssistantUnreadable, OSError):
+        if source.is_file() and source.stat().st_size <= _LONGEST_LOG:
+            _copy(source, to)
 
 
 def _digest(folder: Path) -> str:

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from guard.errors import TrainingStopped
+from guard.errors import TrainingError, TrainingStopped
 from guard.uld.assistant import layers_of, norm_of
 from guard.uld.checkpoint import Parameters, load_checkpoint, save_checkpoint
 from guard.uld.lessons import EncodedLesson
 from guard.uld.lora import add_lora, merge_lora
 from guard.uld.losses import forget_loss, uniform_loss
 from guard.uld.plan import FULL_UP_TO, TrainingPlan, Weights
+from guard.uld.steps import Step
 
 CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 60.0
 _CHUNK = 8  # batches among which lessons are sorted by length, so that little is padding
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What a step did: losses in nats (None where the batch held no such lesson)."""
-
-    step: int
-    steps: int
-    epoch: float
-    forget: float | None
-    uniform: float | None
-    learning_rate: float
-    seconds: float
 
 
 class Trainer:
@@ -87,13 +76,13 @@ class Trainer:
         self,
         on_step: Callable[[Step], None] = lambda _: None,
         stop: Callable[[], bool] = lambda: False,
-        checkpoint_seconds: float = 60.0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         """Go on from the checkpoint, if there is one, to the end.
 
         Raises:
             TrainingStopped: `stop` said so; the checkpoint is written.
-            TrainingError: the checkpoint is of another training.
+            TrainingError: the checkpoint is of another training, or a loss is not finite.
         """
         done = load_checkpoint(self._path, self._parameters, self._optimizer, self._run)
         saved = time.monotonic()
@@ -102,7 +91,7 @@ class Trainer:
             if stop():
                 self._save(step - 1)
                 raise TrainingStopped(f"stopped after {step - 1} of {self.steps} steps")
-            on_step(self._step(step))
+            on_step(self._finite(self._step(step)))
             if time.monotonic() - saved > checkpoint_seconds:
                 self._save(step)
                 saved = time.monotonic()
@@ -114,6 +103,12 @@ class Trainer:
         if self.lora:
             merge_lora(layers_of(self._model))
         self._model.requires_grad_(False)
+
+    def _finite(self, step: Step) -> Step:
+        if not all(math.isfinite(x) for x in (step.forget, step.uniform) if x is not None):
+            self._path.unlink(missing_ok=True)
+            raise TrainingError(f"the loss of step {step.step} is not finite: lower learning_rate")
+        return step
 
     def _save(self, step: int) -> None:
         save_checkpoint(self._path, self._parameters, self._optimizer, self._run, step)

@@ -68,6 +68,12 @@ class Corpora:
     audit: AuditLog
     max_upload_bytes: int
 
+    def discard_upload(self, job: JobRecord) -> None:
+        """Delete the text that a cancelled job would have added."""
+        upload = self.store.upload_of(job)
+        if upload is not None:
+            (self.places.uploads / upload).unlink(missing_ok=True)
+
 
 def _corpora(request: Request) -> Corpora:
     control = request.app.state.control

@@ -238,6 +238,14 @@ class CorpusStore:
             payloads = connection.scalars(query).all()
         return {payload["upload"] for payload in payloads if "upload" in payload}
 
+    def upload_of(self, job: JobRecord) -> str | None:
+        """The file of a job's upload, if it has one."""
+        query = select(corpus_jobs.c.payload).where(corpus_jobs.c.job_number == job.number)
+        with self._database.read() as connection:
+            payload = connection.scalar(query) or {}
+        upload: str | None = payload.get("upload")
+        return upload
+
     def note_payload(self, job: CorpusJob, payload: Mapping[str, Any]) -> None:
         """Remember how far a job is, so that a resumed one does not do it twice."""
         link = corpus_jobs.c.job_number == job.job.number

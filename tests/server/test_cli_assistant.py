@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from server.cli import app
@@ -23,20 +21,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(byte_model: Path) -> Path:
     """Two layers of random weights over bytes."""
-    folder = tmp_path / "model"
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(["<end>", *alphabet])}
-    bytewise = Tokenizer(models.BPE(vocabulary, []))
-    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bytewise.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token="<end>").save_pretrained(folder)
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8}
-    config = LlamaConfig(vocab_size=len(vocabulary), eos_token_id=0, **sizes, **heads)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return byte_model
 
 
 @pytest.fixture

@@ -58,6 +58,11 @@ POLICY = Board(
             },
         ),
         graph(
+            "Steps of trainings",
+            "Steps per second of the assistant that is being trained as a job.",
+            {"steps": "sum(rate(lethegate_training_steps_total[$__rate_interval]))"},
+        ),
+        graph(
             "Rollbacks",
             "Policies that were taken back since the control process started.",
             {"rollbacks": "sum(lethegate_policy_rollbacks_total)"},

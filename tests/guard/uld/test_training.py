@@ -12,10 +12,11 @@ from guard.uld.assistant import load_first_layers, load_model, load_tokenizer
 from guard.uld.card import Card
 from guard.uld.course import train_assistant
 from guard.uld.fingerprints import model_fingerprint
-from guard.uld.lessons import EncodedLesson, Lesson, LessonEncoder, Lessons
+from guard.uld.lessons import EncodedLesson, Lesson, LessonEncoder, Lessons, without_conflict
 from guard.uld.lora import add_lora, merge_lora
 from guard.uld.losses import forget_loss, uniform_loss
 from guard.uld.plan import TrainingPlan, Weights
+from guard.uld.steps import LOG, Step, curves, last_step, read_steps
 from guard.uld.training import batches
 
 PLAN = TrainingPlan(layers=2, epochs=40, batch=8, learning_rate=1e-2, retain_weight=1.0)
@@ -150,3 +151,43 @@ def test_the_same_lessons_have_the_same_hash():
 
     assert Lessons((a,), (b,)).fingerprint == Lessons((a,), (b,)).fingerprint
     assert Lessons((a,), (b,)).fingerprint != Lessons((b,), (a,)).fingerprint
+
+
+def test_no_loss_where_right_and_wrong_answers_say_the_same():
+    """Up to and with the token that parts them; other prompts' lessons stay as they are."""
+    right = [EncodedLesson((1, 2), (5, 6, 7, 8), True)]
+    flat = [
+        EncodedLesson((1, 2), (5, 6, 9, 8, 3), False),
+        EncodedLesson((1, 2), (5, 6), False),
+        EncodedLesson((1, 3), (5, 6, 9), False),
+    ]
+
+    assert without_conflict(right, flat) == [
+        EncodedLesson((1, 2, 5, 6, 9), (8, 3), False),
+        flat[2],
+    ]
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path, base, material, monkeypatch):
+    """What was learned is lost anyway, and no checkpoint of it is gone on from."""
+    nothing = torch.full((), math.nan, requires_grad=True)
+    monkeypatch.setattr("guard.uld.training.forget_loss", lambda logits, tokens: nothing * 1)
+    with pytest.raises(TrainingError, match="learning_rate"):
+        train_assistant(base, material, PLAN, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_the_log_is_read_up_to_half_a_line(tmp_path):
+    """A killed process may leave one; whatever else is no step ends it, too."""
+    steps = [Step(n, 4, n / 2, 1.0 / n, None, 1e-3, 0.1) for n in (1, 2, 3)]
+    whole = "".join(step.line() for step in steps)
+    (tmp_path / LOG).write_text(whole + steps[0].line()[:20])
+
+    assert read_steps(tmp_path / LOG) == steps
+    assert last_step(tmp_path / LOG) == steps[-1]
+    assert curves(steps) == {"forget": [(1.0, 0.75), (2.0, 1 / 3)], "uniform": []}
+    for other in ("[]", '{"step": 4}', steps[0].line().replace("0.1", "NaN"), "null"):
+        (tmp_path / LOG).write_text(whole + other)
+        assert read_steps(tmp_path / LOG) == steps
+    assert read_steps(tmp_path / "none") == []
+    assert last_step(tmp_path / "none") is None

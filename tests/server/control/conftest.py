@@ -44,6 +44,8 @@ from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
 from server.settings import Settings
 from server.store import Store
+from server.training.service import assemble_trainings
+from server.training.store import TrainingStore
 from server.worklist import Worklist
 
 ADMIN = {"authorization": "Bearer admin-key"}
@@ -202,12 +204,19 @@ def refuse_foreign(card: Card) -> None:
 
 
 @pytest.fixture
+def served_model() -> str | None:
+    """The model that assistants are trained for; none unless a test has one."""
+    return None
+
+
+@pytest.fixture
 def admin(
     settings: Settings,
     database: Database,
     store: Store,
     publisher: SnapshotPublisher,
     make_worker: Callable[..., JobWorker],
+    served_model: str | None,
 ) -> Iterator[httpx.Client]:
     """An admin's client of the admin API, on a real loopback server."""
     registry = CollectorRegistry()
@@ -219,7 +228,14 @@ def admin(
         vetoed_corpora=corpora.worker.vetoed,
     )
     corpora.worker.start()
-    assistants = Assistants(Shelf(settings.assistants), settings, store, publisher, refuse_foreign)
+    in_training = TrainingStore(database).open_ids
+    assistants = Assistants(
+        Shelf(settings.assistants), settings, store, publisher, refuse_foreign, in_training
+    )
+    trainings = assemble_trainings(
+        settings, database, assistants, metrics, served_model, checkpoint_seconds=0
+    )
+    trainings.worker.start()
     key_store = KeyStore(database)
     keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
     keys.publisher.start()
@@ -229,7 +245,17 @@ def admin(
     lease = Lease(database, "tests")
     audit = open_audit(settings, metrics.audit)
     control = Control(
-        store, worker, publisher, keyring, registry, opened, assistants, keys, lease, audit
+        store,
+        worker,
+        publisher,
+        keyring,
+        registry,
+        opened,
+        assistants,
+        keys,
+        lease,
+        audit,
+        trainings,
     )
     app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
@@ -244,6 +270,7 @@ def admin(
     keys.publisher.stop()
     audit.stop()
     worker.stop(timeout_seconds=0)
+    trainings.worker.stop()
     corpora.worker.stop()
     listener.close()
 
@@ -251,10 +278,10 @@ def admin(
 class ControlProcess:
     """A real control process that can be killed and started again."""
 
-    def __init__(self, state_dir: Path, url: str | None = None) -> None:
+    def __init__(self, state_dir: Path, url: str | None = None, model: Path | None = None) -> None:
         self.state_dir = state_dir
         self.script = Path(__file__).with_name("fake_control.py")
-        self.url = url
+        self.url, self.model = url, model
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
         self.process: subprocess.Popen[bytes] | None = None
@@ -268,7 +295,8 @@ class ControlProcess:
     def start(self) -> subprocess.Popen[bytes]:
         """Start it without waiting."""
         command = [sys.executable, str(self.script), str(self.state_dir), str(self.port)]
-        command += [] if self.url is None else [self.url]
+        command.append(self.url or "")
+        command += [] if self.model is None else [str(self.model)]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
         with (self.state_dir.parent / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
@@ -280,9 +308,9 @@ class ControlProcess:
             self.process.kill()
             self.process.wait()
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = _START_SECONDS) -> None:
         """Wait for a condition that may need the API to come up first."""
-        end = time.monotonic() + _START_SECONDS
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
                 if condition():
@@ -309,8 +337,8 @@ def make_control(tmp_path: Path) -> Iterator[Callable[..., ControlProcess]]:
     own_directory(state_dir)
     made: list[ControlProcess] = []
 
-    def make(url: str | None = None) -> ControlProcess:
-        made.append(ControlProcess(state_dir, url))
+    def make(url: str | None = None, model: Path | None = None) -> ControlProcess:
+        made.append(ControlProcess(state_dir, url, model))
         return made[-1]
 
     yield make

@@ -1,4 +1,4 @@
-"""A control process with a small and quick compiler: `fake_control.py STATE_DIR PORT [URL]`.
+"""A control process with a quick compiler: `fake_control.py STATE_DIR PORT [URL [MODEL]]`.
 
 The compiler is a true one: it writes a snapshot directory named by the digest of its content, whole
 and then renamed, so a test can tell a complete snapshot from half of one.
@@ -73,14 +73,17 @@ class QuickCompiler:
         draft.rename(final)
 
 
-def main(state_dir: Path, port: int, url: str | None = None) -> int:
-    """Run until a signal."""
-    key, store = SecretStr("admin-key"), None if url is None else SecretStr(url)
+def main(state_dir: Path, port: int, url: str = "", model: str | None = None) -> int:
+    """Run until a signal; assistants are trained for `model`."""
+    key, store = SecretStr("admin-key"), SecretStr(url) if url else None
     settings = Settings(state_dir=state_dir, admin_port=port, admin_key=key, database_url=store)
     own_directory(state_dir)
     publisher = SnapshotPublisher(state_dir, settings.snapshots)
     return serve_control(
-        settings, publisher, lambda: QuickCompiler(settings.snapshots, seconds=0.05)
+        settings,
+        publisher,
+        lambda: QuickCompiler(settings.snapshots, seconds=0.05),
+        model=model,
     )
 
 

@@ -182,3 +182,38 @@ def test_killed_while_documents_are_added(control: ControlProcess) -> None:
     control.until(control.ready)
     uploads = control.state_dir / "corpora" / "uploads"
     control.until(lambda: list(uploads.iterdir()) == [])
+
+
+def test_a_training_survives_kill_minus_nine(
+    tmp_path: Path, byte_model: Path, make_control: Callable[..., ControlProcess]
+) -> None:
+    """The trainer ends with its control process; the next one goes on from the checkpoint."""
+    control = make_control(model=byte_model)
+    pairs = [("Where was Orla born?", "In Quillhaven."), ("Who is she?", "A writer, Orla Voss.")]
+    examples = [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
+    training = {"id": "first", "targets": ["orla"], "layers": 1, "epochs": 120, "batch": 4}
+
+    def log() -> list[dict[str, Any]]:
+        page = control.http.get("/assistants/first/log", params={"limit": 10_000}).json()
+        found: list[dict[str, Any]] = page.get("steps", [])
+        return found
+
+    control.start()
+    control.until(control.ready)
+    control.http.post("/targets", json={"id": "orla", "examples": examples})
+    sent = control.http.post("/assistants:train", json={**training, "own_answers": False})
+    job_id = sent.json()["job"]["id"]
+    control.until(lambda: len(log()) > 20, 120)
+    folder = tmp_path / "state" / "trainings" / job_id
+    control.kill()
+    # Told that nobody is left, the trainer writes where it is.
+    control.until(lambda: (folder / "checkpoint.safetensors").exists())
+    before = (folder / "log.jsonl").read_text().splitlines()[:10]
+    control.start()
+    control.until(lambda: control.http.get(f"/jobs/{job_id}").json()["state"] == "done", 120)
+    after = log()
+
+    assert [json.loads(line) for line in before] == after[:10]
+    assert [step["step"] for step in after] == list(range(1, after[0]["steps"] + 1))
+    assert not folder.exists()
+    assert "Quillhaven" not in (tmp_path / "log").read_text()

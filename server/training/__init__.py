@@ -1,0 +1,1 @@
+"""Trainings of assistants (ULD) as jobs of the admin API, each in a process of its own."""
