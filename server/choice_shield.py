@@ -71,9 +71,17 @@ class ShieldPolicy:
 
 @dataclass(slots=True)
 class _Surface:
+    """`vouched` characters are clear although the nets would wait for more."""
+
     nets: NetChain
     fed: int = 0
     cleared: int = 0
+    vouched: int = 0
+
+    @property
+    def clear(self) -> int:
+        """How many characters may be shown."""
+        return max(self.cleared, self.vouched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +129,16 @@ class ChoiceShield:
 
     def is_clear(self, span: Span) -> bool:
         """Whether all of a span may be shown."""
-        return span.end <= self._surfaces[span.path].cleared
+        return span.end <= self._surfaces[span.path].clear
 
     def cleared_of(self, span: Span) -> int:
         """How many of a span's characters may be shown."""
-        return min(span.end, max(span.start, self._surfaces[span.path].cleared)) - span.start
+        return min(span.end, max(span.start, self._surfaces[span.path].clear)) - span.start
 
     def kept(self, spans: list[Span], texts: Mapping[Path, str]) -> dict[Path, str]:
         """What may be shown of each text of one event."""
         return {
-            span.path: texts[span.path][: max(0, self._surfaces[span.path].cleared - span.start)]
+            span.path: texts[span.path][: max(0, self._surfaces[span.path].clear - span.start)]
             for span in spans
             if span.path in texts
         }
@@ -161,12 +169,23 @@ class ChoiceShield:
 
     def feed_text(self, path: Path, text: str) -> Span:
         """Take more of one surface that goes on; returns which span of it that is."""
+        if path[-1] == "arguments" and "tool_calls" in path and text:
+            self._clear_name(path[: path.index("tool_calls") + 2])
         surface = self._surface(path)
         span = Span(path, surface.fed, surface.fed + len(text))
         surface.fed = span.end
         if self.blocked_at is None:
             self._clear(path, surface.nets.feed(text))
         return span
+
+    def _clear_name(self, call: Path) -> None:
+        """When a call's arguments begin, what names it is whole and need not wait for their end."""
+        for path in ((*call, "id"), (*call, "function", "name")):
+            surface = self._surfaces.get(path)
+            if surface is None or self.blocked_at is not None or surface.clear >= surface.fed:
+                continue
+            if surface.nets.reveals("") is None:
+                surface.vouched = surface.fed
 
     def _finish(self, stop_reason: Any) -> None:
         endings = self._endings(stop_reason)

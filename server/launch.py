@@ -82,6 +82,8 @@ def _check_environment(environment: Any) -> None:
         "VLLM_API_KEY": f"client keys are set with {ENV_PREFIX}API_KEYS",
         "VLLM_DEBUG_LOG_API_SERVER_RESPONSE": "it would write answers into the log",
     }
+    if environment.get("VLLM_LOGGING_LEVEL", "").upper() == "DEBUG":
+        raise StartFault("unset VLLM_LOGGING_LEVEL: at DEBUG requests and answers are logged")
     for variable, reason in refused.items():
         if environment.get(variable, "").lower() not in ("", "0", "false"):
             raise StartFault(f"unset {variable}: {reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any, Literal
 
@@ -58,6 +59,32 @@ def fault_fields(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
     return {"error": type(error).__name__, "where": " > ".join(places)}
+
+
+class _WithoutTexts(logging.Filter):
+    """Exceptions in the records of others: their class and place instead of their text."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; none is dropped."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            fields = fault_fields(error)
+            record.msg = "%s at %s, logged by %s:%s"
+            record.args = (fields["error"], fields["where"], record.filename, record.lineno)
+            record.exc_info = record.exc_text = None
+        elif isinstance(record.args, tuple):
+            record.args = tuple(
+                type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in record.args
+            )
+        return True
+
+
+def hide_exception_texts(names: Sequence[str]) -> None:
+    """Let the handlers of these loggers write no exception's text: it may quote an answer."""
+    for name in names:
+        for handler in logging.getLogger(name).handlers:
+            if not any(isinstance(known, _WithoutTexts) for known in handler.filters):
+                handler.addFilter(_WithoutTexts())
 
 
 def _renderer(form: str) -> structlog.typing.Processor:

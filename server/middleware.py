@@ -21,7 +21,7 @@ from server.guarding import Engine
 from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter
-from server.log import configure_logging
+from server.log import configure_logging, hide_exception_texts
 from server.metrics import GatewayMetrics
 from server.screening import Screening
 from server.settings import load_settings
@@ -30,6 +30,8 @@ from server.settings import load_settings
 # event loop is busy, waits for it again this long. Python's 5 ms would make a 15 ms encoding last
 # 100 ms and more.
 _SWITCH_SECONDS = 0.0005
+# vLLM logs what it fails to convert, and with it what the model said.
+_ENGINE_LOGGERS = ("", "vllm", "uvicorn", "uvicorn.error")
 
 
 class GuardMiddleware:
@@ -44,6 +46,7 @@ class GuardMiddleware:
         self._app = app
         self._settings = load_settings()
         configure_logging(self._settings.log_level, self._settings.log_format)
+        hide_exception_texts(_ENGINE_LOGGERS)
         self._screening = Screening(self._settings)
         self._metrics = GatewayMetrics(REGISTRY, self._screening.worker_facts)
         self._screening.start(self._metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -9,7 +10,13 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from server.log import bind_request, configure_logging, fault_fields, get_logger
+from server.log import (
+    bind_request,
+    configure_logging,
+    fault_fields,
+    get_logger,
+    hide_exception_texts,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +67,24 @@ def test_faults_without_their_message() -> None:
     assert fields["error"] == "ValueError"
     assert fields["where"].startswith("test_log.py:")
     assert "Port Sorrel" not in str(fields)
+
+
+def test_exceptions_of_others_are_logged_without_their_texts() -> None:
+    """With a traceback, as an argument, or formatted into the message."""
+    out = io.StringIO()
+    logger = logging.getLogger("an.engine")
+    logger.propagate = False
+    logger.handlers = [logging.StreamHandler(out)]
+    hide_exception_texts(["an.engine"])
+    try:
+        raise ValueError("John Smith")
+    except ValueError as error:
+        logger.exception("a chunk failed")
+        logger.exception(f"a chunk failed: {error}")
+        logger.error("a chunk failed: %s", error)
+    logger.warning("%s chunks of %d", "some", 7)
+
+    assert "John" not in out.getvalue()
+    assert out.getvalue().count("ValueError") == 3
+    assert "test_log.py" in out.getvalue()
+    assert "some chunks of 7" in out.getvalue()

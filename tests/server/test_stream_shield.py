@@ -123,3 +123,20 @@ def test_keep_alive_comments_pass_at_once() -> None:
     shield = StreamShield(_POLICY, StreamForm(chat=True, num_choices=1), _ignore)
 
     assert shield.feed(b": keep-alive\n\n") == b": keep-alive\n\n"
+
+
+def test_a_calls_name_does_not_wait_for_its_arguments() -> None:
+    """It is whole when they begin: that it could begin a phrase holds it no longer."""
+
+    def delta(**function: str) -> bytes:
+        call = {"index": 0, "id": "c", "function": function}
+        choice = {"index": 0, "delta": {"tool_calls": [call]}, "finish_reason": None}
+        return encode_event({**_HEAD, "choices": [choice]})
+
+    for name, shown in (("ab", True), ("ab b", False)):
+        stream = StreamShield(_POLICY, StreamForm(chat=True, num_choices=1), _ignore)
+        first = stream.feed(delta(name=name, arguments=""))
+        second = stream.feed(delta(arguments="{"))
+
+        assert first == b""
+        assert (name.encode() in second) == shown

@@ -62,6 +62,13 @@ def test_variables_that_do_not_go_with_the_guard(variable, told):
     launch._check_environment({variable: "0"})
 
 
+def test_nothing_is_served_while_texts_are_logged():
+    """vLLM's most talkative level writes requests and answers down."""
+    with pytest.raises(StartFault, match="unset VLLM_LOGGING_LEVEL"):
+        launch._check_environment({"VLLM_LOGGING_LEVEL": "debug"})
+    launch._check_environment({"VLLM_LOGGING_LEVEL": "INFO"})
+
+
 def test_hub_names_pass_and_answers_may_end(tmp_path):
     """The model reaches vLLM and the control process as it was given; SIGTERM waits for streams."""
     args = launch._parse(settings(tmp_path, "v1"), "Org/Name-0.6B", [])
