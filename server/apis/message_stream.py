@@ -86,7 +86,7 @@ class MessageStream(OrderedStream):
 
     def _cut(self, first: Event) -> Iterator[bytes]:
         """The last delta: what is allowed of the held ones of the block that goes on here."""
-        if first["type"] != "content_block_delta":
+        if not self._is_delta(first):
             return
         key, kept = _DELTA_KEYS[first["delta"]["type"]], ""
         for held in self._held:
@@ -103,6 +103,9 @@ class MessageStream(OrderedStream):
         if self._open is not None:
             yield encode_named_event({"type": "content_block_stop", "index": self._open})
             self._open = None
+
+    def _is_delta(self, event: Event) -> bool:
+        return event["type"] == "content_block_delta" and event["delta"]["type"] in _DELTA_KEYS
 
     def _is_last(self, event: Event) -> bool:
         return event["type"] in ("message_delta", "message_stop")

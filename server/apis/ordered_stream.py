@@ -52,6 +52,10 @@ class OrderedStream(ShieldedEvents):
         """Remember what an event tells beside its texts, shown or not."""
         raise NotImplementedError
 
+    def _is_delta(self, event: Event) -> bool:
+        """Whether an event says more of a text."""
+        raise NotImplementedError
+
     def _is_last(self, event: Event) -> bool:
         """Whether nothing but the answer's end follows the texts."""
         raise NotImplementedError
@@ -61,7 +65,7 @@ class OrderedStream(ShieldedEvents):
         raise NotImplementedError
 
     def _cut(self, first: Event) -> Iterator[bytes]:
-        """What is clear of the held events, the first of which is not."""
+        """What is clear of the text that the first of the held events says more of, if any."""
         raise NotImplementedError
 
     def _close_open(self) -> Iterator[bytes]:
@@ -101,9 +105,7 @@ class OrderedStream(ShieldedEvents):
 
     def _release(self) -> Iterator[bytes]:
         """The events that are clear; after a catch, also what is clear of the next one."""
-        while self._held and all(map(self._shield.is_clear, self._held[0].spans)):
-            if self._shield.blocked_at is not None and self._is_last(self._held[0].event):
-                break
+        for _ in range(self._num_clear()):
             yield self._sent(self._held.popleft())
         if self._shield.blocked_at is None:
             return
@@ -112,6 +114,23 @@ class OrderedStream(ShieldedEvents):
             yield from self._cut(self._held[0].event)
         self._held.clear()
         yield from self._close_open()
+
+    def _num_clear(self) -> int:
+        """How many of the held events may go out as they are.
+
+        After a catch the last deltas of those that are clear may not: with them a text ends, and
+        that may make a phrase of what was the beginning of a longer word.
+        """
+        blocked, count = self._shield.blocked_at is not None, 0
+        for held in self._held:
+            if not all(map(self._shield.is_clear, held.spans)):
+                break
+            if blocked and self._is_last(held.event):
+                break
+            count += 1
+        while blocked and count and self._is_delta(self._held[count - 1].event):
+            count -= 1
+        return count
 
     def _stop(self) -> Iterator[bytes]:
         if self._shield.blocked_at is None:

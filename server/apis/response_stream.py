@@ -61,6 +61,9 @@ class ResponseStream(OrderedStream):
         if self._is_last(event):
             self._usage = event["response"].get("usage")
 
+    def _is_delta(self, event: Event) -> bool:
+        return event["type"] in DELTAS
+
     def _is_last(self, event: Event) -> bool:
         return event["type"] in (COMPLETED, INCOMPLETE)
 
@@ -75,7 +78,7 @@ class ResponseStream(OrderedStream):
 
     def _cut(self, first: Event) -> Iterator[bytes]:
         """The last delta: what is allowed of the held ones of the part that goes on here."""
-        if first["type"] not in DELTAS:
+        if not self._is_delta(first):
             return
         slot, kept = slot_of(first, DELTAS[first["type"]]), ""
         for held in self._held:

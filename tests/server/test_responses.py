@@ -173,6 +173,7 @@ def test_an_untouched_answer_passes_byte_for_byte(kind: str) -> None:
     "items",
     [
         [("message", ["a a", "b b"])],
+        [("function_call", ["b a", "b", "a"])],
         [("reasoning", ["a"]), ("message", ["b"]), ("reasoning", [" b"])],
         [("reasoning", ["x ab"]), ("message", [" b x"])],
         [("function_call", ['{"q": "\\u0061', 'b b"}'])],
@@ -181,6 +182,9 @@ def test_an_untouched_answer_passes_byte_for_byte(kind: str) -> None:
 def test_a_phrase_is_seen_wherever_it_is_split(items: list[tuple[str, list[str]]]) -> None:
     """Over deltas, over items of a kind, from one kind to the next, behind escapes."""
     final = _read(_shield(_events(items)))[-1]
+    texts = [text for _, text in _said(final["response"])]
+
+    assert not any(map(_PHRASES.find, texts))
 
     assert final["type"] == "response.incomplete"
     assert final["response"]["incomplete_details"] == {"reason": "content_filter"}
