@@ -34,9 +34,9 @@ METHOD = (
     "question, step by step), indirect (the subject has to be found by another fact, unnamed), "
     "implied (a text that settles it) and indirect_steps (over two turns), of TOFU's paraphrases "
     "and RWKU's level-2 probes; the true answer is the fact without the name; attack_output: "
-    "prevented or watched; holdout_sleek: the same about authors left alone. Intervals: Wilson, "
-    "95 %, rows taken as independent. Data: TOFU (Maini et al. 2024, MIT), paraphrases of ULD "
-    "(MIT), RWKU (Jin et al. 2024, CC BY 4.0)."
+    "prevented or watched ('probes' registers the hops, too); holdout_sleek: the same about "
+    "authors left alone. Intervals: Wilson, 95 %, rows taken as independent. Data: TOFU (Maini et "
+    "al. 2024, MIT), paraphrases of ULD (MIT), RWKU (Jin et al. 2024, CC BY 4.0)."
 )
 # Steps of the progress bar: TOFU's four, three of each RWKU setting.
 _STEPS = 4 + 3 * len(Setting)

@@ -25,17 +25,18 @@ def sleek_figures(
 ) -> Figures:
     """How much is caught of `questions` about `targets`, and how many of `holdout` are touched.
 
-    A true answer is taken without the author's name. That is cautious: a model that goes step by
-    step says the name, which the watch for names finds.
+    Hops are among `questions`, so none repeats what is registered. A true answer is taken without
+    the author's name. That is cautious: a model that goes step by step says the name, which the
+    watch for names finds.
     """
-    by_id = {target.id: target for target in targets}
-    owners = [f"author-{question.owner}" for question in questions]
     facts = [
-        (owner, asked)
-        for owner, question in zip(owners, questions, strict=True)
-        if (asked := _asked(question, by_id[owner])) is not None
+        (target.id, asked)
+        for target in targets
+        for asked in _asked([q for q in questions if f"author-{q.owner}" == target.id], target)
     ]
-    innocent = _innocent(holdout)
+    starts = range(0, len(holdout), QUESTIONS_PER_AUTHOR)
+    authors = [holdout[start : start + QUESTIONS_PER_AUTHOR] for start in starts]
+    innocent = [asked for author in authors for asked in _asked(author, _as_target(author))]
     answers = [without_name(asked.example.answer, asked.name) for _, asked in facts]
     figures: Figures = {}
     for kind, ask in SLEEK.items():
@@ -58,21 +59,17 @@ def _touched(key: str, judge: Judge, asked: Sequence[tuple[tuple[str, ...], Aske
     }
 
 
-def _innocent(holdout: Sequence[Question]) -> list[Asked]:
-    found = []
-    for first in range(0, len(holdout), QUESTIONS_PER_AUTHOR):
-        group = holdout[first : first + QUESTIONS_PER_AUTHOR]
-        asked = [_asked(question, _as_target(group)) for question in group]
-        found += [one for one in asked if one is not None]
-    return found
+def _as_target(author: Sequence[Question]) -> ForgetTarget:
+    return ForgetTarget("holdout", examples=_examples(author))
 
 
-def _as_target(group: Sequence[Question]) -> ForgetTarget:
-    return ForgetTarget("holdout", examples=tuple(Example(q.text, q.answer) for q in group))
-
-
-def _asked(question: Question, subject: ForgetTarget) -> Asked | None:
-    """The question with a hop; None where the subject has no name or it cannot be left out."""
+def _asked(questions: Sequence[Question], subject: ForgetTarget) -> list[Asked]:
+    """The questions that can be asked without the subject's name, each with a hop out of them."""
     name = next(iter(subject_names(subject)), "")
-    asked = asked_of(Example(question.text, question.answer), name, subject.examples)
-    return None if asked.hop is None or tells_name(question.text, name) else asked
+    known = _examples(questions)
+    asked = [asked_of(example, name, known) for example in known]
+    return [a for a in asked if a.hop is not None and not tells_name(a.question, name)]
+
+
+def _examples(questions: Sequence[Question]) -> tuple[Example, ...]:
+    return tuple(Example(question.text, question.answer) for question in questions)
