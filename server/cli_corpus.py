@@ -28,7 +28,7 @@ from server.settings import Settings
 
 CorpusId = Annotated[str, typer.Argument(metavar="ID", help="The corpus's id.")]
 LabelOption = Annotated[
-    str | None, typer.Option(help="forget, unsafe, licensed, or allowed. [default: forget]")
+    str | None, typer.Option(help="forget, unsafe, licensed, allowed or retain. [default: forget]")
 ]
 TargetsOption = Annotated[
     list[str] | None, typer.Option(help="Judge only answers steered for this target.")

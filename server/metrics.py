@@ -60,7 +60,7 @@ class Limit(StrEnum):
 SURFACES = frozenset(
     {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
 )
-CORPUS_LABELS = ("forget", "unsafe", "licensed", "allowed")
+CORPUS_LABELS = ("forget", "unsafe", "licensed", "allowed", "retain")
 CLOSED_SLOT_REASONS = frozenset(
     {"snapshot_unavailable", "assistant_unavailable", "bad_params", "nothing_left", "fault", OTHER}
 )

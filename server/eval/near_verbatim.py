@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,6 +46,7 @@ METHOD = (
     "alone would forbid; forms: besides these other romanisations, inflections and cut-off "
     "endings (the semantic filter's rules; near meanings need the encoder and are not counted). "
     "false_positive: passages of the other authors, never registered, that TraceShield ends. "
+    "retained_: the same with every other of them as a retain corpus, the rest tested. "
     "Data: TOFU (Maini et al. 2024, MIT)."
 )
 _VOCABULARIES = {"tekken": tekken, "byte_level": byte_level}
@@ -111,6 +112,13 @@ def eval_near_verbatim(plan: NearVerbatimPlan, progress: Progress) -> dict[str, 
         figures |= _figures("veto", "split", split)
         ended = [_streamed(_trace(judge), text).caught for text in others]
         figures |= share("false_positive", ended) | {"threshold_nats": round(threshold, 3)}
+        sample = [word_view().words(text) for text in others[::2]]
+        retained = calibrated(index.view, (), plan.minimum, None, 0.02, [sample])
+        judge = Judge((replace(watched, threshold=retained),), (), background())
+        for name, texts in (("false_positive", others[1::2]), ("caught", registered)):
+            ended = [_streamed(_trace(judge), text).caught for text in texts]
+            figures |= share(f"retained_{name}", ended)
+        figures["retained_threshold_nats"] = round(retained, 3)
         index.close()
     return figures
 

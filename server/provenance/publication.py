@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from guard.errors import CorporaUnusable
 from server.errors import CorpusNotAcknowledged, CorpusRejected
@@ -23,7 +24,7 @@ from server.provenance.registry import (
 )
 from server.provenance.schemas import Label
 from server.provenance.store import CorpusRecord, CorpusStore
-from server.provenance.thresholds import calibrated
+from server.provenance.thresholds import calibrated, retained_words
 from server.tables import CorpusStatus
 from tracing.errors import TracingError
 from tracing.index import View
@@ -32,10 +33,18 @@ POLL_SECONDS = 0.02
 # The rate that the documents of targets are calibrated for.
 TARGET_RATE = 0.02
 
-# What may be given away: the directories and states of the allowed corpora's indexes.
-Allowed = Sequence[tuple[str, View]]
+# Directories and states of indexes.
+States = Sequence[tuple[str, View]]
 
 log = get_logger("corpora")
+
+
+@dataclass(frozen=True, slots=True)
+class Benign:
+    """What may be given away, and texts like answers that must pass."""
+
+    allowed: States
+    retained: States
 
 
 class Publication:
@@ -118,22 +127,27 @@ class Publication:
     def _entries(self, published: Mapping[str, CorpusEntry]) -> list[CorpusEntry]:
         records = [r for r in self._store.all() if r.status is not CorpusStatus.WITHDRAWN]
         views = {record.id: self._view(record) for record in records}
-        allowed = [
-            (record.directory, view)
-            for record in records
-            if record.settings.label is Label.ALLOWED and (view := views[record.id]) is not None
-        ]
+        allowed, retained = (
+            [
+                (record.directory, view)
+                for record in records
+                if record.settings.label is label and (view := views[record.id]) is not None
+            ]
+            for label in (Label.ALLOWED, Label.RETAIN)
+        )
         common = boilerplate_view(self._library)
-        allowed.append((BOILERPLATE, common))
+        benign = Benign([*allowed, (BOILERPLATE, common)], retained)
         found = [boilerplate_entry(common)]
         for record in records:
             view = views[record.id]
+            if record.settings.label is Label.RETAIN:
+                continue
             if view is not None:
-                found.append(self._entry(record, view, allowed))
+                found.append(self._entry(record, view, benign))
             elif record.id in published:
                 # Gateways that have it open go on with it; new ones do not start without it.
                 found.append(published[record.id])
-        return found + self._target_entries(allowed, published)
+        return found + self._target_entries(benign, published)
 
     def _view(self, record: CorpusRecord) -> View | None:
         try:
@@ -146,9 +160,8 @@ class Publication:
             self._store.set_status(record.id, CorpusStatus.ACTIVE)
         return index.view
 
-    def _entry(self, record: CorpusRecord, view: View, allowed: Allowed) -> CorpusEntry:
+    def _entry(self, record: CorpusRecord, view: View, benign: Benign) -> CorpusEntry:
         asked = record.settings
-        refuses = asked.label is not Label.ALLOWED
         return CorpusEntry(
             id=record.id,
             directory=record.directory,
@@ -162,17 +175,17 @@ class Publication:
             threshold=self._threshold(
                 record.directory,
                 view,
-                allowed,
+                benign,
                 asked.minimum_match,
                 asked.max_frequency,
                 asked.false_positive_rate,
             )
-            if refuses
+            if asked.label.refuses
             else 0.0,
         )
 
     def _target_entries(
-        self, allowed: Allowed, published: Mapping[str, CorpusEntry]
+        self, benign: Benign, published: Mapping[str, CorpusEntry]
     ) -> list[CorpusEntry]:
         """The documents of targets, in indexes of their own."""
         found = []
@@ -186,7 +199,7 @@ class Publication:
                 continue
             if view.live_ids():
                 limits = (group.minimum, None, TARGET_RATE)
-                threshold = self._threshold(name, view, allowed, *limits)
+                threshold = self._threshold(name, view, benign, *limits)
                 found.append(self._target_entry(group, view, threshold))
         return found
 
@@ -208,16 +221,22 @@ class Publication:
         self,
         directory: str,
         view: View,
-        allowed: Allowed,
+        benign: Benign,
         minimum: int,
         max_frequency: int | None,
         rate: float,
     ) -> float:
-        states = tuple((name, state.generation) for name, state in allowed)
+        others = (*benign.allowed, *benign.retained)
+        states = tuple((name, state.generation) for name, state in others)
         key = (directory, view.generation, states, minimum, max_frequency, rate)
         if key not in self._thresholds:
             self._thresholds = {k: v for k, v in self._thresholds.items() if k[0] != directory}
             self._thresholds[key] = calibrated(
-                view, [state for _, state in allowed], minimum, max_frequency, rate
+                view,
+                [state for _, state in benign.allowed],
+                minimum,
+                max_frequency,
+                rate,
+                [retained_words(name, state) for name, state in benign.retained],
             )
         return self._thresholds[key]

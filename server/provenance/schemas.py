@@ -28,12 +28,19 @@ MAX_UPLOAD_TEXT = 50_000_000
 
 class Label(StrEnum):
     """Why documents are registered. What is `allowed` may be given away although it is elsewhere:
-    licences, quotations, boilerplate."""
+    licences, quotations, boilerplate. What is `retain` is like answers that must pass: thresholds
+    are calibrated on it, too."""
 
     FORGET = "forget"
     UNSAFE = "unsafe"
     LICENSED = "licensed"
     ALLOWED = "allowed"
+    RETAIN = "retain"
+
+    @property
+    def refuses(self) -> bool:
+        """Whether answers are held against such documents."""
+        return self not in (Label.ALLOWED, Label.RETAIN)
 
 
 class _Input(BaseModel):
@@ -58,10 +65,11 @@ class CorpusIn(_Input):
     @model_validator(mode="after")
     def _allowed_refuses_nothing(self) -> CorpusIn:
         refuses = self.targets or self.scope is Scope.ALWAYS or self.veto
-        if self.label is Label.ALLOWED and refuses:
+        if not self.label.refuses and refuses:
             raise PydanticCustomError(
                 "allowed",
-                "an allowed corpus refuses nothing: it takes neither targets nor scope nor veto",
+                "an allowed or retain corpus refuses nothing: it takes neither targets nor scope "
+                "nor veto",
             )
         return self
 

@@ -432,3 +432,32 @@ def test_changes_that_cannot_be(admin: httpx.Client, done: Done) -> None:
     assert admin.get(f"{CORPORA}/book").json() == before
     admin.delete(f"{CORPORA}/book")
     assert admin.patch(f"{CORPORA}/book", json={}).status_code in (404, 409)
+
+
+def test_thresholds_are_calibrated_on_retained_texts(admin: httpx.Client, done: Done) -> None:
+    """Texts of the same form as what is registered raise the threshold, and leave when they do."""
+    form = "the author was born in the coastal town and wrote about"
+    done(admin.post(CORPORA, json={"id": "book"}))
+    text = {"text": f"{form} lighthouses. {SECRET}"}
+    done(admin.post(f"{CORPORA}/book/documents", json={"documents": [text]}))
+    before = admin.get(f"{CORPORA}/book").json()["threshold"]
+    done(admin.post(CORPORA, json={"id": "others", "label": "retain"}))
+    others = [{"text": f"{form} {i} rivers and seas of the north"} for i in range(60)]
+    done(admin.post(f"{CORPORA}/others/documents", json={"documents": others[:40]}))
+    too_few = admin.get(f"{CORPORA}/book").json()["threshold"]
+    done(admin.post(f"{CORPORA}/others/documents", json={"documents": others}))
+    shown = admin.get(f"{CORPORA}/book").json()
+    asked = [f"{form} {i} mountains" for i in ("other", "high")] + [SECRET]
+    found = []
+    for asking in asked:
+        answer = admin.post("/admin/v1/provenance:attribute", json={"text": asking}).json()
+        assert {span["corpus"] for span in answer["spans"]} == {"book"}
+        found.append(any(span["refused"] for span in answer["spans"]))
+    wrong = admin.post(CORPORA, json={"id": "x", "label": "retain", "scope": "always"})
+    done(admin.delete(f"{CORPORA}/others"))
+    after = admin.get(f"{CORPORA}/book").json()["threshold"]
+
+    assert before == too_few == after == 0
+    assert 4 < shown["threshold"] < 9
+    assert found == [False, False, True]
+    assert wrong.status_code == 422
