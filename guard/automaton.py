@@ -250,8 +250,8 @@ def _grow(fill: Callable[[Int32], Any], room: int, width: int) -> Int32:
     return out[:count]
 
 
-def _starts(keys: npt.NDArray[np.generic], size: int) -> Int32:
+def _starts(keys: npt.NDArray[np.integer[Any]], size: int) -> Int32:
     """Row pointers [size + 1] of a list of sorted keys."""
-    starts = np.zeros(size + 1, np.int32)
-    np.cumsum(np.bincount(keys.astype(np.int64), minlength=size), out=starts[1:])
+    starts = np.empty(size + 1, np.int32)
+    kernels.row_starts(keys, starts)
     return starts

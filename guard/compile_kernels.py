@@ -50,6 +50,19 @@ def gather(patterns: Array, start: Array, chosen: Array, new_start: Array, out: 
 
 
 @jit
+def row_starts(keys: Array, starts: Array) -> None:
+    """Where each key begins in sorted keys below n; `starts` [n + 1], the last is the end."""
+    key = 0
+    for i in range(keys.shape[0]):
+        while key <= keys[i]:
+            starts[key] = i
+            key += 1
+    while key < starts.shape[0]:
+        starts[key] = keys.shape[0]
+        key += 1
+
+
+@jit
 def build_trie(
     patterns: Array, start: Array, label: Array, parent: Array, end: Array, depth_start: Array
 ) -> None:

@@ -16,6 +16,8 @@ from guard.stream import WORD_START, streams
 
 Int64 = npt.NDArray[np.int64]
 
+_PART = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
@@ -36,10 +38,16 @@ class Patterns:
 
     def __add__(self, other: Patterns) -> Patterns:
         """These, then the others."""
-        return Patterns(
-            np.concatenate([self.bytes, other.bytes]),
-            np.concatenate([self.start, other.start[1:] + self.start[-1]]),
-            np.concatenate([self.ends_word, other.ends_word]),
+        return Patterns.joined([self, other])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Patterns]) -> Patterns:
+        """All of them, one part after the other."""
+        lengths = np.concatenate([np.diff(part.start) for part in parts])
+        return cls(
+            np.concatenate([part.bytes for part in parts]),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            np.concatenate([part.ends_word for part in parts]),
         )
 
     @property
@@ -70,6 +78,12 @@ def patterns_of(phrases: Sequence[Phrase]) -> Patterns:
     Raises:
         CompileError: nothing is left of a phrase when it is folded.
     """
+    # In parts whose intermediate arrays stay in the caches.
+    firsts = range(0, max(len(phrases), 1), _PART)
+    return Patterns.joined([_patterns(phrases[first : first + _PART]) for first in firsts])
+
+
+def _patterns(phrases: Sequence[Phrase]) -> Patterns:
     folded = [fold(phrase.text).strip() for phrase in phrases]
     if any(not text or REPLACEMENT in text for text in folded):
         raise CompileError("a phrase has no characters that can be matched")

