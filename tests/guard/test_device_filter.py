@@ -440,6 +440,7 @@ def test_untouched_logits_keep_their_bits():
 
 
 @pytest.mark.skipif(INTERPRETED, reason="no kernel takes part")
+@settings(deadline=None)
 @given(st.characters(exclude_categories=["Cs"]))
 def test_code_points_fold_as_text_does(char):
     """The table has for every character what a token of just that character adds."""
