@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from server.access import Admin, Auditor
 from server.admin_bulk import reads_lines
@@ -41,6 +42,7 @@ from server.errors import (
     ServerError,
 )
 from server.explain import explain
+from server.idempotency import Idempotent
 from server.keys.routes import keys_router
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
@@ -86,12 +88,25 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
     app.add_exception_handler(HTTPException, _on_http)
     app.add_middleware(RecordedActs, recorder=control.audit, identify=control.keyring.identify)
     app.add_middleware(
+        Idempotent,
+        replays=control.store.replays(),
+        identify=control.keyring.identify,
+        refuses=_takes_no_key,
+        max_bytes=max_body_bytes,
+    )
+    app.add_middleware(
         BodyGuard,
         max_bytes=max_body_bytes,
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
         streams=lambda scope: reads_itself(scope) or reads_lines(scope),
     )
     return app
+
+
+def _takes_no_key(scope: Scope) -> bool:
+    """Bodies that are read as they come, and answers with a key in clear, which is kept nowhere."""
+    makes_keys = str(scope["path"]).startswith(f"{PREFIX}/keys")
+    return makes_keys or reads_itself(scope) or reads_lines(scope)
 
 
 Limit = Annotated[int, Query(ge=1, le=1000)]

@@ -13,6 +13,7 @@ ServerError
 │   ├── NotFound              404
 │   ├── MethodNotAllowed      405
 │   ├── Conflict              409: the id exists, or is being withdrawn
+│   ├── IdempotencyMismatch   422: another request had this Idempotency-Key
 │   ├── PreconditionFailed    412: If-Match names another revision
 │   ├── BodyTooLarge          413
 │   ├── RateLimited           429: a limit of the key is reached
@@ -137,6 +138,10 @@ class MethodNotAllowed(ClientFault):
 
 class Conflict(ClientFault):
     """The resource's state does not allow it."""
+
+
+class IdempotencyMismatch(ClientFault):
+    """Another request had this Idempotency-Key."""
 
 
 class PreconditionFailed(ClientFault):
@@ -308,6 +313,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     NotFound: ErrorRow(404, _CLIENT, "not_found"),
     MethodNotAllowed: ErrorRow(405, _CLIENT, "method_not_allowed"),
     Conflict: ErrorRow(409, _CLIENT, "conflict"),
+    IdempotencyMismatch: ErrorRow(422, _CLIENT, "idempotency_key_reused"),
     PreconditionFailed: ErrorRow(412, _CLIENT, "precondition_failed"),
     BodyTooLarge: ErrorRow(413, _CLIENT, "body_too_large"),
     RateLimited: ErrorRow(429, "requests", "rate_limit_exceeded"),

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from server.database import Database
 from server.errors import Conflict, NotFound, PreconditionFailed
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
+from server.replays import Replays
 from server.schemas import TargetIn
 from server.tables import (
     FINAL_STATES,
@@ -71,6 +72,10 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def replays(self) -> Replays:
+        """The answers that are given again, of the same database."""
+        return Replays(self._database)
 
     def register(self, target: TargetIn) -> tuple[TargetRecord, JobRecord]:
         """Store a new target and its job.

@@ -7,6 +7,7 @@ targets ─┬─< versions      every kept revision's document: the newest, the
          └   (job_targets) which revision a job carries; outlives the target
 generations                every activation, written before the pointer moves
 leases                     which of several control processes leads
+replays                    answers to requests with an Idempotency-Key
 corpora ─┬─< corpus_documents  what is known of a document beside its text, which the index keeps
          └   (corpus_jobs)     what a job does to which corpus
 (training_jobs)            which assistant a job trains, and how
@@ -178,6 +179,19 @@ leases = Table(
     Column("epoch", Integer, nullable=False),
     # By the database's clock.
     Column("expires_at", Double, nullable=False),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    # SHA-256 of the caller and its Idempotency-Key, and of the request.
+    Column("key_digest", String(64), primary_key=True),
+    Column("request_digest", String(64), nullable=False),
+    # Null while the request is being done.
+    Column("status", Integer),
+    Column("headers", Sealed),
+    Column("body", Sealed),
+    Column("created_at", Double, nullable=False, index=True),
 )
 
 corpora = Table(
