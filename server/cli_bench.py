@@ -219,6 +219,23 @@ def watch(
 
 
 @bench_app.command()
+def oracle(
+    json_file: JsonFile,
+    requests: Annotated[int, typer.Option(help="Requests per arm.", min=3)] = 300,
+    encoder: Annotated[
+        str | None, typer.Option(help="Sentence encoder. [default: the setting's]")
+    ] = None,
+    encoder_device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """What the time to the first byte tells of whether and for which target a prompt matched."""
+    with _one_line_errors():
+        from server.bench.oracle import OraclePlan, bench_oracle
+
+        plan = OraclePlan(requests, encoder, encoder_device)
+        _run(json_file, lambda progress: bench_oracle(plan, progress))
+
+
+@bench_app.command()
 def uld(
     json_file: JsonFile,
     model: Annotated[
