@@ -222,9 +222,7 @@ def watch(
 def oracle(
     json_file: JsonFile,
     requests: Annotated[int, typer.Option(help="Requests per arm.", min=3)] = 300,
-    encoder: Annotated[
-        str | None, typer.Option(help="Sentence encoder. [default: the setting's]")
-    ] = None,
+    encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
     encoder_device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """What the time to the first byte tells of whether and for which target a prompt matched."""
