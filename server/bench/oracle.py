@@ -34,10 +34,13 @@ METHOD = (
     "The real screening (encoder, classifier, policy of one steering and two refusing targets) and "
     "gateway before an app that answers at once; no network and no engine. Milliseconds from the "
     "request to the first byte of a streamed answer, arms by turns, every prompt new and of the "
-    "same form; repeated: a prompt that was asked before. told_by_time: the probability that a "
+    "same form; under each of four policies another name has another arm, so that all arms have "
+    "all names; repeated: a prompt that was asked before. told_by_time: the probability that a "
     "request of the first arm takes longer than one of the second; 0.5: nothing can be told."
 )
 _START_SECONDS = 120.0
+_ARMS = ("unmatched", "steered", "refused_small", "refused_large")
+_REPEATED = ("repeated_unmatched", "repeated_steered")
 # Arms whose times are compared: matched or not, which of two targets refused, and both repeated.
 _PAIRS = (
     ("steered", "unmatched"),
@@ -57,20 +60,24 @@ class OraclePlan:
 
 def bench_oracle(plan: OraclePlan, progress: Progress) -> dict[str, Any]:
     """Milliseconds per arm, and what two arms' times tell; flat figures."""
-    names = invented_phrases(8)
-    arms = {
-        "unmatched": f"{names[0]} {names[1]}",
-        "steered": f"{names[2]} {names[3]}",
-        "refused_small": f"{names[4]} {names[5]}",
-        "refused_large": f"{names[6]} {names[7]}",
-    }
+    words = invented_phrases(2 * len(_ARMS))
+    names = [f"{one} {other}" for one, other in zip(words[::2], words[1::2], strict=True)]
     with tempfile.TemporaryDirectory(prefix="lethegate-bench-") as directory:
         settings = Settings(
             state_dir=Path(directory), encoder=plan.encoder, encoder_device=plan.encoder_device
         )
-        _publish(settings, arms)
-        gateway = _gateway(settings)
-        times = asyncio.run(_measure(gateway, arms, plan.requests, progress))
+        screening = Screening(settings)
+        metrics = GatewayMetrics(CollectorRegistry(), screening.worker_facts)
+        screening.start(metrics)
+        gateway = _gateway(settings, screening, metrics)
+        task = progress.add_task("asking", total=plan.requests)
+        times: dict[str, list[float]] = {arm: [] for arm in (*_ARMS, *_REPEATED)}
+        for turn in range(len(_ARMS)):
+            arms = dict(zip(_ARMS, names[turn:] + names[:turn], strict=True))
+            _publish(settings, screening, arms, turn + 1)
+            count = max(1, plan.requests // len(_ARMS))
+            asyncio.run(_measure(gateway, arms, range(turn * count, (turn + 1) * count), times))
+            progress.advance(task, count)
     figures: dict[str, Any] = {"requests": plan.requests, "method": METHOD}
     for arm, values in times.items():
         figures |= spread(f"{arm}_ms", values)
@@ -79,46 +86,39 @@ def bench_oracle(plan: OraclePlan, progress: Progress) -> dict[str, Any]:
     return figures
 
 
-def _publish(settings: Settings, arms: dict[str, str]) -> None:
-    """Compile and put in force one small target per matched arm, and one with much to match."""
+def _publish(
+    settings: Settings, screening: Screening, arms: dict[str, str], generation: int
+) -> None:
+    """Put in force one small target for each matched arm, and one with much to match."""
     device = None if settings.encoder_device == "auto" else settings.encoder_device
-    more = tuple(Phrase(phrase) for phrase in invented_phrases(2_000)[8:])
-    targets = []
-    for arm, name in arms.items():
-        if arm == "unmatched":
-            continue
-        large = arm == "refused_large"
-        example = Example(f"Where was {name} born?", "In a town that nobody knows.")
-        refuses = arm.startswith("refused")
-        targets.append(
-            ForgetTarget(
-                arm.replace("_", "-"),
-                aliases=(name,),
-                examples=(example,),
-                phrases=more if large else (),
-                action=Action.REFUSE if refuses else Action.STEER,
-            )
-        )
     compiled = compile_policy(
-        targets,
+        [_target(arm, name) for arm, name in arms.items() if arm != "unmatched"],
         encoder=load_encoder(settings.encoder, device=device),
         vocabulary=Vocabulary([None, *(bytes([value]) for value in range(256))]),
         snapshots=settings.snapshots,
         alpha=settings.alpha,
         progress=lambda stage, done: None,
     )
-    ActivePointer(settings.state_dir).publish(1, compiled.digest)
-
-
-def _gateway(settings: Settings) -> Gateway:
-    screening = Screening(settings)
-    metrics = GatewayMetrics(CollectorRegistry(), screening.worker_facts)
-    screening.start(metrics)
+    ActivePointer(settings.state_dir).publish(generation, compiled.digest)
     end = time.monotonic() + _START_SECONDS
-    while screening.current() is None:
+    while (policy := screening.current()) is None or policy.generation != generation:
         if time.monotonic() > end:
             raise TimeoutError("the policy did not come into force")
         time.sleep(0.01)
+
+
+def _target(arm: str, name: str) -> ForgetTarget:
+    more = invented_phrases(500)[2 * len(_ARMS) :] if arm == "refused_large" else ()
+    return ForgetTarget(
+        arm.replace("_", "-"),
+        aliases=(name,),
+        examples=(Example(f"Where was {name} born?", "In a town that nobody knows."),),
+        phrases=tuple(Phrase(phrase) for phrase in more),
+        action=Action.REFUSE if arm.startswith("refused") else Action.STEER,
+    )
+
+
+def _gateway(settings: Settings, screening: Screening, metrics: GatewayMetrics) -> Gateway:
     return Gateway(
         _app(),
         settings=settings,
@@ -130,21 +130,15 @@ def _gateway(settings: Settings) -> Gateway:
 
 
 async def _measure(
-    gateway: Gateway, arms: dict[str, str], requests: int, progress: Progress
-) -> dict[str, list[float]]:
-    task = progress.add_task("asking", total=requests)
-    times: dict[str, list[float]] = {arm: [] for arm in arms}
-    times |= {"repeated_unmatched": [], "repeated_steered": []}
-    names = list(arms)
-    for turn in range(requests):
+    gateway: Gateway, arms: dict[str, str], numbers: range, times: dict[str, list[float]]
+) -> None:
+    for turn in numbers:
         # Another arm first each time.
-        for arm in names[turn % len(names) :] + names[: turn % len(names)]:
+        for arm in _ARMS[turn % len(_ARMS) :] + _ARMS[: turn % len(_ARMS)]:
             prompt = f"Where was {arms[arm]} born, asks visitor number {turn} of the day?"
             times[arm].append(await _first_byte(gateway, prompt))
             if f"repeated_{arm}" in times:
                 times[f"repeated_{arm}"].append(await _first_byte(gateway, prompt))
-        progress.advance(task)
-    return times
 
 
 async def _first_byte(gateway: Gateway, prompt: str) -> float:

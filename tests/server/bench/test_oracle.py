@@ -31,7 +31,7 @@ def test_the_bench_reports_every_figure(monkeypatch: pytest.MonkeyPatch) -> None
     """A time for each arm, and what every compared pair of them tells."""
     for module in (oracle, screening):
         monkeypatch.setattr(module, "load_encoder", lambda *a, **k: HashEncoder())
-    figures = bench_oracle(OraclePlan(3, "hash", "cpu"), Progress(disable=True))
+    figures = bench_oracle(OraclePlan(4, "hash", "cpu"), Progress(disable=True))
 
     for arm in ("unmatched", "steered", "refused_small", "refused_large", "repeated_steered"):
         assert figures[f"{arm}_ms"] > 0
