@@ -81,10 +81,10 @@ def uld(
     split: Annotated[
         str, typer.Option(help="Rows: test, or development to choose settings on.")
     ] = "test",
-    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 2.0,
+    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 1.0,
     gated_weight: Annotated[
         float, typer.Option(help="alpha where only found rows are.", min=0)
-    ] = 3.0,
+    ] = 2.0,
     both_weight: Annotated[
         float, typer.Option(help="alpha beside GUARD's token filter.", min=0)
     ] = 1.0,
@@ -92,7 +92,7 @@ def uld(
         float, typer.Option("--filter", help="r of the filter.", min=1e-6, max=1)
     ] = 0.01,
     layers: Annotated[int, typer.Option(help="Training: K.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Training: passes.", min=1)] = 20,
+    epochs: Annotated[int, typer.Option(help="Training: passes.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,

@@ -37,7 +37,8 @@ from server.eval.uld_models import Arm, Bench, Gate, encode
 METHOD = (
     "Two-model decoding by transformers in float32 (cached; its tests hold it to an uncached "
     "reference), greedy, 80 tokens at most. All 400 rows of forget10 train the assistant; flat are "
-    "authors 20-39, the first 50 real authors and the first 50 world facts. development: forget "
+    "authors 20-39, the first 50 real authors, the first 50 world facts and 1,400 rows of authors "
+    "40-179, which the model does not know. development: forget "
     "authors 180-189, retain authors 10-19, the trained real authors and world facts; test: forget "
     "authors 190-199 and TOFU's rewordings of their questions, retain authors 0-9, the other real "
     "authors and world facts. Settings are chosen on development, reported on test. uld: every row "

@@ -6,6 +6,7 @@ epochs ...) are to be chosen on the development half and are then reported on th
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -16,6 +17,7 @@ from server.eval.data import DataFolder
 
 _HALF = 50
 _RETAIN_EXAMPLES = 100
+_STRANGERS = 1400
 
 
 class Half(StrEnum):
@@ -47,12 +49,15 @@ class UldData:
         forget: all 400 rows of forget10.
         flat: what the assistant stays flat on: authors 20-39, the first 50 real authors and the
             first 50 world facts.
+        strangers: the same, of authors that the model does not know: 1,400 rows of authors 40-179.
+            They teach it to tell the forget authors from others, not from those it has seen.
         asked: the half's questions: `forget`, `paraphrase` (test only), `retain`, `real`, `world`.
         texts: all answers of TOFU, to tell word pairs from word salad.
     """
 
     forget: list[Item]
     flat: list[Item]
+    strangers: list[Item]
     asked: dict[str, list[Item]]
     texts: list[str]
 
@@ -80,8 +85,10 @@ class UldData:
         if not all(asked.values()):
             raise InputMissing("the TOFU files lack the authors of the fixed split")
         flat = [x for x in retain if 20 <= x.author < 40] + real[:_HALF] + world[:_HALF]
+        others = [x for x in retain if 40 <= x.author < 180]
+        strangers = random.Random(0).sample(others, min(_STRANGERS, len(others)))  # noqa: S311
         texts = [item.answer for item in (*forget, *retain)]
-        return cls(forget, flat, asked, texts)
+        return cls(forget, flat, strangers, asked, texts)
 
     def limited(self, rows: int) -> UldData:
         """With at most this many rows per set of questions, spread evenly; 0: all."""

@@ -24,7 +24,7 @@ def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan) -
     if (folder / CARD).exists():
         return
     rows = UldData.read(DataFolder(data), Half.TEST)
-    material = Material(_lessons(rows.forget), _lessons(rows.flat))
+    material = Material(_lessons(rows.forget), _lessons([*rows.flat, *rows.strangers]))
     train(base, material, plan, folder, device="cpu")
 
 
