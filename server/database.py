@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     ArgumentError,
@@ -22,13 +22,15 @@ import server.keys.table  # noqa: F401  (its tables are the store's)
 from server import postgres, sqlite
 from server.errors import StartFault, StoreFault
 from server.migration import upgrade
-from server.seal import seal_store, sealed_columns
+from server.seal import SCRUBBED, seal_store, sealed_columns
 from server.sealing import Vault, give_vault
 from server.tables import metadata
 
 # Begins a transaction that may write: `Database.write`, or a guarded form of it.
 Write = Callable[[], AbstractContextManager[Connection]]
 
+# On SQLite, puts what is in the log into the file and empties the log.
+_TRUNCATE = "PRAGMA wal_checkpoint(TRUNCATE)"
 _READ_ON_POSTGRES = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 _WRITE_ON_POSTGRES = {"isolation_level": "READ COMMITTED", postgres.WRITE: True}
 
@@ -101,12 +103,14 @@ class Database:
         """Have the database write its files anew, without what was overwritten in them.
 
         Where the disk keeps what a file system has freed, or a copy elsewhere, it stays.
+
+        Raises:
+            StartFault: it cannot now; the next start tries again.
         """
         tables = [table for table in metadata.sorted_tables if sealed_columns(table)]
         statements = [
-            "PRAGMA wal_checkpoint(TRUNCATE)",
             "VACUUM",
-            "PRAGMA wal_checkpoint(TRUNCATE)",
+            _TRUNCATE,
         ]
         if not self.is_file:
             statements = [f"VACUUM FULL {table.name}" for table in tables] + ["CHECKPOINT"]
@@ -115,13 +119,27 @@ class Database:
             raw: Any = connection.connection.driver_connection
             if not self.is_file:
                 raw.autocommit = True
-            for statement in statements:
-                raw.execute(statement)
-            connection.invalidate()
+            try:
+                for statement in (*statements, SCRUBBED):
+                    done = raw.execute(statement)
+                    # A reader keeps what it reads in the log, which is no error to SQLite.
+                    if statement == _TRUNCATE and done.fetchone()[0]:
+                        raise StartFault("cannot write the store's files anew: it is being read")
+            except _driver_errors(self._engine) as error:
+                reason = type(error).__name__
+                raise StartFault(f"cannot write the store's files anew: {reason}") from None
+            finally:
+                connection.invalidate()
 
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _driver_errors(engine: Engine) -> type[Exception]:
+    """What the driver itself raises where it is used without SQLAlchemy."""
+    found: type[Exception] = engine.dialect.loaded_dbapi.Error
+    return found
 
 
 @contextmanager

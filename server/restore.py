@@ -112,7 +112,7 @@ def _unpack(file: Path, draft: Path) -> tuple[str, dict[str, Any]]:
 
 def _place(draft: Path, name: str) -> Path:
     parts = PurePosixPath(name).parts
-    if name.startswith("/") or ".." in parts or parts[0] not in (STORE, STATE) or len(parts) < 2:
+    if name.startswith("/") or ".." in parts or len(parts) < 2 or parts[0] not in (STORE, STATE):
         raise StartFault(_DAMAGED)
     return draft.joinpath(*parts)
 

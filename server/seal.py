@@ -15,23 +15,29 @@ from server.sealing import Sealed, Vault
 from server.tables import meta, metadata
 
 _ROW = "seal"
+# Something was sealed, and the database's files may still hold its plain form.
+_UNSCRUBBED = "unscrubbed"
 _SENTENCE = "the key fits"
 _BATCH = 500
+# The last statement of a scrub.
+SCRUBBED = f"DELETE FROM {meta.name} WHERE key = '{_UNSCRUBBED}'"  # noqa: S608
 
 
 def seal_store(connection: Connection, vault: Vault | None) -> bool:
     """Hold the key against the store, and seal what is in the store if nothing is yet.
 
-    Returns whether anything was sealed just now, so that its plain form must be scrubbed. The
-    caller's transaction holds the write lock, and its engine has the vault.
+    Returns whether the plain form of what was sealed, now or by a process that died then, must be
+    scrubbed. The caller's transaction holds the write lock, and its engine has the vault.
 
     Raises:
         StartFault: the store is sealed and there is no key, or a wrong one.
     """
-    if not check_key(seal_of(connection), vault) or vault is None:
+    unsealed = check_key(seal_of(connection), vault)
+    if vault is None:
         return False
-    reseal(connection, vault)
-    return True
+    if unsealed:
+        reseal(connection, vault)
+    return connection.scalar(select(meta.c.value).where(meta.c.key == _UNSCRUBBED)) is not None
 
 
 def seal_of(connection: Connection) -> str | None:
@@ -64,8 +70,9 @@ def reseal(connection: Connection, vault: Vault) -> int:
         columns = sealed_columns(table)
         if columns:
             count += _reseal(connection, table, columns)
-    connection.execute(delete(meta).where(meta.c.key == _ROW))
-    connection.execute(insert(meta).values(key=_ROW, value=vault.seal(_SENTENCE)))
+    connection.execute(delete(meta).where(meta.c.key.in_((_ROW, _UNSCRUBBED))))
+    rows = {_ROW: vault.seal(_SENTENCE), _UNSCRUBBED: "1"}
+    connection.execute(insert(meta), [{"key": key, "value": value} for key, value in rows.items()])
     return count
 
 

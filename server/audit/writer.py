@@ -142,7 +142,8 @@ class AuditWriter:
         except OSError as error:
             self._fail(error)
         else:
-            self._unsynced = False
+            # Nothing else would say so where all that could be recorded is refused meanwhile.
+            self._failing = self._unsynced = False
 
     def _fail(self, error: Exception) -> None:
         if not self._failing:

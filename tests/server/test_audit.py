@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,36 @@ def test_when_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     writer.stop()
 
     assert bool(synced) is (fsync != "never")
+
+
+def test_a_disk_that_recovers_lets_changes_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is recorded meanwhile, as all that could be is refused."""
+    monkeypatch.setattr("server.audit.writer._SYNC_SECONDS", 0.02)
+    works, registry = threading.Event(), CollectorRegistry()
+
+    class Files(AuditFiles):
+        def sync(self) -> None:
+            if not works.is_set():
+                raise OSError(5, "Input/output error")
+
+    writer = AuditWriter(Files(tmp_path / "audit", 1 << 20, 9), AuditMetrics(registry))
+    writer.start()
+    writer.record("decision")
+    _until(lambda: bool(registry.get_sample_value("lethegate_audit_write_failures_total")))
+    with pytest.raises(AuditUnavailable):
+        writer.check()
+    works.set()
+
+    def opens() -> bool:
+        with suppress(AuditUnavailable):
+            writer.check()
+            return True
+        return False
+
+    _until(opens)
+    writer.stop()
 
 
 def test_what_a_gateway_records(start_stack: Any) -> None:

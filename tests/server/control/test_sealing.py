@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import text
 
+from server import sqlite
 from server.database import Database
 from server.errors import StartFault, StoreFault
 from server.provenance.schemas import CorpusIn
@@ -114,6 +116,34 @@ def test_a_plain_store_is_sealed(
         assert mark not in _heap(database)
     _check(database)
     database.close()
+
+
+def test_a_scrub_that_did_not_happen_is_done_later(
+    empty_url: Callable[[str], str],
+    files: Callable[[str], bytes],
+    vault: Vault,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store that was sealed by a process which died then is scrubbed by the next start."""
+    url, scrubs = empty_url("sqlite"), list[bool]()
+    plain = Database(url)
+    _plant(plain)
+    with sqlite3.connect(url.removeprefix("sqlite:///")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM meta").fetchall()
+        monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0)
+        with pytest.raises(StartFault, match="cannot write the store's files anew"):
+            Database(url, vault)
+        assert SECRET.encode() in files("sqlite")
+    reader.close()
+    plain.close()
+    real = Database.scrub
+    monkeypatch.setattr(Database, "scrub", lambda self: (scrubs.append(True), real(self))[1])
+    for _ in range(2):
+        Database(url, vault).close()
+
+    assert len(scrubs) == 1
+    assert SECRET.encode() not in files("sqlite")
 
 
 def _heap(database: Database) -> str:
