@@ -160,7 +160,8 @@ class Gateway:
             ready = await readiness(self._guard, self._keys, self._app, scope)
             await send_reply(send, ready, [])
         elif endpoint.handling is Handling.RESPONSE:
-            await self._retrieve(scope, send, caller)
+            with self._limits.request(caller, endpoint, send) as request:
+                await self._retrieve(scope, request.send, caller)
         elif endpoint.handling is Handling.RESPONSE_CANCEL:
             reply = await self._turns.cancel(caller.id, response_id_of(scope))
             await send_reply(send, reply, self._generation())
@@ -170,7 +171,9 @@ class Gateway:
             with self._limits.request(caller, endpoint, send) as request:
                 await self._take(request, endpoint, caller, scope, receive)
 
-    async def _respond(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(
+        self, call: _Call, request: LimitedRequest, scope: Scope, receive: Receive
+    ) -> None:
         """Make a response: a turn of a conversation, which may be stored."""
         turn = self._turns.begin(call.caller.id, call.body)
         if turn.raw is not None:
@@ -178,15 +181,22 @@ class Gateway:
         scope = readable_scope(scope, call.raw)
         if turn.in_background:
             work = partial(self._guarded, call, scope, nothing_more)
-            reply = self._turns.start(turn, lambda sink: self._replying(work, scope, sink))
-            await send_reply(send, reply, self._generation())
+            reply = self._turns.start(
+                turn,
+                lambda sink: self._replying(work, scope, request.metered(sink)),
+                request.leave,
+            )
+            request.goes_on = True
+            await send_reply(request.send, reply, self._generation())
         else:
-            await self._guarded(call, scope, receive, self._turns.recording(turn, send))
+            await self._guarded(call, scope, receive, self._turns.recording(turn, request.send))
 
     async def _retrieve(self, scope: Scope, send: Send, caller: Caller) -> None:
         """Give a stored response, judged under the present policy."""
         if b"stream=true" in scope.get("query_string", b"").lower():
             raise UnsupportedFeature("A stored response is not streamed.", param="stream")
+        if self._settings.audit_required:
+            self._audit.check()
         id_ = response_id_of(scope)
         stored = self._turns.find(caller.id, id_)
         body = json.loads(stored.request) | {"request_id": id_}
@@ -244,7 +254,7 @@ class Gateway:
             return
         call = _Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
         if endpoint.handling is Handling.RESPONSES:
-            await self._respond(call, scope, receive, request.send)
+            await self._respond(call, request, scope, receive)
         else:
             await self._guarded(call, scope, receive, request.send)
 

@@ -100,8 +100,10 @@ class ResponseTurns:
             raise NotFound("There is no such response.", param="response_id")
         return stored
 
-    def start(self, turn: Turn, run: Run) -> Reply:
+    def start(self, turn: Turn, run: Run, ended: Callable[[], None]) -> Reply:
         """Make a response in the background; the reply says that it is queued.
+
+        `ended` is called when that is over, also if it never began.
 
         Raises:
             Overloaded: too many are in the making.
@@ -115,6 +117,7 @@ class ResponseTurns:
         task = asyncio.create_task(self._run(turn, run))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
+        task.add_done_callback(lambda _: ended())
         return Reply(200, encode_json(queued))
 
     async def cancel(self, owner: str, id_: str) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import Message, Send
@@ -19,12 +20,17 @@ from server.settings import Settings
 
 
 class LimitedRequest:
-    """What the gateway needs while it serves the request; `send` is to be used for its answer."""
+    """What the gateway needs while it serves the request; `send` is to be used for its answer.
+
+    `goes_on`: in the background, when the client has its answer; `leave` then ends it.
+    """
 
     def __init__(self, admission: Admission | None, send: Send, max_body_bytes: int) -> None:
         self._admission, self._client = admission, send
         self.max_body_bytes = max_body_bytes
+        self.goes_on = False
         self._meter: Meter | None = None
+        self._prompt_tokens = 0
 
     def reserve(self, num_bytes: int, body: Mapping[str, Any]) -> None:
         """Reserve the tokens of a body that was read.
@@ -34,10 +40,21 @@ class LimitedRequest:
         """
         if self._admission is None:
             return
-        if self._admission.counts_tokens:
-            self._meter = Meter(self._client, num_bytes // BYTES_PER_TOKEN)
-            self._client = self._meter.send
+        self._prompt_tokens = num_bytes // BYTES_PER_TOKEN
+        self._client = self.metered(self._client)
         self._admission.reserve(num_bytes, body)
+
+    def metered(self, send: Send) -> Send:
+        """A `send` whose answer is what the request costs."""
+        if self._admission is None or not self._admission.counts_tokens:
+            return send
+        self._meter = Meter(send, self._prompt_tokens)
+        return self._meter.send
+
+    def leave(self, *, failed: bool = False) -> None:
+        """The request has ended."""
+        if self._admission is not None:
+            self._admission.leave(self.spent(failed=failed))
 
     def spent(self, *, failed: bool) -> int | None:
         """Tokens that the request has cost; None where nobody can tell."""
@@ -78,6 +95,9 @@ class KeyLimits:
         if self._limiter is None:
             yield LimitedRequest(None, send, most)
             return
+        if endpoint.handling is Handling.RESPONSE:
+            # Clients look with it how far what they have under way is.
+            limits = replace(limits, concurrent_requests=None)
         anthropic = Handling.MESSAGES in (endpoint.handling, endpoint.errors_as)
         try:
             admission = self._limiter.enter(caller.id, limits, anthropic=anthropic)
@@ -96,7 +116,8 @@ class KeyLimits:
             failed = False
             raise
         finally:
-            admission.leave(request.spent(failed=failed))
+            if not request.goes_on:
+                request.leave(failed=failed)
 
 
 def _kind(error: RateLimited) -> Limit:

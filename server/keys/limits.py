@@ -109,9 +109,9 @@ class Admission:
     def begin(self) -> None:
         """Take a request from the bucket and count it as under way."""
         most, limit = self._limits.concurrent_requests, self._limits.requests_per_minute
-        now = monotonic()
         with self._counters.entry(self._key_id) as (entry, place):
-            _drain(entry, self._limits, now)
+            # Asked before the wait for the lock, it could lie before another process's last time.
+            _drain(entry, self._limits, monotonic())
             if limit is not None and entry.requests + 1 > limit:
                 wait = (entry.requests + 1 - limit) * MINUTE / limit
                 raise self._refuse(RequestsLimited, f"{limit} requests a minute", wait, entry)

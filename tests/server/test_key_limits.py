@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from server.auth import Caller, KeyRing, Role
 from server.errors import ConcurrencyLimited, RateLimited, RequestsLimited, TokensLimited
@@ -212,6 +215,30 @@ def test_processes_share_a_limit(tmp_path: Path) -> None:
     mine.close()
 
 
+def test_a_process_that_waited_sees_what_others_took_meanwhile(
+    tmp_path: Path,
+    counters: Counters,
+    clock: Callable[[float], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its wait for the lock does not look like a reboot, which empties the bucket."""
+    limits, real = Limits(requests_per_minute=2), counters.entry
+    other = Counters(tmp_path / "keys")
+    assert _enters(Limiter(other), limits)
+    assert _enters(Limiter(other), limits)
+
+    @contextmanager
+    def waiting(key_id: str) -> Iterator[Any]:
+        clock(0.001)
+        assert not _enters(Limiter(other), limits)
+        with real(key_id) as found:
+            yield found
+
+    monkeypatch.setattr(counters, "entry", waiting)
+    assert not _enters(Limiter(counters), limits)
+    other.close()
+
+
 def test_more_keys_than_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The table never grows; the key that was idle longest makes room."""
     monkeypatch.setattr(counters_module, "_PROBES", 4)
@@ -331,6 +358,53 @@ def test_requests_at_once_over_http(start_stack: Any) -> None:
 
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
+
+
+def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
+    """They count until they end or are cancelled, and cost what they cost; looking is free then."""
+    stack = start_stack(keyring=_ring(Limits(concurrent_requests=1, tokens_per_minute=10_000)))
+    ended, usage = threading.Event(), {"input_tokens": 20, "output_tokens": 1000}
+
+    async def answer(request: Request) -> JSONResponse:
+        body = await request.json()
+        await asyncio.to_thread(ended.wait, 5)
+        head = {"id": body["request_id"], "object": "response", "status": "completed"}
+        return JSONResponse({**head, "output": [], "usage": usage})
+
+    stack.vllm.instead = answer
+    later = {"input": "hi", "background": True, "max_output_tokens": 2000}
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+
+        def state(id_: str) -> str:
+            return str(client.get(f"/responses/{id_}").json()["status"])
+
+        first = client.post("/responses", json=later)
+        refused = client.post("/responses", json=later)
+        assert state(first.json()["id"]) == "queued"
+        client.post(f"/responses/{first.json()['id']}/cancel")
+        second = client.post("/responses", json=later)
+        ended.set()
+        end = time.monotonic() + 5
+        while state(second.json()["id"]) != "completed":
+            assert time.monotonic() < end
+        third = client.post("/responses", json={**later, "max_output_tokens": 1})
+
+    left = [int(a.headers["x-ratelimit-remaining-tokens"]) for a in (first, second, third)]
+    assert [a.status_code for a in (first, refused, second, third)] == [200, 429, 200, 200]
+    assert left[0] < 8_000
+    # The first keeps its reservation, as nobody knows what it has cost.
+    assert left[0] - 2_100 < left[1] < left[0] - 1_900
+    assert left[1] + 850 < left[2] < left[1] + 1_150
+
+
+def test_reading_a_stored_response_is_a_request(start_stack: Any) -> None:
+    """It is judged anew each time, which costs what judging costs."""
+    stack = start_stack(keyring=_ring(Limits(requests_per_minute=2)))
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+        made = client.post("/responses", json={"input": "about Mary"})
+        statuses = [client.get(f"/responses/{made.json()['id']}").status_code for _ in range(2)]
+
+    assert statuses == [200, 429]
 
 
 def test_limits_of_bodies_and_defaults(start_stack: Any) -> None:
