@@ -31,20 +31,25 @@ def streamed(pair, client, given, **more):
         return list(stream)
 
 
-def without_own(value):
+def without_own(value, own=frozenset(OWN)):
     """An answer without ids and times."""
     if isinstance(value, dict):
-        return {k: without_own(v) for k, v in value.items() if k not in OWN}
-    return [without_own(v) for v in value] if isinstance(value, list) else value
+        return {k: without_own(v, own) for k, v in value.items() if k not in own}
+    return [without_own(v, own) for v in value] if isinstance(value, list) else value
 
 
 def told(events):
-    """What a stream said: its deltas joined, for how they are cut depends on the machine's load."""
+    """What a stream said, however its deltas are cut, which depends on the machine's load.
+
+    A token without text (the end's) has log-probabilities only if it comes with others.
+    """
     deltas = [e.model_dump() for e in events if e.type == "response.output_text.delta"]
-    text = "".join(delta["delta"] for delta in deltas)
+    text, spelled = "".join(delta["delta"] for delta in deltas), []
+    for token in (token for delta in deltas for token in delta["logprobs"]):
+        if text.startswith("".join(t["token"] for t in (*spelled, token))):
+            spelled.append(token)
     others = [e.model_dump() for e in events if e.type != "response.output_text.delta"]
-    unnumbered = [{k: v for k, v in e.items() if k != "sequence_number"} for e in others]
-    return text, [token for d in deltas for token in d["logprobs"]], without_own(unnumbered)
+    return text, spelled, without_own(others, OWN | {"sequence_number", "logprobs"})
 
 
 def test_forget_questions_leak_no_key_fact(pair, forget_rows):
