@@ -44,6 +44,7 @@ from server.errors import (
 from server.explain import explain
 from server.idempotency import Idempotent
 from server.keys.routes import keys_router
+from server.provenance.page import PATH as PAGE_PATH
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
 from server.records import utc
@@ -104,11 +105,17 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
 
 
 def _takes_no_key(scope: Scope) -> bool:
-    """Bodies that are read as they come, and answers with a key in clear, which is kept nowhere."""
-    makes_keys = str(scope["path"]).startswith(f"{PREFIX}/keys")
-    return makes_keys or reads_itself(scope) or reads_lines(scope)
+    """Bodies that are read as they come, and answers that are kept nowhere.
+
+    Those show a key in clear, or forget text, which must go when its target or corpus goes.
+    """
+    path = str(scope["path"])
+    shows = path in _SHOWING or path.startswith(f"{PREFIX}/keys")
+    return shows or reads_itself(scope) or reads_lines(scope)
 
 
+# POSTs that change nothing and show forget text.
+_SHOWING = (f"{PREFIX}/targets:preview", f"{PREFIX}/provenance:attribute", PAGE_PATH)
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
 

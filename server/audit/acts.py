@@ -55,14 +55,20 @@ class RecordedActs:
         try:
             await self._app(scope, receive, noting_send)
         finally:
-            self._recorder.record(
-                "admin",
-                key=caller.id,
-                role=caller.role.name.lower(),
-                method=scope["method"],
-                path=_recorded(scope["path"], status),
-                status=status,
-            )
+            path = _recorded(scope["path"], status)
+            record_act(self._recorder, caller, scope["method"], path, status)
+
+
+def record_act(recorder: Recorder, caller: Caller, method: str, path: str, status: int) -> None:
+    """Record one act; `path` holds no text."""
+    recorder.record(
+        "admin",
+        key=caller.id,
+        role=caller.role.name.lower(),
+        method=method,
+        path=path,
+        status=status,
+    )
 
 
 def _recorded(path: str, status: int) -> str:

@@ -16,6 +16,8 @@ from starlette.responses import HTMLResponse
 from starlette.types import Scope
 
 from server.access import Admin, Auditor
+from server.audit.acts import record_act
+from server.audit.writer import Recorder
 from server.auth import KeyRing, Role
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
 from server.provenance import page
@@ -272,23 +274,26 @@ async def show_attribution(request: Request, here: Here) -> HTMLResponse:
         body = await read_body(request.scope, request.receive, page.MAX_FORM_BYTES)
     except BodyTooLarge as error:
         return _page(page.render_page(error=str(error)), row_of(error).status)
-    keyring: KeyRing = request.app.state.control.keyring
-    return await asyncio.to_thread(_attributed, body or b"", here, keyring)
+    control = request.app.state.control
+    return await asyncio.to_thread(_attributed, body or b"", here, control.keyring, control.audit)
 
 
-def _attributed(body: bytes, here: Corpora, keyring: KeyRing) -> HTMLResponse:
+def _attributed(body: bytes, here: Corpora, keyring: KeyRing, recorder: Recorder) -> HTMLResponse:
     """The answer to a form, which takes its time."""
     text = ""
     try:
         fields = parse_qs(body.decode(), max_num_fields=8)
         text = "".join(fields.get("text", ())[:1]).replace("\r\n", "\n")
         key = "".join(fields.get("key", ())[:1])
-        keyring.require(f"Bearer {key}", Role.ADMIN)
+        caller = keyring.require(f"Bearer {key}", Role.ADMIN)
+        recorder.check()
         found = here.attributor.attribute(AttributeIn(text=text).text, None)
     except ValueError:  # of the form, of UTF-8, or of the text
         return _page(page.render_page(error="The text cannot be read."), 422)
     except ServerError as error:
         return _page(page.render_page(text, error=str(error)), row_of(error).status)
+    # Its key is no header, by which other acts are recorded.
+    record_act(recorder, caller, "POST", page.PATH, 200)
     return _page(page.render_page(text, found), 200)
 
 

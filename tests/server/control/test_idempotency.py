@@ -68,13 +68,15 @@ def test_another_request(admin: httpx.Client) -> None:
 
 
 def test_refused_keys(admin: httpx.Client) -> None:
-    """Bad keys, bodies that are not read whole, and answers that hold an API key."""
+    """Bad keys, bodies that are not read whole, and answers with an API key or forget text."""
     lines = {"content-type": "application/x-ndjson", "idempotency-key": "k"}
     for answer in (
         _post(admin, "a b", _target()),
         _post(admin, "x" * 256, _target()),
         admin.post(f"{TARGETS}:import", content=b"{}", headers=lines),
         _post(admin, "k", {"name": "n", "role": "client"}, "/admin/v1/keys"),
+        _post(admin, "k", _target(), f"{TARGETS}:preview"),
+        _post(admin, "k", {"text": "x"}, "/admin/v1/provenance:attribute"),
     ):
         assert (answer.status_code, answer.json()["error"]["param"]) == (422, "Idempotency-Key")
     assert admin.get(TARGETS).json()["targets"] == []

@@ -78,6 +78,19 @@ def test_the_page_highlights_and_shows_sources(admin: httpx.Client, book: None) 
     assert "admin-key" not in answer.text
 
 
+def test_who_used_the_page_is_recorded(admin: httpx.Client, book: None, settle: Settle) -> None:
+    """It shows a corpus's text as the API does, whose readers are recorded by their header."""
+
+    def acts() -> list[tuple[str, str, int]]:
+        found = admin.get("/admin/v1/audit", params={"event": "admin"}).json()["records"]
+        return [(a["key"], a["path"], a["status"]) for a in found]
+
+    _ask(admin, SECRET, "no")
+    _ask(admin, SECRET, "admin-key")
+    settle(lambda: ("settings-admin-1", PAGE, 200) in acts())
+    assert [path for _, path, _ in acts()].count(PAGE) == 1
+
+
 def test_the_page_needs_a_key(admin: httpx.Client, book: None) -> None:
     """An admin's: matches alone would tell a document word by word."""
     stranger = _ask(admin, SECRET, "no")
