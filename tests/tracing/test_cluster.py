@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_refused(ray, files, tmp_path):
     raw[-3] ^= 1
     segment.write_bytes(raw)
     with pytest.raises(IndexCorrupt):
-        Cluster(ray, tmp_path / "x", 2)
+        Cluster(ray, tmp_path / "x", 1)
 
 
 def test_shards_are_about_equal(files):
