@@ -143,6 +143,10 @@ class Follower:
         else:
             self._acknowledge(_with(self.state, active))
 
+    def look_again(self) -> None:
+        """Have the thread try once more what could not be loaded."""
+        self._seen = (-1, -1)
+
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             try:

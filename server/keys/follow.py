@@ -21,7 +21,8 @@ class KeysFollower:
     """Follows what the control process publishes.
 
     Until a first list is read there is none, and only keys of the settings open anything. A newer
-    list that cannot be read is not acknowledged, and the one before it goes on ruling.
+    list that cannot be read is not acknowledged, and the one before it goes on ruling; it is tried
+    again every second, as a key that was revoked must not go on for a fault that has passed.
     """
 
     def __init__(self, directory: Path, metrics: GatewayMetrics) -> None:
@@ -49,7 +50,9 @@ class KeysFollower:
             try:
                 follower = Follower(self._directory, "gateway", self._load)
                 follower.start()
-                self._stop.wait()
+                while not self._stop.wait(_RETRY_SECONDS):
+                    if follower.state.failed_generation > follower.state.generation:
+                        follower.look_again()
             except Exception as error:
                 self._failed(error)
                 self._stop.wait(_RETRY_SECONDS)

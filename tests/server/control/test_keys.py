@@ -253,7 +253,7 @@ def test_without_a_readable_list_nobody_gets_in(settings: Settings, settle: Sett
     follower.start()
     ring = load_keyring(settings, follower.current)
 
-    settle(lambda: registry.get_sample_value("lethegate_keys_load_failures_total") == 1)
+    settle(lambda: bool(registry.get_sample_value("lethegate_keys_load_failures_total")))
     assert not ring.readable
     assert ring.admit("Bearer client-key").id == "settings-client-1"
     for header in (None, "Bearer lg-unknown"):
@@ -281,6 +281,22 @@ def test_a_damaged_list_changes_nothing(
 
     assert _opens(ring, key)
     assert not publisher.put_in_force(0) or _opens(ring, key)
+
+
+def test_a_list_that_could_not_be_read_is_tried_again(
+    admin: httpx.Client, ring: KeyRing, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was revoked meanwhile does not go on when the fault has passed."""
+    made = _make(admin)
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("server.keys.follow.read_list", fail)
+        assert not admin.delete(f"{KEYS}/{made['id']}").json()["in_force"]
+        assert _opens(ring, made["key"])
+    settle(lambda: not _opens(ring, made["key"]))
 
 
 def test_gateways_need_no_control_process(
