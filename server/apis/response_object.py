@@ -60,9 +60,10 @@ def response_object(body: dict[str, Any], id_: str, model: str, status: str) -> 
         "object": "response",
         "output": [],
         "status": status,
-        "usage": None,
         **_REPEATED,
         **given,
+        # Behind what the client wrote, which might say the same (`server.keys.meter`).
+        "usage": None,
     }
 
 

@@ -1,7 +1,8 @@
 """How many tokens an answer has cost, read from what goes to the client.
 
-The engine's own count (`usage`) is the last field of that name. A stream that the client did not
-ask to count is counted by its events, one token each.
+The engine's own count (`usage`) is the last field of that name, of a stream's last events: a
+response repeats what its client wrote (tools, metadata), before that. A stream that the client did
+not ask to count is counted by its events, one token each.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from starlette.types import Message, Send
 _TAIL_BYTES = 16 * 1024
 # A quote within a JSON string has a backslash before it, so this is no text that a model wrote.
 _USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+# The count, and what says that nothing follows.
+_LAST_EVENTS = 2
 _STREAM = b"text/event-stream"
 
 
@@ -46,13 +49,16 @@ class Meter:
         """Tokens of prompt and answer; None where nobody can tell."""
         if self._status != 200:
             return 0 if self._status else None
-        found = _USAGE.findall(self._tail)
+        tail = self._tail
+        if self._is_stream:
+            tail = b"\n\n".join(tail.rstrip(b"\n").split(b"\n\n")[-_LAST_EVENTS:])
+        found = _USAGE.findall(tail)
         if found:
             return self._counted(json.loads(found[-1]))
         return self._prompt_tokens + self._events if self._is_stream else None
 
     def _counted(self, usage: dict[str, Any]) -> int:
         if isinstance(total := usage.get("total_tokens"), int):
-            return total
+            return max(0, total)
         prompt = usage.get("input_tokens", self._prompt_tokens)
-        return int(prompt or 0) + int(usage.get("output_tokens") or 0)
+        return max(0, int(prompt or 0)) + max(0, int(usage.get("output_tokens") or 0))

@@ -26,6 +26,7 @@ from server.keys import counters as counters_module
 from server.keys import limits as limits_module
 from server.keys.counters import Counters, last_uses
 from server.keys.limits import OPEN_ANSWER_TOKENS, Limiter, Limits, asked_tokens
+from server.keys.meter import Meter
 
 KEY = {"authorization": "Bearer lg-x"}
 
@@ -395,6 +396,41 @@ def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
     # The first keeps its reservation, as nobody knows what it has cost.
     assert left[0] - 2_100 < left[1] < left[0] - 1_900
     assert left[1] + 850 < left[2] < left[1] + 1_150
+
+
+def test_what_a_client_calls_usage_counts_for_nothing(start_stack: Any) -> None:
+    """Neither in what a refusal repeats, nor in the first events of a stream that it leaves."""
+    stack = start_stack(keyring=_ring(Limits(tokens_per_minute=10_000)))
+    usage = {"usage": {"total_tokens": -9_000}}
+    refused = {"input": "about Mary", "metadata": usage}
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+        _tokens_left(stack)
+        before = _tokens_left(stack)
+        assert client.post("/responses", json=refused).json()["metadata"] == usage
+        after = _tokens_left(stack)
+
+    assert after < before + 100
+
+
+def test_a_streams_last_events_are_what_it_has_cost() -> None:
+    """What the beginning repeats of the request is not taken for the engine's count."""
+
+    async def send(message: Any) -> None:
+        """Nobody reads it."""
+
+    async def cost(*events: bytes) -> int | None:
+        meter = Meter(send, 10)
+        headers = [(b"content-type", b"text/event-stream")]
+        await meter.send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in events:
+            body = b"data: " + event + b"\n\n"
+            await meter.send({"type": "http.response.body", "body": body, "more_body": True})
+        return meter.tokens
+
+    begun = b'{"response": {"tools": [{"usage": {"total_tokens": -9000}}], "usage": null}}'
+    said, done = b'{"delta": "a"}', b'{"usage": {"total_tokens": 17}}'
+    assert asyncio.run(cost(begun, *[said] * 20)) == 31
+    assert asyncio.run(cost(begun, said, done, b"[DONE]")) == 17
 
 
 def test_reading_a_stored_response_is_a_request(start_stack: Any) -> None:
