@@ -398,18 +398,25 @@ def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
     assert left[1] + 850 < left[2] < left[1] + 1_150
 
 
-def test_what_a_client_calls_usage_counts_for_nothing(start_stack: Any) -> None:
-    """Neither in what a refusal repeats, nor in the first events of a stream that it leaves."""
+def test_what_a_client_calls_usage_counts_for_nothing(
+    start_stack: Any, clock: Callable[[float], None]
+) -> None:
+    """A refusal repeats it, and gives back nothing of what was spent before."""
     stack = start_stack(keyring=_ring(Limits(tokens_per_minute=10_000)))
     usage = {"usage": {"total_tokens": -9_000}}
     refused = {"input": "about Mary", "metadata": usage}
     with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
-        _tokens_left(stack)
+        for _ in range(3):
+            stack.http.post(
+                "/v1/chat/completions",
+                json={"messages": [{"role": "user", "content": "hi"}]},
+                headers=KEY,
+            )
         before = _tokens_left(stack)
         assert client.post("/responses", json=refused).json()["metadata"] == usage
         after = _tokens_left(stack)
 
-    assert after < before + 100
+    assert after <= before <= 10_000 - 3 * 8
 
 
 def test_a_streams_last_events_are_what_it_has_cost() -> None:
