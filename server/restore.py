@@ -209,6 +209,8 @@ def _load(url: str, vault: Vault | None, folder: Path, revision: str, digest: st
                         row |= {name: json.loads(row[name]) for name in parsed if row[name]}
                     connection.execute(insert(there), batch)
         upgrade(connection)
+        # Where the backup is one of a store that was restored, it has its own.
+        connection.execute(delete(meta).where(meta.c.key == _RESTORED))
         connection.execute(insert(meta).values(key=_RESTORED, value=digest))
         _advance_sequences(connection)
         seal_store(connection, vault)

@@ -191,6 +191,23 @@ def test_names_stay_inside(place: Callable[..., Settings], tmp_path: Path) -> No
             restore_module._place(tmp_path, name)
 
 
+def test_a_restored_store_can_be_backed_up(place: Callable[..., Settings], tmp_path: Path) -> None:
+    """And that backup restored, as the first one was."""
+    settings = place("first", "sqlite")
+    database = Database(settings.store_url)
+    Store(database).register(TargetIn.model_validate({"id": "ada", "phrases": [SECRET]}))
+    database.close()
+    for name in ("second", "third"):
+        file = tmp_path / f"{name}.tar"
+        _back_up(settings, file)
+        settings = place(name, "sqlite")
+        restore(settings, None, file)
+    database = Database(settings.store_url)
+
+    assert [record.id for record in Store(database).target_page(None, 5)] == ["ada"]
+    database.close()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", ["_note", "_put", "_load", "unlink"])
 def test_a_restore_that_was_killed(
