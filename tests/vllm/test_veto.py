@@ -32,6 +32,40 @@ def recited(pair, other_rows, tokens):
     return found
 
 
+def test_a_vetoed_corpus(pair, recited, tokens, finish_job):
+    """In every answer, by its own limit, as soon as the job is done; then plain vLLM's again.
+
+    Its passages are too short for TraceShield to end the answers first.
+    """
+
+    def ended(answer):
+        return finish_job(answer.json()["job"]["id"])
+
+    shortest, before = 10, pair.metric("lethegate_vetoed_tokens_total")
+    corpus = {"id": "book", "scope": "always", "minimum_match": 60, "veto": True}
+    ended(
+        pair.admin_http.post("/admin/v1/corpora", json=corpus | {"minimum_match_tokens": shortest})
+    )
+    documents = {"documents": [{"text": answer} for _, answer in recited]}
+    ended(pair.admin_http.post("/admin/v1/corpora/book/documents", json=documents))
+    shown = pair.admin_http.get("/admin/v1/corpora/book").json()
+    runs = []
+    for question, _ in recited:
+        answer = pair.ask(pair.guarded, question).choices[0].message.content
+        runs.append(longest_run(tokens, answer, recited))
+    decision, _ = pair.ask_as_admin("How do I cook rice?", max_tokens=4)
+    ended(pair.admin_http.delete("/admin/v1/corpora/book"))
+    question = recited[0][0]
+    after = [pair.ask(c, question).choices[0].message.content for c in (pair.guarded, pair.plain)]
+
+    assert shown["vetoed"]["documents"] == 8
+    assert shown["vetoed"]["minimum_match"] == shortest
+    assert decision == "steer"
+    assert max(runs) < shortest
+    assert pair.metric("lethegate_vetoed_tokens_total") > before
+    assert after[0] == after[1]
+
+
 @pytest.fixture(scope="module")
 def registered(pair, recited, finish_job):
     """The answers as documents of a target that every request is steered by, without phrases."""
