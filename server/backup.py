@@ -42,6 +42,7 @@ from server.provenance.freeze import frozen
 from server.seal import seal_of
 from server.sealing import Sealed
 from server.settings import Settings
+from server.staging import discard_left, staging
 from server.tables import leases, metadata, targets
 
 FORMAT = 1
@@ -49,7 +50,6 @@ MANIFEST, CHECKSUM = "manifest.json", "manifest.sha256"
 STORE, STATE = "store", "state"
 # What of the state directory is kept beside the store. Snapshots and caches can be made again.
 FOLDERS, KEY_FILE = ("corpora", "assistants"), "admin.key"
-_STAGING = ".backup-"
 # Of processes, not of the corpora.
 _SKIPPED = frozenset({"LOCK", "followers", "CHANGES"})
 
@@ -75,19 +75,15 @@ def back_up(settings: Settings, database: Database, file: Path) -> BackupReport:
     """
     if file.exists():
         raise StartFault(f"{file} exists; a backup is never overwritten")
-    for left in settings.state_dir.glob(f"{_STAGING}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    staging = settings.state_dir / f"{_STAGING}{uuid.uuid4().hex}"
+    discard_left(settings.state_dir)
     try:
-        staging.mkdir(mode=0o700)
-        with frozen(settings.corpora):
-            rows, seal = _dump(database, staging / STORE)
-            _stage(settings, staging / STATE)
-        return _write(staging, file, rows, seal)
+        with staging(settings.state_dir) as folder:
+            with frozen(settings.corpora):
+                rows, seal = _dump(database, folder / STORE)
+                _stage(settings, folder / STATE)
+            return _write(folder, file, rows, seal)
     except OSError as error:
         raise StartFault(f"cannot write the backup: {error.strerror}") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _dump(database: Database, folder: Path) -> tuple[dict[str, int], str | None]:
@@ -155,14 +151,14 @@ def _second_name(path: Path, copy: Path) -> None:
         shutil.copyfile(path, copy)
 
 
-def _write(staging: Path, file: Path, rows: dict[str, int], seal: str | None) -> BackupReport:
+def _write(folder: Path, file: Path, rows: dict[str, int], seal: str | None) -> BackupReport:
     sums: dict[str, str] = {}
     draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}.draft")
     try:
         with _create(draft) as raw:
             with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-                    name = str(path.relative_to(staging))
+                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                    name = str(path.relative_to(folder))
                     sums[name] = _add(archive, name, path)
                 manifest = json.dumps(_manifest(rows, seal, sums), indent=1).encode()
                 _add_bytes(archive, MANIFEST, manifest)
@@ -170,11 +166,22 @@ def _write(staging: Path, file: Path, rows: dict[str, int], seal: str | None) ->
             raw.flush()
             os.fsync(raw.fileno())
             size = raw.tell()
-        # Unlike renaming, this never takes the place of another file.
-        file.hardlink_to(draft)
+        _rename(draft, file)
     finally:
         draft.unlink(missing_ok=True)
     return BackupReport(rows[targets.name], sum(rows.values()), len(sums) - len(rows), size)
+
+
+def _rename(draft: Path, file: Path) -> None:
+    """Give the draft its name, which must be free: a rename alone would replace a file."""
+    try:
+        file.hardlink_to(draft)
+    except FileExistsError:
+        raise
+    except OSError:
+        # A file system without hard links: the name is taken first, then what is there replaced.
+        with _create(file):
+            draft.rename(file)
 
 
 def _manifest(rows: dict[str, int], seal: str | None, sums: dict[str, str]) -> dict[str, Any]:

@@ -66,7 +66,14 @@ def assemble_corpora(
         library=library,
         overview=Overview(own, library, publication, veto),
         worker=CorpusWorker(
-            places, own, library, publication, veto, metrics=metrics, stopped=stopped
+            places,
+            own,
+            library,
+            publication,
+            veto,
+            metrics=metrics,
+            state_dir=settings.state_dir,
+            stopped=stopped,
         ),
         veto=veto,
         attributor=Attributor(library, publication, lambda t, i: _target_text(store, t, i)),

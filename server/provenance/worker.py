@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 
 from detectors.targets import ForgetTarget
 from guard.errors import GuardError
@@ -26,6 +27,7 @@ from server.provenance.registry import Places
 from server.provenance.store import CorpusJob, CorpusRecord, CorpusStore, DocumentRecord
 from server.provenance.uploads import UploadedDocument, read_upload
 from server.provenance.veto import CorpusVeto
+from server.staging import discard_left
 from server.tables import CorpusStatus, JobKind, JobState
 from tracing.document import Document
 from tracing.errors import IndexProblem, TracingError
@@ -50,11 +52,13 @@ class CorpusWorker:
         veto: CorpusVeto,
         *,
         metrics: ControlMetrics,
+        state_dir: Path,
         stopped: threading.Event,
     ) -> None:
+        """`state_dir` is where backups have their folders; see `server.staging`."""
         self._places, self._store, self._library = places, store, library
         self._publication, self._veto = publication, veto
-        self._metrics, self._stop = metrics, stopped
+        self._metrics, self._state_dir, self._stop = metrics, state_dir, stopped
         self._born = time.time()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
@@ -110,6 +114,7 @@ class CorpusWorker:
 
     def _begin(self) -> None:
         self._store.recover()
+        discard_left(self._state_dir)
         waiting = self._store.uploads_waiting()
         for path in self._places.uploads.glob("*") if self._places.uploads.is_dir() else ():
             # Younger ones are on their way in.
@@ -129,6 +134,7 @@ class CorpusWorker:
         elif self._maintain():
             self._publish_quietly()
         else:
+            discard_left(self._state_dir)
             self._measure()
             self._wake.wait(IDLE_SECONDS)
 
@@ -230,12 +236,14 @@ class CorpusWorker:
         self._put_into_force(record)
         if job.payload["erase"]:
             self._veto.erase(record)
+            discard_left(self._state_dir)
         return f"{len(gone)} documents withdrawn"
 
     def _delete(self, _job: CorpusJob, record: CorpusRecord) -> str:
         self._put_into_force(record)
         self._veto.erase(record)
         self._library.drop(record.directory)
+        discard_left(self._state_dir)
         self._store.delete_corpus(record.id)
         return ""
 

@@ -272,9 +272,61 @@ def test_a_backup_that_was_killed(filled: Settings, step: str, tmp_path: Path) -
         os._exit(0)
     assert os.waitpid(child, 0)[1] >> 8 == 9
     assert not file.exists()
+    assert any(name.startswith(".backup-") for name in _left(filled))
     _back_up(filled, file)
 
     assert _left(filled) == {"corpora", "assistants", "admin.key"}
+
+
+def test_two_backups_at_once(
+    filled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither takes the other's folder for a killed one's; both are whole."""
+    first, second = tmp_path / "first.tar", tmp_path / "second.tar"
+    write = backup_module._write
+
+    def late(folder: Path, file: Path, *arguments: Any) -> Any:
+        if file == first:
+            _back_up(filled, second)
+        return write(folder, file, *arguments)
+
+    monkeypatch.setattr(backup_module, "_write", late)
+    report = _back_up(filled, first)
+
+    assert (report.targets, report.files) == (3, 4)
+    assert first.stat().st_size == second.stat().st_size
+    assert _left(filled) == {"corpora", "assistants", "admin.key"}
+
+
+def test_without_hard_links(
+    filled: Settings,
+    place: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Files are copied instead, and still no other file is replaced."""
+
+    def refuse(path: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    file, taken, to = tmp_path / "b.tar", tmp_path / "taken.tar", place("to", "sqlite")
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    _back_up(filled, file)
+    write = backup_module._write
+
+    def late(folder: Path, file: Path, *arguments: Any) -> Any:
+        file.write_text("another's")
+        return write(folder, file, *arguments)
+
+    monkeypatch.setattr(backup_module, "_write", late)
+    with pytest.raises(StartFault, match="File exists"):
+        _back_up(filled, taken)
+
+    assert restore(to, None, file)["targets"] == 3
+    assert taken.read_text() == "another's"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert {path.name for path in tmp_path.glob("*.tar")} == {"b.tar", "taken.tar"}
+    assert not list(tmp_path.glob(".*.draft"))
 
 
 def test_sealed_stays_sealed(place: Callable[..., Settings], tmp_path: Path) -> None:

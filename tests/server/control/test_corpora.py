@@ -14,6 +14,7 @@ import pytest
 from guard.follower import Active, Follower
 from guard.vetoed import corpora_in
 from server.settings import Settings
+from server.staging import staging
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 CORPORA = "/admin/v1/corpora"
@@ -92,6 +93,13 @@ def test_life_of_a_corpus(
     assert erased["state"] == "done"
     assert SECRET.encode() not in _files(settings.corpora)
     assert OTHER.encode() in _files(settings.corpora)
+    # A backup that was killed has second names of what was erased; one that runs is left alone.
+    killed = settings.state_dir / ".backup-killed" / "content"
+    killed.mkdir(parents=True)
+    (killed / "a.segment").write_text(SECRET)
+    with staging(settings.state_dir) as running:
+        again = done(admin.delete(f"{CORPORA}/book/documents/0", params={"erase": "true"}))
+        assert (again["state"], killed.parent.exists(), running.is_dir()) == ("done", False, True)
 
     assert done(admin.delete(f"{CORPORA}/book"))["state"] == "done"
     assert admin.get(f"{CORPORA}/book").status_code == 404
