@@ -116,7 +116,7 @@ class Gateway:
         self._metrics = metrics
         self._keys = keys
         self._engine = engine
-        store = ResponseStore(settings.response_store_bytes)
+        store = ResponseStore(settings.response_store_bytes, settings.response_store_total_bytes)
         self._turns = ResponseTurns(store, engine.model)
         self._limits = KeyLimits(limiter, settings, metrics)
         self._audit = audit

@@ -177,6 +177,11 @@ class Settings(BaseModel):
         ge=0,
         description="Memory for the stored responses of each key, in bytes; 0: none are kept.",
     )
+    response_store_total_bytes: int = Field(
+        default=256 * MIB,
+        ge=0,
+        description="Memory of a gateway for the stored responses of all keys, in bytes.",
+    )
     holdback_chars: int = Field(
         default=2000,
         ge=64,
