@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -62,6 +62,7 @@ from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
 from server.observed_response import ObservedResponse
+from server.off_loop import off_loop
 from server.prefixes import Prefixes
 from server.readiness import readiness
 from server.reply import Reply, reply_of
@@ -78,9 +79,6 @@ GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
 
 _log = get_logger("gateway")
-_OFF_LOOP_BYTES = 256 * 1024
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +173,14 @@ class Gateway:
         self, call: _Call, request: LimitedRequest, scope: Scope, receive: Receive
     ) -> None:
         """Make a response: a turn of a conversation, which may be stored."""
-        turn = self._turns.begin(call.caller.id, call.body)
-        if turn.raw is not None:
-            call = replace(call, raw=turn.raw, body=turn.body)
+        most = request.max_body_bytes
+        turn = await self._turns.begin(call.caller.id, call.raw, call.body, most)
+        request.reserve(len(turn.raw), turn.body)
+        call = replace(call, raw=turn.raw, body=turn.body)
         scope = readable_scope(scope, call.raw)
         if turn.in_background:
             work = partial(self._guarded, call, scope, nothing_more)
-            reply = self._turns.start(
+            reply = await self._turns.start(
                 turn,
                 lambda sink: self._replying(work, scope, request.metered(sink)),
                 request.leave,
@@ -199,7 +198,8 @@ class Gateway:
             self._audit.check()
         id_ = response_id_of(scope)
         stored = self._turns.find(caller.id, id_)
-        body = json.loads(stored.request) | {"request_id": id_}
+        body = await off_loop(len(stored.request), json.loads, stored.request)
+        body |= {"request_id": id_}
         api, request_id = APIS[Handling.RESPONSES], header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, "/v1/responses")
         call = _Call(api, stored.request, body, caller, request_id, audit)
@@ -219,7 +219,7 @@ class Gateway:
         prefixes = await self._prefixes(call, nets)
         policy = ShieldPolicy(nets.enforced, self._engine.decode, steered=False, prefixes=prefixes)
         record = self._record_block(call)
-        return await self._off_loop(answer, call.api.shield_whole, policy, answer, record)
+        return await off_loop(len(answer), call.api.shield_whole, policy, answer, record)
 
     async def _take(
         self,
@@ -244,19 +244,20 @@ class Gateway:
             await self._app(scope, replay(raw, receive), request.send)
             return
         body = await self._parse(raw)
-        request.reserve(len(raw), body)
         request_id = header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, routed_path(scope))
+        if endpoint.handling is Handling.RESPONSES:
+            call = _Call(APIS[Handling.RESPONSES], raw, body, caller, request_id, audit)
+            await self._respond(call, request, scope, receive)
+            return
+        request.reserve(len(raw), body)
         if endpoint.handling is Handling.CHECKS:
             body = conversation_of(body)
             check = _Call(APIS[Handling.CHAT], raw, body, caller, request_id, audit)
             await self._check(check, request.send)
             return
         call = _Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
-        if endpoint.handling is Handling.RESPONSES:
-            await self._respond(call, request, scope, receive)
-        else:
-            await self._guarded(call, scope, receive, request.send)
+        await self._guarded(call, scope, receive, request.send)
 
     async def _check(self, call: _Call, send: Send) -> None:
         """Tell a decision with its reasons. It is recorded, but no client's request."""
@@ -273,15 +274,9 @@ class Gateway:
 
     async def _parse(self, raw: bytes) -> dict[str, Any]:
         begun = time.perf_counter()
-        body = await self._off_loop(raw, parse_object, raw)
+        body = await off_loop(len(raw), parse_object, raw)
         self._metrics.observe_stage(Stage.PARSE, time.perf_counter() - begun)
         return body
-
-    async def _off_loop(self, raw: bytes, function: Callable[..., T], *args: Any) -> T:
-        """Run work that grows with the body; long bodies must not stall everybody's streams."""
-        if len(raw) > _OFF_LOOP_BYTES:
-            return await asyncio.to_thread(function, *args)
-        return function(*args)
 
     async def _guarded(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
         reject_reserved(call.body)
@@ -331,7 +326,7 @@ class Gateway:
         """
         if self._guard.current() is None:
             raise GuardUnavailable()
-        texts = await self._off_loop(call.raw, call.api.texts, call.body, self._engine.decode)
+        texts = await off_loop(len(call.raw), call.api.texts, call.body, self._engine.decode)
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self._settings.screen_timeout_seconds):
@@ -413,7 +408,7 @@ class Gateway:
     async def _prefixes(self, call: _Call, nets: AnswerNets) -> Prefixes:
         if not nets.enforced and not nets.observed:
             return Prefixes()
-        return await self._off_loop(call.raw, call.api.prefixes, call.body, self._engine.decode)
+        return await off_loop(len(call.raw), call.api.prefixes, call.body, self._engine.decode)
 
     def _observed(
         self,

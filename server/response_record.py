@@ -13,6 +13,7 @@ from typing import Any
 from starlette.types import Message, Send
 
 from server.apis.response_stream import COMPLETED, INCOMPLETE
+from server.off_loop import off_loop
 from server.sse import EventSplitter, encode_json, encode_named_event, event_data
 
 _STREAM = b"text/event-stream"
@@ -62,7 +63,7 @@ class ResponseRecord:
 
     async def _send_whole(self) -> None:
         body = bytes(self._body)
-        response = json.loads(body)
+        response = await off_loop(len(body), json.loads, body)
         if self._restored:
             response |= self._restored
             body = encode_json(response)

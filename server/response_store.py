@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
-
-from server.sse import encode_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +16,6 @@ class StoredResponse:
 
     request: bytes
     answer: bytes
-
-    @classmethod
-    def of(cls, request: dict[str, Any], answer: dict[str, Any]) -> StoredResponse:
-        """Both as JSON."""
-        return cls(encode_json(request), encode_json(answer))
 
     @property
     def num_bytes(self) -> int:

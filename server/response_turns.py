@@ -16,8 +16,9 @@ from starlette.types import Message, Send
 
 from server.apis.response_items import continued, items_of
 from server.apis.response_object import response_id, response_object
-from server.errors import InvalidRequest, NotFound, Overloaded, UnsupportedFeature
+from server.errors import BodyTooLarge, InvalidRequest, NotFound, Overloaded, UnsupportedFeature
 from server.log import fault_fields, get_logger
+from server.off_loop import off_loop
 from server.reply import Reply
 from server.response_record import ResponseRecord
 from server.response_store import ResponseStore, StoredResponse
@@ -28,6 +29,9 @@ _log = get_logger("responses")
 
 # Responses in the making in the background, for each key.
 MAX_RUNNING = 64
+# Room for what a response says when it fails; a character can take six bytes of JSON.
+_ERROR_BYTES = 4096
+_MESSAGE_CHARS = 500
 _COMPLETE = ("completed", "incomplete")
 _LINK, _BACKGROUND = "previous_response_id", "background"
 
@@ -38,12 +42,12 @@ Run = Callable[[Send], Awaitable[None]]
 class Turn:
     """One request: whose it is, the body with all turns, and what its answers repeat of its own.
 
-    `raw` is None where the client's own bytes say the same.
+    `raw` is the body as JSON: the client's own bytes where they say the same.
     """
 
     owner: str
     body: dict[str, Any]
-    raw: bytes | None
+    raw: bytes
     restored: dict[str, Any] = field(default_factory=dict)
     kept: bool = False
 
@@ -61,26 +65,32 @@ class ResponseTurns:
         self._model = model
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    def begin(self, owner: str, body: dict[str, Any]) -> Turn:
-        """Read a request's body.
+    async def begin(self, owner: str, raw: bytes, body: dict[str, Any], max_bytes: int) -> Turn:
+        """Read a request's body; with all turns it may have `max_bytes`, as if it had been sent so.
 
         Raises:
             NotFound: the previous response is not this owner's, or not there any more.
+            BodyTooLarge: all turns together are longer.
             InvalidRequest: the previous response is not complete, or a field is unfit.
             UnsupportedFeature: the background is asked for in a way that is not supported.
         """
         kept = self._store.is_on and bool(body.get("store", True))
         restored: dict[str, Any] = {}
-        whole = body
+        before = None
         if body.get(_LINK) is not None:
             restored[_LINK] = body[_LINK]
-            whole = self._joined(owner, body)
+            before = self._previous(owner, body[_LINK])
         if body.get(_BACKGROUND):
             self._check_background(body, kept=kept)
             restored[_BACKGROUND] = True
-            whole = {**whole, _BACKGROUND: False, "request_id": response_id(body)}
-        raw = None if whole is body else encode_json(whole)
-        return Turn(owner, whole, raw, restored, kept)
+        if restored:
+            num_bytes = len(raw) + (0 if before is None else before.num_bytes)
+            body, raw = await off_loop(num_bytes, _whole, body, before)
+        if before is not None and len(raw) > max_bytes:
+            raise BodyTooLarge(
+                f"All turns together are longer than {max_bytes} bytes.", param=_LINK
+            )
+        return Turn(owner, body, raw, restored, kept)
 
     def recording(self, turn: Turn, send: Send) -> Send:
         """A `send` that keeps the response and lets it say what its request said."""
@@ -100,25 +110,30 @@ class ResponseTurns:
             raise NotFound("There is no such response.", param="response_id")
         return stored
 
-    def start(self, turn: Turn, run: Run, ended: Callable[[], None]) -> Reply:
+    async def start(self, turn: Turn, run: Run, ended: Callable[[], None]) -> Reply:
         """Make a response in the background; the reply says that it is queued.
 
         `ended` is called when that is over, also if it never began.
 
         Raises:
+            BodyTooLarge: not even the request could be kept.
             Overloaded: too many are in the making.
         """
+        queued = await off_loop(len(turn.raw), self._without_output, turn, "queued")
+        if not self._store.takes(queued.num_bytes + _ERROR_BYTES):
+            message = "The body is too long for a response that is kept."
+            raise BodyTooLarge(message, param=_BACKGROUND)
         key = (turn.owner, str(turn.body["request_id"]))
         if sum(owner == turn.owner for owner, _ in self._running) >= MAX_RUNNING:
             raise Overloaded("Too many responses are in the making.", retry_after_seconds=1)
         if key in self._running:
             raise InvalidRequest("There is a response of this id.", param="request_id")
-        queued = self._outcome(turn, "queued")
+        self._store.put(*key, queued)
         task = asyncio.create_task(self._run(turn, run))
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
         task.add_done_callback(lambda _: ended())
-        return Reply(200, encode_json(queued))
+        return Reply(200, queued.answer)
 
     async def cancel(self, owner: str, id_: str) -> Reply:
         """End a response in the making.
@@ -128,26 +143,19 @@ class ResponseTurns:
             InvalidRequest: it is not in the making.
         """
         stored = self.find(owner, id_)
+        cancelled = await off_loop(stored.num_bytes, _cancelled, stored)
         task = self._running.get((owner, id_))
         if task is None or task.done():
             raise InvalidRequest("Cannot cancel a synchronous response.", param="response_id")
         task.cancel()
         await asyncio.wait({task})
-        answer = json.loads(stored.answer) | {"status": "cancelled"}
-        cancelled = StoredResponse(stored.request, encode_json(answer))
         self._store.put(owner, id_, cancelled)
         return Reply(200, cancelled.answer)
 
-    def _joined(self, owner: str, body: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(body[_LINK], str):
+    def _previous(self, owner: str, id_: Any) -> StoredResponse:
+        if not isinstance(id_, str):
             raise InvalidRequest(f"{_LINK} must be a string.", param=_LINK)
-        stored = self.find(owner, body[_LINK])
-        answer = json.loads(stored.answer)
-        if answer["status"] not in _COMPLETE:
-            raise InvalidRequest("The previous response is not complete.", param=_LINK)
-        before = items_of(json.loads(stored.request))
-        items = continued(before, answer["output"], items_of(body))
-        return {k: v for k, v in body.items() if k != _LINK} | {"input": items}
+        return self.find(owner, id_)
 
     def _check_background(self, body: dict[str, Any], *, kept: bool) -> None:
         if not kept:
@@ -156,15 +164,20 @@ class ResponseTurns:
             raise UnsupportedFeature("Nothing in the background is streamed.", param="stream")
 
     def _keep(self, turn: Turn, response: dict[str, Any]) -> None:
-        self._store.put(turn.owner, str(response["id"]), StoredResponse.of(turn.body, response))
+        stored = StoredResponse(turn.raw, encode_json(response))
+        if not self._store.put(turn.owner, str(response["id"]), stored) and turn.in_background:
+            self._fail(turn, "The response is longer than what is kept of a key's.")
 
-    def _outcome(self, turn: Turn, status: str, **more: Any) -> dict[str, Any]:
-        """Keep a response without output."""
+    def _fail(self, turn: Turn, message: str) -> None:
+        # No code of the API's closed list says more, and its clients may know no other.
+        failed = {"code": "server_error", "message": message}
+        stored = self._without_output(turn, "failed", error=failed)
+        self._store.put(turn.owner, str(turn.body["request_id"]), stored)
+
+    def _without_output(self, turn: Turn, status: str, **more: Any) -> StoredResponse:
         body = turn.body
         response = response_object(body, str(body["request_id"]), self._model, status)
-        response |= turn.restored | more
-        self._keep(turn, response)
-        return response
+        return StoredResponse(turn.raw, encode_json(response | turn.restored | more))
 
     async def _run(self, turn: Turn, run: Run) -> None:
         sink = _Sink()
@@ -174,8 +187,30 @@ class ResponseTurns:
             _log.error("a response in the background failed", **fault_fields(error))
             sink.status = 0
         if sink.status != 200:
-            error_told = {"code": "server_error", "message": sink.message()}
-            self._outcome(turn, "failed", error=error_told)
+            self._fail(turn, sink.message())
+
+
+def _whole(body: dict[str, Any], before: StoredResponse | None) -> tuple[dict[str, Any], bytes]:
+    """A body as the engine gets it, with the turns before; and as JSON."""
+    if before is not None:
+        body = _joined(body, before)
+    if body.get(_BACKGROUND):
+        body = {**body, _BACKGROUND: False, "request_id": response_id(body)}
+    return body, encode_json(body)
+
+
+def _joined(body: dict[str, Any], before: StoredResponse) -> dict[str, Any]:
+    answer = json.loads(before.answer)
+    if answer["status"] not in _COMPLETE:
+        raise InvalidRequest("The previous response is not complete.", param=_LINK)
+    items = items_of(json.loads(before.request))
+    items = continued(items, answer["output"], items_of(body))
+    return {k: v for k, v in body.items() if k != _LINK} | {"input": items}
+
+
+def _cancelled(stored: StoredResponse) -> StoredResponse:
+    answer = json.loads(stored.answer) | {"status": "cancelled"}
+    return StoredResponse(stored.request, encode_json(answer))
 
 
 class _Sink:
@@ -194,6 +229,6 @@ class _Sink:
     def message(self) -> str:
         """What an error says."""
         try:
-            return str(json.loads(self.body)["error"]["message"])
+            return str(json.loads(self.body)["error"]["message"])[:_MESSAGE_CHARS]
         except (ValueError, LookupError, TypeError):
             return FAILED

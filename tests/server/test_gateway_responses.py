@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,8 @@ from detectors.targets import Phrase
 from guard.decision import Verdict
 from server.auth import Role
 from server.response_store import ResponseStore, StoredResponse
-from server.sse import encode_named_event
+from server.response_turns import ResponseTurns
+from server.sse import encode_json, encode_named_event
 
 _USAGE = {"input_tokens": 3, "output_tokens": 3, "total_tokens": 6}
 _PART = {"type": "output_text", "annotations": [], "logprobs": []}
@@ -314,6 +316,84 @@ def test_what_is_not_allowed_is_a_400(stack: Any, changes: dict[str, Any]) -> No
     assert answer.status_code == 400
     assert answer.json()["error"]["type"] == "invalid_request_error"
     assert stack.vllm.requests == []
+
+
+def test_all_turns_together_are_no_longer_than_a_body_may_be(start_stack: Any) -> None:
+    """A short body does not carry in by its link what could not be sent."""
+    stack = start_stack(max_body_bytes=4000)
+    stack.vllm.instead = _says("Hello.")
+    with _client(stack) as client:
+        first = client.responses.create(model="demo", input="x" * 3000)
+        second = client.responses.create(model="demo", input="y", previous_response_id=first.id)
+        for background in (False, True):
+            with pytest.raises(openai.APIStatusError) as caught:
+                client.responses.create(
+                    model="demo",
+                    input="z" * 1000,
+                    previous_response_id=second.id,
+                    background=background,
+                )
+            assert (caught.value.status_code, caught.value.code) == (413, "body_too_large")
+            assert caught.value.param == "previous_response_id"
+    assert len(stack.vllm.requests) == 2
+
+
+def test_all_turns_together_are_what_a_key_pays_for(start_stack: Any) -> None:
+    """The tokens of the joined conversation are reserved, not those of the request's own bytes."""
+    stack = start_stack(keys={"k": Role.CLIENT}, tokens_per_minute=10_000)
+    stack.vllm.instead = _says("Hello.")
+    with _client(stack, "k") as client:
+        first = client.responses.create(model="demo", input="x" * 24_000, max_output_tokens=1)
+        kept = {"previous_response_id": first.id, "max_output_tokens": 1}
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.responses.create(model="demo", input="y" * 16_000, **kept)
+        answer = client.responses.with_raw_response.create(model="demo", input="z", **kept)
+    assert "this request may need" in caught.value.message
+    assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 10_000 - 6_000
+
+
+def test_long_turns_are_joined_beside_the_event_loop() -> None:
+    """As long bodies are parsed; short ones are not worth a thread."""
+    threads: list[int] = []
+
+    class Told(dict[str, Any]):
+        def items(self) -> Any:
+            threads.append(threading.get_ident())
+            return super().items()
+
+    async def joined(text: str) -> None:
+        store = ResponseStore(2**20, 2**20)
+        answer = encode_json({"status": "completed", "output": [_item("Hello.")]})
+        store.put("a", "r", StoredResponse(encode_json({"input": text}), answer))
+        body = Told(input="y", previous_response_id="r")
+        turn = await ResponseTurns(store, "demo").begin("a", b"{}", body, 2**20)
+        said = [item["content"] for item in turn.body["input"]]
+        assert said == [text, "Hello.", "y"]
+        assert json.loads(turn.raw) == turn.body
+
+    asyncio.run(joined("x"))
+    assert set(threads) == {threading.get_ident()}
+    threads.clear()
+    asyncio.run(joined("x" * 300_000))
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+def test_a_long_response_in_the_background_is_told(start_stack: Any) -> None:
+    """One whose answer is longer than what is kept has failed; a request that is so is a 413."""
+    stack = start_stack(response_store_bytes=8000)
+    stack.vllm.instead = _says("x" * 8000)
+    with _client(stack) as client:
+        id_ = client.responses.create(model="demo", input="hi", background=True).id
+        answer = _wait(client, id_)
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.responses.create(model="demo", input="y" * 8000, background=True)
+
+    assert (answer.id, answer.status, answer.error.code) == (id_, "failed", "server_error")
+    assert "longer than what is kept" in answer.error.message
+    assert answer.output == []
+    assert (caught.value.status_code, caught.value.param) == (413, "background")
+    assert len(stack.vllm.requests) == 1
 
 
 def test_a_stored_response_is_not_streamed(stack: Any) -> None:
