@@ -116,7 +116,9 @@ class Assistants:
         """
         if target.uld is None:
             return
-        if target.uld.assistant not in self.shelf.names():
+        name = target.uld.assistant
+        # One whose training has not ended may yet be taken back.
+        if name in self.in_training() or not self.holds(name):
             raise InvalidField("uld.assistant: is not registered", param="uld.assistant")
         if self.settings.model_runner != "v1":
             raise InvalidField("uld: needs the setting model_runner v1", param="uld")

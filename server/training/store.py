@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, insert, select, update
 
 from server.database import Database, Write
-from server.errors import Conflict, InvalidField
+from server.errors import Conflict, InvalidField, TrainingTargetGone
 from server.records import JobRecord
 from server.store import add_job, load_jobs
 from server.tables import (
@@ -131,8 +131,16 @@ class TrainingStore:
         One that took the id of a withdrawn one is another target.
         """
         with self._database.read() as connection:
-            query = select(targets.c.id, targets.c.created_at).where(_standing(job))
-            return {row.id: row.created_at for row in connection.execute(query)}
+            return _births(connection, job)
+
+    def expect_targets(self, job: JobRecord, births: Mapping[str, float]) -> None:
+        """Refuse to go on when one of a training's targets is not the one that it was.
+
+        Raises:
+            TrainingTargetGone: one was withdrawn, or its id is another's now.
+        """
+        with self._database.read() as connection:
+            _expect_targets(connection, job, births)
 
     def is_wanted(self, job: JobRecord) -> bool:
         """Whether a job that was taken is still to be worked on: it may have been cancelled."""
@@ -143,29 +151,48 @@ class TrainingStore:
     def report_progress(self, job: JobRecord, message: str, progress: float) -> None:
         """Show how far a training is; `progress` is in 0..1."""
         shown = {"message": message[:200], "progress": min(max(progress, 0.0), 1.0)}
-        self._while_running(job, shown)
+        with self._write() as connection:
+            _while_running(connection, job, shown)
 
-    def finish(self, job: JobRecord, message: str) -> bool:
-        """The assistant is registered; False where the job was cancelled meanwhile."""
+    def finish(self, job: JobRecord, births: Mapping[str, float], message: str) -> bool:
+        """The assistant is registered; False where the job was cancelled meanwhile.
+
+        Raises:
+            TrainingTargetGone: a target is not there any more; the job is left running.
+        """
         ended = {"state": JobState.DONE, "progress": 1.0, "message": message}
-        return self._end(job, ended)
+        with self._write() as connection:
+            _expect_targets(connection, job, births)
+            return _end(connection, job, ended)
 
     def fail(self, job: JobRecord, code: str, message: str) -> bool:
         """The training came to nothing; False where the job was cancelled meanwhile."""
         ended = {"state": JobState.FAILED, "message": ""}
-        return self._end(job, {**ended, "error_code": code, "error_message": message})
-
-    def _end(self, job: JobRecord, values: Mapping[str, Any]) -> bool:
-        ended = self._while_running(job, {**values, "finished_at": time.time()})
-        link = training_jobs.c.job_number == job.number
         with self._write() as connection:
-            connection.execute(update(training_jobs).where(link).values(payload={}))
-        return ended
+            return _end(connection, job, {**ended, "error_code": code, "error_message": message})
 
-    def _while_running(self, job: JobRecord, values: Mapping[str, Any]) -> bool:
-        here = (jobs.c.number == job.number) & (jobs.c.state == JobState.RUNNING)
-        with self._write() as connection:
-            return connection.execute(update(jobs).where(here).values(dict(values))).rowcount > 0
+
+def _end(connection: Connection, job: JobRecord, values: Mapping[str, Any]) -> bool:
+    ended = _while_running(connection, job, {**values, "finished_at": time.time()})
+    link = training_jobs.c.job_number == job.number
+    connection.execute(update(training_jobs).where(link).values(payload={}))
+    return ended
+
+
+def _while_running(connection: Connection, job: JobRecord, values: Mapping[str, Any]) -> bool:
+    here = (jobs.c.number == job.number) & (jobs.c.state == JobState.RUNNING)
+    return connection.execute(update(jobs).where(here).values(dict(values))).rowcount > 0
+
+
+def _births(connection: Connection, job: JobRecord) -> dict[str, float]:
+    query = select(targets.c.id, targets.c.created_at).where(_standing(job))
+    return {row.id: row.created_at for row in connection.execute(query)}
+
+
+def _expect_targets(connection: Connection, job: JobRecord, births: Mapping[str, float]) -> None:
+    standing = _births(connection, job)
+    if any(name not in births or standing.get(name) != births[name] for name in job.targets):
+        raise TrainingTargetGone("a target was withdrawn before the training had ended")
 
 
 def _standing(job: JobRecord) -> Any:

@@ -18,11 +18,11 @@ from guard.uld.steps import LOG, Step, last_step, read_steps
 from server.assistants import Assistants
 from server.errors import (
     Conflict,
+    NotFound,
     ServerError,
     ServerFault,
     TrainingDied,
     TrainingRefused,
-    TrainingTargetGone,
     row_of,
 )
 from server.log import fault_fields, get_logger
@@ -123,36 +123,49 @@ class TrainingWorker:
         folder = self._settings.trainings / taken.job.id
         done = False
         try:
-            message = self._trained(taken, folder)
-            done = message is not None and self._register(taken, folder, message)
+            request = self._request(taken, folder)
+            message = self._trained(taken, folder, request)
+            done = message is not None and self._register(taken, folder, request, message)
+            if not done:
+                self._take_back(taken)
         except ServerFault:
             raise  # of the store: the job is taken up again
         except ServerError as error:
+            # While the job is open no target can name the assistant.
+            self._take_back(taken)
             if self._store.fail(taken.job, row_of(error).code, str(error)):
                 self._metrics.record_jobs(JobState.FAILED, 1)
         discard(folder, keep_log=not done)
         log.info("training_ended", job=taken.job.id, assistant=taken.wanted.id, done=done)
 
-    def _register(self, taken: TrainingJob, folder: Path, message: str) -> bool:
-        """Put the assistant on the shelf and end the job; False where it was cancelled."""
+    def _register(self, taken: TrainingJob, folder: Path, request: Request, message: str) -> bool:
+        """Put the assistant on the shelf and end the job; False where it was cancelled.
+
+        Raises:
+            TrainingTargetGone: a target was withdrawn.
+        """
         name = taken.wanted.id
         # A run that was cut short just here may have done it already: the id was kept for it.
         if not self._assistants.holds(name):
             self._assistants.adopt(name, folder)
-        if not self._store.finish(taken.job, message):
-            with suppress(Conflict):  # a target names it already
-                self._assistants.remove(name)
+        # Copying takes seconds, in which a target may have gone: the store looks once more.
+        if not self._store.finish(taken.job, request.births, message):
             return False
         self._metrics.record_jobs(JobState.DONE, 1)
         return True
 
-    def _trained(self, taken: TrainingJob, folder: Path) -> str | None:
+    def _take_back(self, taken: TrainingJob) -> None:
+        """Take off the shelf what the job put there, also before it was cut short."""
+        if self._assistants.holds(taken.wanted.id):
+            with suppress(Conflict, NotFound):  # a target names it already
+                self._assistants.remove(taken.wanted.id)
+
+    def _trained(self, taken: TrainingJob, folder: Path, request: Request) -> str | None:
         """Have it trained; gives what is told of it, None where the job was cancelled.
 
         Raises:
             ServerError: it came to nothing.
         """
-        request = self._request(taken, folder)
         tries, before = 0, last_step(folder / LOG)
         self._seen = before.step if before is not None else 0
         while True:
@@ -183,7 +196,7 @@ class TrainingWorker:
         if found is not None:
             return found
         documents, births = self._store.documents(taken.job), self._store.births(taken.job)
-        self._expect_targets(taken, births)
+        self._store.expect_targets(taken.job, births)
         found = Request(
             wanted=taken.wanted.model_dump(mode="json"),
             documents=[documents[target_id] for target_id in sorted(documents)],
@@ -213,19 +226,13 @@ class TrainingWorker:
             self._tell(taken, last_step(folder / LOG))
             if not self._store.is_wanted(taken.job):
                 return False
-            self._expect_targets(taken, request.births)
+            self._store.expect_targets(taken.job, request.births)
             if ended:
                 return True
             self._wake.wait(_LOOK_SECONDS)
             self._wake.clear()
             if self._stop.is_set():
                 raise _Stopped
-
-    def _expect_targets(self, taken: TrainingJob, births: dict[str, float]) -> None:
-        standing = self._store.births(taken.job)
-        names = taken.job.targets
-        if any(name not in births or standing.get(name) != births[name] for name in names):
-            raise TrainingTargetGone("a target was withdrawn before the training had ended")
 
     def _tell(self, taken: TrainingJob, step: Step | None) -> None:
         if step is None or step.step == self._seen:

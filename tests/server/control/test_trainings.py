@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 from guard.uld.course import train_assistant
 from guard.uld.plan import TrainingPlan
 from server.assistant_training import Sources, gather
+from server.assistants import Assistants
 from server.cli import app
+from server.errors import StoreFault
 from server.schemas import TargetIn
 from server.settings import Settings
+from server.store import Store
 from server.training.schemas import TrainingIn
 
 PAIRS = [("Where was Orla born?", "In Quillhaven."), ("Who is she?", "A writer, Orla Voss.")]
@@ -220,6 +223,36 @@ def test_a_withdrawn_target_ends_its_training(api: httpx.Client, settings: Setti
     assert [job["state"] for job in jobs] == ["failed", "failed"]
     assert {job["error"]["code"] for job in jobs} == {"target_withdrawn"}
     until(lambda: not any((f / "request.json").exists() for f in settings.trainings.iterdir()))
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_target_that_goes_while_its_assistant_is_registered(
+    api: httpx.Client,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    killed: bool,
+) -> None:
+    """Its weights leave the shelf again, also where the process died in between."""
+    adopt, named = Assistants.adopt, []
+
+    def slow(assistants: Assistants, name: str, folder: Path) -> Any:
+        found = adopt(assistants, name, folder)
+        target = {**ORLA, "id": "o", "uld": {"assistant": "first"}}
+        named.append(api.post("/admin/v1/targets", json=target))
+        store.withdraw("orla")
+        if killed:
+            raise StoreFault("as if the process had died")
+        return found
+
+    monkeypatch.setattr("server.training.worker.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(Assistants, "adopt", slow)
+    job = ended(api, train(api))
+
+    assert (job["state"], job["error"]["code"]) == ("failed", "target_withdrawn")
+    assert api.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert {path.name for path in settings.assistants.iterdir()} == {"names.json"}
+    assert [answer.status_code for answer in named] == [422]
 
 
 def test_the_trainers_refusal_is_the_jobs_error(api: httpx.Client) -> None:
