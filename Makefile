@@ -17,7 +17,7 @@ LOCKS := $(sort $(wildcard $(REQUIREMENTS)/*.txt)) deploy/install.py pyproject.t
 STAMP := $(VENV)/.setup-$(ACCELERATOR)-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test lint format lock clean
+.PHONY: help setup demo model test lint format docs lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -53,6 +53,7 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/mypy
 	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/prometheus/reference.py \
 	  deploy/demo/train.py deploy/demo/recite.py
+	@MYPYPATH=docs $(BIN)/mypy docs/hooks.py
 	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py deploy/grafana/pictures.py
 	@$(BIN)/lint-imports --no-cache
 	@git ls-files '*.py' '*.md' '*.toml' Makefile | xargs $(BIN)/codespell
@@ -60,6 +61,9 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 format: $(STAMP)  ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(STAMP)  ## Build the documentation into .cache/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
 
 # Direct requirements are in the *.in files. Versions already locked are kept; UPGRADE=--upgrade
 # moves them.

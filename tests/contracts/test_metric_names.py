@@ -25,6 +25,7 @@ DEPLOYED = [
 ]
 DOCUMENTED = [
     ROOT / "README.md",
+    *sorted((ROOT / "docs" / "pages").rglob("*.md")),
     *(ROOT / "deploy" / name for name in ("README.md", "RUNBOOK.md", "METRICS.md")),
 ]
 UNIT_TESTS = sorted((ROOT / "deploy" / "prometheus" / "tests").glob("*.yml"))
