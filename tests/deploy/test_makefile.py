@@ -25,7 +25,9 @@ def make(*arguments):
     )
 
 
-@pytest.mark.parametrize("target", ["setup", "demo", "model", "test", "lint", "docs", "lock", "clean"])
+@pytest.mark.parametrize(
+    "target", ["setup", "demo", "model", "test", "lint", "docs", "lock", "clean"]
+)
 def test_help_lists_every_command(target):
     """`make` alone tells what there is."""
     listing = make().stdout
