@@ -11,7 +11,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,16 +19,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from guard.decision import Decision, Verdict
 from guard.errors import GuardError
-from guard.nets import AnswerNets, Catch
 from server.admission import reject_reserved
-from server.apis.api import Api, Refused
+from server.answer_watch import AnswerWatch
+from server.apis.api import Refused
 from server.apis.table import APIS
 from server.audit.events import RequestAudit
 from server.audit.writer import NO_AUDIT, Recorder
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
+from server.call import Call
 from server.checks import check_result, conversation_of, require_auditor
 from server.choice_shield import ShieldPolicy
-from server.conversation import strings
 from server.endpoints import (
     Endpoint,
     Handling,
@@ -61,16 +61,13 @@ from server.keys.limited import KeyLimits, LimitedRequest
 from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
-from server.observed_response import ObservedResponse
 from server.off_loop import off_loop
-from server.prefixes import Prefixes
 from server.readiness import readiness
 from server.reply import Reply, reply_of
 from server.request_body import header, parse_object, read_body, replay, require_json
 from server.response_store import ResponseStore
 from server.response_turns import ResponseTurns
 from server.settings import Settings
-from server.shielded_events import RecordBlock
 from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
 from server.steering import OutgoingRequest, steer, untouched
@@ -79,18 +76,6 @@ GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
 
 _log = get_logger("gateway")
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One guarded request, read."""
-
-    api: Api
-    raw: bytes
-    body: dict[str, Any]
-    caller: Caller
-    request_id: str | None
-    audit: RequestAudit
 
 
 class Gateway:
@@ -116,6 +101,7 @@ class Gateway:
         self._engine = engine
         store = ResponseStore(settings.response_store_bytes, settings.response_store_total_bytes)
         self._turns = ResponseTurns(store, engine.model)
+        self._watch = AnswerWatch(guard, engine, metrics)
         self._limits = KeyLimits(limiter, settings, metrics)
         self._audit = audit
 
@@ -170,7 +156,7 @@ class Gateway:
                 await self._take(request, endpoint, caller, scope, receive)
 
     async def _respond(
-        self, call: _Call, request: LimitedRequest, scope: Scope, receive: Receive
+        self, call: Call, request: LimitedRequest, scope: Scope, receive: Receive
     ) -> None:
         """Make a response: a turn of a conversation, which may be stored."""
         most = request.max_body_bytes
@@ -202,11 +188,11 @@ class Gateway:
         body |= {"request_id": id_}
         api, request_id = APIS[Handling.RESPONSES], header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, "/v1/responses")
-        call = _Call(api, stored.request, body, caller, request_id, audit)
+        call = Call(api, stored.request, body, caller, request_id, audit)
         reply = await self._judged_again(call, stored.answer)
         await send_reply(send, reply, self._generation())
 
-    async def _judged_again(self, call: _Call, answer: bytes) -> Reply:
+    async def _judged_again(self, call: Call, answer: bytes) -> Reply:
         """A whole answer as it may be shown now."""
         decision = await self._screen(call)
         call.audit.decided(decision)
@@ -216,9 +202,9 @@ class Gateway:
         nets = self._guard.nets(decision, call.request_id or "")
         if not nets.enforced:
             return Reply(200, answer)
-        prefixes = await self._prefixes(call, nets)
-        policy = ShieldPolicy(nets.enforced, self._engine.decode, steered=False, prefixes=prefixes)
-        record = self._record_block(call)
+        prefixes = await self._watch.prefixes(call, nets)
+        policy = self._watch.plain_policy(nets.enforced, prefixes)
+        record = self._watch.record_block(call)
         return await off_loop(len(answer), call.api.shield_whole, policy, answer, record)
 
     async def _take(
@@ -247,19 +233,19 @@ class Gateway:
         request_id = header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, routed_path(scope))
         if endpoint.handling is Handling.RESPONSES:
-            call = _Call(APIS[Handling.RESPONSES], raw, body, caller, request_id, audit)
+            call = Call(APIS[Handling.RESPONSES], raw, body, caller, request_id, audit)
             await self._respond(call, request, scope, receive)
             return
         request.reserve(len(raw), body)
         if endpoint.handling is Handling.CHECKS:
             body = conversation_of(body)
-            check = _Call(APIS[Handling.CHAT], raw, body, caller, request_id, audit)
+            check = Call(APIS[Handling.CHAT], raw, body, caller, request_id, audit)
             await self._check(check, request.send)
             return
-        call = _Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
+        call = Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
         await self._guarded(call, scope, receive, request.send)
 
-    async def _check(self, call: _Call, send: Send) -> None:
+    async def _check(self, call: Call, send: Send) -> None:
         """Tell a decision with its reasons. It is recorded, but no client's request."""
         decision = await self._screen(call)
         call.audit.decided(decision)
@@ -278,7 +264,7 @@ class Gateway:
         self._metrics.observe_stage(Stage.PARSE, time.perf_counter() - begun)
         return body
 
-    async def _guarded(self, call: _Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _guarded(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         reject_reserved(call.body)
         try:
             decision = await self._screen(call)
@@ -306,19 +292,19 @@ class Gateway:
             request = steer(call.api, call.body, decision)
         else:
             request = untouched(call.api, call.raw, call.body)
-        prefixes = await self._prefixes(call, nets)
+        prefixes = await self._watch.prefixes(call, nets)
         if nets.observed:
-            send = self._observed(call, send, request, nets, prefixes)
+            send = self._watch.observed(call, send, request, nets, prefixes)
         shielded = bool(nets.enforced) or request.nonce is not None
         if nets.observed or shielded:
             scope = readable_scope(scope, request.body)
         if shielded:
-            policy = self._policy(call, request, nets, prefixes)
+            policy = self._watch.policy(call, request, nets, prefixes)
             await self._shield(call, request, policy, scope, receive, send, headers)
         else:
             await self._app(scope, replay(request.body, receive), adding(send, headers))
 
-    async def _screen(self, call: _Call) -> Decision:
+    async def _screen(self, call: Call) -> Decision:
         """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
 
         Raises:
@@ -342,7 +328,7 @@ class Gateway:
         self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
         return decision
 
-    async def _refuse(self, call: _Call, send: Send, headers: Headers) -> None:
+    async def _refuse(self, call: Call, send: Send, headers: Headers) -> None:
         self._metrics.record_refusal()
         if self._settings.refusal_mode == "error":
             error = ContentFiltered(self._settings.refusal_text, param=call.api.prompt_field)
@@ -358,12 +344,12 @@ class Gateway:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _refusal(self, call: _Call, text: str) -> Refused:
+    def _refusal(self, call: Call, text: str) -> Refused:
         return call.api.refusal(call.body, text, self._engine.model, call.request_id)
 
     async def _shield(
         self,
-        call: _Call,
+        call: Call,
         request: OutgoingRequest,
         policy: ShieldPolicy,
         scope: Scope,
@@ -378,55 +364,14 @@ class Gateway:
             request.form,
             headers=headers,
             filtered=lambda: self._refusal(call, ""),
-            record_block=self._record_block(call),
+            record_block=self._watch.record_block(call),
         )
         body = replay(request.body, until_cut_short(receive, response.cut_short))
         inner = self._app(scope, body, response.send)
         await run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
 
-    def _record_block(self, call: _Call) -> RecordBlock:
-        def record(surface: str, caught: Catch | None) -> None:
-            self._metrics.record_shield_block(surface, caught)
-            call.audit.blocked(surface, caught, enforced=True)
-
-        return record
-
-    def _policy(
-        self, call: _Call, request: OutgoingRequest, nets: AnswerNets, prefixes: Prefixes
-    ) -> ShieldPolicy:
-        nonce = request.nonce
-        return ShieldPolicy(
-            nets.enforced,
-            self._engine.decode,
-            lambda: None if nonce is None else self._guard.closed(nonce),
-            steered=nonce is not None,
-            prefixes=prefixes,
-            sent=lambda: (call.raw.decode(), "\n".join(strings(call.body))),
-        )
-
-    async def _prefixes(self, call: _Call, nets: AnswerNets) -> Prefixes:
-        if not nets.enforced and not nets.observed:
-            return Prefixes()
-        return await off_loop(len(call.raw), call.api.prefixes, call.body, self._engine.decode)
-
-    def _observed(
-        self,
-        call: _Call,
-        send: Send,
-        request: OutgoingRequest,
-        nets: AnswerNets,
-        prefixes: Prefixes,
-    ) -> Send:
-        policy = ShieldPolicy(nets.observed, self._engine.decode, steered=False, prefixes=prefixes)
-
-        def record(surface: str, caught: Catch | None) -> None:
-            self._metrics.record_observed_block(surface, caught)
-            call.audit.blocked(surface, caught, enforced=False)
-
-        return ObservedResponse(send, call.api, policy, request.form, record).send
-
-    def _decision_headers(self, call: _Call, decision: Decision) -> Headers:
+    def _decision_headers(self, call: Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]
         if call.caller.role >= Role.AUDITOR:
             headers.append((DECISION_HEADER, decision.verdict.value.encode()))
