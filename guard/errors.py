@@ -5,6 +5,7 @@ GuardError
 ├── SnapshotError         a policy snapshot cannot be used
 │   ├── SnapshotMissing   no directory of that digest
 │   └── SnapshotCorrupt   checksum, format or tokenizer does not fit
+├── PointerFenced         another process leads by now, and only it may move the pointer
 ├── CorporaUnusable       the corpora or their index cannot be used
 ├── VocabularyError       the tokenizer's bytes could not be established
 ├── CompileError          a set of targets cannot be compiled into a snapshot
@@ -38,6 +39,10 @@ class SnapshotMissing(SnapshotError):
 
 class SnapshotCorrupt(SnapshotError):
     """A snapshot's checksum, format or tokenizer fingerprint does not fit."""
+
+
+class PointerFenced(GuardError):
+    """The pointer was moved under a later lead."""
 
 
 class CorporaUnusable(GuardError):

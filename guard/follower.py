@@ -4,6 +4,10 @@ The control process publishes a pointer file; every gateway and worker follows i
 snapshot it names and acknowledges the generation in a file of its own. A follower's file counts
 only while its process lives: the process holds a lock that the kernel drops with it, so a killed
 worker is never waited for. If the control process is gone, followers go on under the last policy.
+
+Where control processes take turns, the pointer carries the number of the lead under which it was
+moved (a fencing token: Kleppmann, "How to do distributed locking", 2016), and is never moved under
+a lower one: a process that led once and does not know it yet puts nothing in force.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from guard.errors import GuardError, SnapshotError
+from guard.errors import GuardError, PointerFenced, SnapshotError
 
 POLL_SECONDS = 0.05
 
@@ -28,10 +33,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """The policy in force: generations only grow, digests may come back (a rollback)."""
+    """The policy in force: generations only grow, digests may come back (a rollback).
+
+    `epoch` numbers the lead under which it was published; 0 where nobody takes turns. The same
+    policy under another lead is the same.
+    """
 
     generation: int
     digest: str
+    epoch: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +73,28 @@ class ActivePointer:
             content = json.loads(self._path.read_bytes())
         except FileNotFoundError:
             return None
-        return Active(content["generation"], content["digest"])
+        return Active(content["generation"], content["digest"], content.get("epoch", 0))
 
-    def publish(self, generation: int, digest: str) -> None:
-        """Put a policy in force, durably and at once for all followers."""
-        _replace(self._path, {"generation": generation, "digest": digest}, durable=True)
+    def publish(self, generation: int, digest: str, epoch: int = 0) -> None:
+        """Put a policy in force, durably and at once for all followers.
+
+        Raises:
+            PointerFenced: it was moved, or claimed, under a higher epoch.
+        """
+        with self._fenced(epoch):
+            self._write(Active(generation, digest, epoch))
+
+    def claim(self, epoch: int) -> None:
+        """Refuse whoever moves the pointer under a lower epoch from now on.
+
+        What it names stays; where it names nothing yet, the first to publish claims it.
+
+        Raises:
+            PointerFenced: it was claimed under a higher epoch.
+        """
+        with self._fenced(epoch) as active:
+            if active is not None and active.epoch < epoch:
+                self._write(Active(active.generation, active.digest, epoch))
 
     def changed(self) -> tuple[int, int]:
         """A value that differs after every publication."""
@@ -76,6 +103,25 @@ class ActivePointer:
         except FileNotFoundError:
             return (0, 0)
         return (stat.st_mtime_ns, stat.st_ino)
+
+    @contextmanager
+    def _fenced(self, epoch: int) -> Iterator[Active | None]:
+        """Look at the pointer and move it in one step. Only looking and moving is done in here."""
+        descriptor = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            active = self.read()
+            if active is not None and active.epoch > epoch:
+                raise PointerFenced("the pointer was moved under a later lead")
+            yield active
+        finally:
+            os.close(descriptor)
+
+    def _write(self, active: Active) -> None:
+        content = asdict(active)
+        if not active.epoch:
+            del content["epoch"]
+        _replace(self._path, content, durable=True)
 
 
 def followers(state_dir: Path) -> list[FollowerState]:
@@ -111,6 +157,7 @@ class Follower:
         self._path = directory / f"{self.state.id}.json"
         self._lock = _hold(self._path.with_suffix(".lock"))
         self._seen = (-1, -1)
+        self._epoch = 0
         self._acknowledge(self.state)
 
     def start(self) -> None:
@@ -134,7 +181,10 @@ class Follower:
             return
         self._seen = seen
         active = self._pointer.read()
-        if active is None or active.generation == self.state.generation:
+        if active is None or 0 < active.epoch < self._epoch:
+            return  # the second was put there by a process that leads no more
+        self._epoch = max(self._epoch, active.epoch)
+        if active.generation == self.state.generation:
             return
         try:
             self._load(active)

@@ -6,7 +6,8 @@ Importing this module imports nothing heavy; encoder and tokenizer load with `Gu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,11 @@ import numpy.typing as npt
 from detectors.encoder import Encoder
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Example, ForgetTarget
+from guard.errors import PointerFenced
 from guard.follower import ActivePointer, followers
 from guard.uld.shelf import Shelf
 from guard.vetoed import VetoedCorpus
+from server.errors import LeaseLost
 from server.log import get_logger
 from server.policy import Compilation, FollowerStatus, Pointer
 from server.settings import Settings
@@ -159,15 +162,31 @@ class SnapshotPublisher:
         self._state_dir = state_dir
         self._snapshots = snapshots
         self._pointer = ActivePointer(state_dir)
+        self._epoch = 0
 
     def read(self) -> Pointer | None:
         """What the pointer names; None before the first policy."""
         active = self._pointer.read()
         return None if active is None else Pointer(active.generation, active.digest)
 
+    def claim(self, epoch: int) -> None:
+        """Keep those who led before the lead `epoch` from moving the pointer.
+
+        Raises:
+            LeaseLost: another process leads by now.
+        """
+        with _as_lease_lost():
+            self._pointer.claim(epoch)
+        self._epoch = epoch
+
     def publish(self, generation: int, digest: str) -> None:
-        """Move the pointer, durably and in one step."""
-        self._pointer.publish(generation, digest)
+        """Move the pointer, durably and in one step.
+
+        Raises:
+            LeaseLost: another process leads by now; the pointer stays as it is.
+        """
+        with _as_lease_lost():
+            self._pointer.publish(generation, digest, self._epoch)
 
     def followers(self) -> list[FollowerStatus]:
         """The live gateways and workers."""
@@ -186,6 +205,14 @@ class SnapshotPublisher:
     def holds(self, digest: str) -> bool:
         """Whether the snapshot of this digest is there (written whole, then renamed)."""
         return (self._snapshots / digest).is_dir()
+
+
+@contextmanager
+def _as_lease_lost() -> Iterator[None]:
+    try:
+        yield
+    except PointerFenced:
+        raise LeaseLost("another control process leads") from None
 
 
 class _Recorder:

@@ -51,7 +51,7 @@ STORE, STATE = "store", "state"
 # What of the state directory is kept beside the store. Snapshots and caches can be made again.
 FOLDERS, KEY_FILE = ("corpora", "assistants"), "admin.key"
 # Of processes, not of the corpora.
-_SKIPPED = frozenset({"LOCK", "followers", "CHANGES"})
+_SKIPPED = frozenset({"LOCK", "followers", "CHANGES", "active.lock"})
 
 
 @dataclass(frozen=True, slots=True)

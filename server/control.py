@@ -21,6 +21,7 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import CollectorRegistry
 
+from guard.follower import ActivePointer
 from guard.uld.card import Card
 from guard.uld.shelf import Shelf
 from server.admin import create_admin_app
@@ -28,7 +29,7 @@ from server.admin_parts import Control
 from server.assistants import Assistants, fits_model
 from server.audit.opening import open_audit
 from server.auth import load_keyring
-from server.database import Database, Write, is_file
+from server.database import Database, is_file
 from server.errors import ControlRunning, StartFault
 from server.jobs import IDLE_SECONDS, JobWorker
 from server.keys.publisher import KeyPublisher
@@ -132,7 +133,12 @@ def _serve(
     with_parent: bool,
 ) -> int:
     registry = CollectorRegistry()
-    lease = Lease(database, uuid.uuid4().hex, on_lost=lambda: _end(server))
+    lease = Lease(
+        database,
+        uuid.uuid4().hex,
+        above=lambda: _highest_epoch(settings),
+        on_lost=lambda: _end(server),
+    )
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
     publisher = assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
@@ -184,11 +190,11 @@ def _serve(
     keys.publisher.start()
 
     def open_corpora() -> Corpora:
-        return _open_corpora(settings, database, store, metrics, worker.notify, lease.write)
+        return _open_corpora(settings, database, store, metrics, worker.notify, lease)
 
     leader = threading.Thread(
         target=_lead,
-        args=(lease, assistants.shelf, worker, trainings, corpora, open_corpora, server),
+        args=(lease, publisher, assistants.shelf, worker, trainings, corpora, open_corpora, server),
         daemon=True,
     )
     leader.start()
@@ -214,6 +220,7 @@ def _serve(
 
 def _lead(
     lease: Lease,
+    publisher: Publisher,
     shelf: Shelf,
     worker: JobWorker,
     trainings: Trainings,
@@ -225,7 +232,13 @@ def _lead(
 
     In a thread: it may take long to come, and the corpora's compiled code a second to load.
     """
-    if not lease.acquire():
+    try:
+        if not lease.acquire():
+            return
+        publisher.claim(lease.epoch)
+    except Exception as error:
+        log.error("lead_not_taken", **fault_fields(error))
+        _end(server)
         return
     shelf.discard_drafts()
     worker.start()
@@ -244,13 +257,21 @@ def _open_corpora(
     store: Store,
     metrics: ControlMetrics,
     notify: Callable[[], None],
-    write: Write,
+    lease: Lease,
 ) -> Corpora:
     from server.provenance.service import assemble_corpora
 
-    corpora = assemble_corpora(settings, database, store, metrics, notify, write)
+    corpora = assemble_corpora(
+        settings, database, store, metrics, notify, lease.write, epoch=lease.epoch
+    )
     corpora.worker.start()
     return corpora
+
+
+def _highest_epoch(settings: Settings) -> int:
+    """The latest lead under which something was put in force."""
+    pointers = (ActivePointer(place).read() for place in (settings.state_dir, settings.corpora))
+    return max((active.epoch for active in pointers if active is not None), default=0)
 
 
 def own_directory(directory: Path) -> None:

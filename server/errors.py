@@ -69,6 +69,7 @@ from guard.errors import (
     GuardError,
     GuardParamsError,
     ModelUnreadable,
+    PointerFenced,
     SnapshotCorrupt,
     SnapshotError,
     SnapshotMissing,
@@ -349,6 +350,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     CorpusTooLarge: ErrorRow(422, _CLIENT, "corpus_too_large"),
     CorpusNotVetoed: ErrorRow(500, _SERVER, "corpus_not_vetoed"),
     GuardError: _GUARD,
+    PointerFenced: _GUARD,
     CorporaUnusable: _GUARD,
     GuardParamsError: ErrorRow(
         400,

@@ -3,7 +3,8 @@
 A row of the store names the holder and when its time is over, by the database's clock. The holder
 renews it; one that died, hangs or is cut off does not, and another process takes it over under a
 higher epoch. Every transaction of the holder's workers checks the row first, so that whoever lost
-the lease without knowing can write nothing more. On SQLite a lock on the state directory keeps
+the lease without knowing can write nothing more to the store; the pointers to what is in force are
+fenced by the epoch (see `guard.follower`). On SQLite a lock on the state directory keeps
 other processes out, so the lease is taken at once and never ends.
 """
 
@@ -36,15 +37,17 @@ class Lease:
         holder: str,
         *,
         seconds: float = LEASE_SECONDS,
+        above: Callable[[], int] = lambda: 0,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         """Nothing is claimed yet.
 
-        `holder` names this process and no other. `on_lost` is called when another has taken the
-        lease.
+        `holder` names this process and no other. Epochs are greater than what `above` gives, which
+        is ahead of the store where that was restored from a backup. `on_lost` is called when
+        another has taken the lease.
         """
         self._database, self._holder, self._seconds = database, holder, seconds
-        self._on_lost = on_lost
+        self._above, self._on_lost = above, on_lost
         self._epoch = 0
         self._held, self._stop, self._waits = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -118,7 +121,7 @@ class Lease:
             row = connection.execute(select(leases).where(leases.c.name == _NAME)).first()
             if row is not None and not self._database.is_file and row.expires_at > now:
                 return False
-            self._epoch = 1 if row is None else row.epoch + 1
+            self._epoch = max(0 if row is None else row.epoch, self._above()) + 1
             values = {
                 "holder": self._holder,
                 "epoch": self._epoch,

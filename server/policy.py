@@ -76,8 +76,20 @@ class Publisher(Protocol):
         """What the pointer names; None before the first policy."""
         ...
 
+    def claim(self, epoch: int) -> None:
+        """Keep those who led before the lead `epoch` from moving the pointer.
+
+        Raises:
+            LeaseLost: another process leads by now.
+        """
+        ...
+
     def publish(self, generation: int, digest: str) -> None:
-        """Move the pointer, durably and in one step."""
+        """Move the pointer, durably and in one step.
+
+        Raises:
+            LeaseLost: another process leads by now; the pointer stays as it is.
+        """
         ...
 
     def followers(self) -> Sequence[FollowerStatus]:

@@ -31,21 +31,28 @@ def assemble_corpora(
     metrics: ControlMetrics,
     notify: Callable[[], None],
     write: Write | None = None,
+    *,
+    epoch: int = 0,
 ) -> Corpora:
     """Everything about corpora; its worker is not started yet.
 
     `notify` is called when a job for the policy's worker is queued; `write` begins the worker's
-    transactions that may write, by default the database's own.
+    transactions that may write, by default the database's own. `epoch` numbers the lead.
+
+    Raises:
+        LeaseLost: another process leads by now.
     """
     places = Places(settings.corpora)
     places.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     stopped = threading.Event()
     own, library = CorpusStore(database, write), Library(places)
+    publisher = SnapshotPublisher(places.root, places.registries)
+    publisher.claim(epoch)
     publication = Publication(
         places,
         own,
         library,
-        SnapshotPublisher(places.root, places.registries),
+        publisher,
         acknowledge_timeout_seconds=settings.acknowledge_timeout_seconds,
         stopped=stopped,
     )

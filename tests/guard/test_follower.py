@@ -1,11 +1,15 @@
 """The pointer to the active policy and those who follow it."""
 
+import json
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import astuple
 
-from guard.errors import SnapshotMissing
+import pytest
+
+from guard.errors import PointerFenced, SnapshotMissing
 from guard.follower import Active, ActivePointer, Follower, followers
 
 
@@ -44,6 +48,65 @@ def test_follower_takes_up_and_acknowledges(tmp_path):
     follower.stop()
 
     assert [] == followers(tmp_path)
+
+
+def test_a_former_leader_moves_nothing(tmp_path):
+    """Under a lower epoch the pointer stays as it is, also where the later lead only claimed it."""
+    pointer = ActivePointer(tmp_path)
+    pointer.publish(1, "a" * 64)
+    pointer.publish(2, "b" * 64, 4)
+    follower, loaded = Follower(tmp_path, "worker", lambda active: loaded.append(active)), []
+    follower.catch_up()
+    pointer.claim(5)
+    follower.catch_up()
+
+    for stale in (0, 4):
+        with pytest.raises(PointerFenced):
+            pointer.publish(3, "c" * 64, stale)
+        with pytest.raises(PointerFenced):
+            pointer.claim(stale)
+
+    assert (2, "b" * 64, 5) == astuple(pointer.read())
+    assert [Active(2, "b" * 64)] == loaded  # a claim is no new policy
+
+    # An older version's control process knows no epoch; one that was fenced off does.
+    path = tmp_path / "active.json"
+    path.write_text(json.dumps({"generation": 9, "digest": "d" * 64, "epoch": 4}))
+    follower.catch_up()
+    ignored = follower.state.generation
+    path.write_text(json.dumps({"generation": 10, "digest": "e" * 64}))
+    os.utime(path, ns=(1, 1))
+    follower.catch_up()
+
+    assert (2, 10) == (ignored, follower.state.generation)
+
+    follower.stop()
+
+
+def _claim_often(state_dir):
+    for epoch in range(2, 60):
+        ActivePointer(state_dir).claim(epoch)
+
+
+def test_the_fence_holds_between_processes(tmp_path):
+    """However the two interleave, nothing is published under an epoch that was passed."""
+    pointer = ActivePointer(tmp_path)
+    pointer.publish(1, "a" * 64, 1)
+    process = multiprocessing.get_context("spawn").Process(target=_claim_often, args=(tmp_path,))
+    process.start()
+    generation, last = 1, 0
+    while process.is_alive():
+        epoch = pointer.read().epoch
+        assert epoch >= last
+        last = epoch
+        try:
+            pointer.publish(generation + 1, "b" * 64, epoch)
+        except PointerFenced:
+            continue
+        generation += 1
+    process.join()
+
+    assert (generation, 59) == (pointer.read().generation, pointer.read().epoch)
 
 
 def test_a_policy_that_cannot_be_loaded_is_reported(tmp_path):

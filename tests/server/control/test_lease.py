@@ -10,10 +10,13 @@ from typing import Any
 import httpx
 import pytest
 
-from guard.follower import Follower
+from guard.follower import ActivePointer, Follower
+from server.activation import SnapshotPublisher
 from server.database import Database
 from server.errors import LeaseLost
 from server.lease import Lease
+from server.policy import Pointer
+from server.settings import Settings
 
 POSTGRES = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
@@ -71,6 +74,38 @@ def test_whoever_lost_the_lease_writes_nothing(
         pass
 
 
+@POSTGRES
+def test_whoever_lost_the_lease_puts_nothing_in_force(
+    claim: Callable[..., Lease],
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where it lost it between recording a generation and moving the pointer to it."""
+    first, second = claim("a"), claim("b")
+    old, new = (SnapshotPublisher(settings.state_dir, settings.snapshots) for _ in range(2))
+    monkeypatch.setattr(first._thread, "_target", lambda: None)  # it hangs
+    assert first.acquire()
+    old.claim(first.epoch)
+    old.publish(1, "a" * 64)
+    assert second.acquire()
+    new.claim(second.epoch)
+
+    with pytest.raises(LeaseLost):
+        old.publish(2, "b" * 64)
+    assert new.read() == Pointer(1, "a" * 64)
+    new.publish(2, "c" * 64)
+    with pytest.raises(LeaseLost):
+        old.claim(first.epoch)
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_a_store_behind_the_pointer(claim: Callable[..., Lease]) -> None:
+    """A store that was restored does not know its leads; the next one is later all the same."""
+    lease = claim("a", above=lambda: 41)
+    assert lease.acquire()
+    assert lease.epoch == 42
+
+
 @pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_a_file_has_one_holder(claim: Callable[..., Lease]) -> None:
     """On SQLite nobody waits for a dead process: the state directory's lock went with it."""
@@ -99,6 +134,12 @@ def _active(control: Any) -> set[str]:
     return {target["id"] for target in page if target["status"] == "active"}
 
 
+def _epoch(control: Any) -> int:
+    active = ActivePointer(control.state_dir).read()
+    assert active is not None
+    return active.epoch
+
+
 def test_the_leader_is_killed(
     make_control: Callable[..., Any], empty_url: Callable[[str], str]
 ) -> None:
@@ -119,8 +160,10 @@ def test_the_leader_is_killed(
     before = follower.state.generation
     for number in range(1, 9):
         _register((first, second)[number % 2], f"t{number}")
+    epoch = _epoch(first)
     first.kill()
     second.until(lambda: _ready(second) == "ready" and len(_active(second)) == 9)
+    assert _epoch(second) == epoch + 1
     assert follower.state.generation > before
     assert second.http.post("/corpora", json={"id": "book"}).status_code == 202
 
