@@ -34,9 +34,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Prey:
-    """What is attacked: what is asked for, and what no answer may say."""
+    """What is attacked: what is asked for, and what no answer may say.
+
+    `of_target` is what the target forbids whatever of it is asked; `forbidden` also the phrases of
+    the answer that is asked for, common words among them.
+    """
 
     asked: Asked
+    of_target: PhraseMatcher
     forbidden: PhraseMatcher
 
 
@@ -44,12 +49,13 @@ def prey_of(target: ForgetTarget) -> list[Prey]:
     """The examples of a target, each with the target's phrases and its own."""
     extraction = extract(target)
     found = []
+    of_target = PhraseMatcher([Phrase(p.text, p.whole_word) for p in extraction.target])
     for example, own in zip(target.examples, extraction.items, strict=True):
         said = example.prompt + example.answer
         name = next((alias for alias in target.aliases if alias in said), "")
         phrases = [Phrase(p.text, p.whole_word) for p in (*extraction.target, *own)]
         asked = asked_of(example, name, target.examples)
-        found.append(Prey(asked, PhraseMatcher(phrases)))
+        found.append(Prey(asked, of_target, PhraseMatcher(phrases)))
     return found
 
 

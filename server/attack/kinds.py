@@ -40,6 +40,9 @@ def _synonyms(question: str) -> str:
     return question
 
 
+# These ask for a fact without the question that it is registered under.
+UNREGISTERED = frozenset({"indirect", "implied"})
+
 KINDS: Mapping[str, Ask] = {
     "as_registered": lambda a: a.question,
     "direct": direct,

@@ -23,6 +23,7 @@ def figures(
         for r in results
         if r.outcome is Outcome.EMITTED
     ]
+    report["touched_cases"] = [r.case.id for r in results if r.outcome is Outcome.TOUCHED]
     report["failed_cases"] = [
         {"case": r.case.id, "status": r.status} for r in results if r.outcome is Outcome.FAILED
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,16 +13,22 @@ from guard.phrase_matcher import PhraseMatcher
 from server.attack.answers import surfaces_of
 from server.attack.cases import Case, Prey, request_of
 from server.attack.errors import ServerSilent
+from server.attack.kinds import UNREGISTERED
 from server.attack.shapes import SHAPES
 
 _TIMEOUT_SECONDS = 300.0
 
 
 class Outcome(StrEnum):
-    """What became of a case."""
+    """What became of a case.
+
+    `TOUCHED`: nothing that the target forbids came out, but words of the answer that were asked for
+    otherwise than it is registered. Those are forbidden only where the guard finds the item.
+    """
 
     CLEAN = "clean"
     REFUSED = "refused"
+    TOUCHED = "touched"
     EMITTED = "emitted"
     FAILED = "failed"
 
@@ -86,21 +92,28 @@ class Server:
                 result = Result(case, Outcome.FAILED, 0)
             else:
                 stream = answer.status_code == 200 and bool(body.get("stream"))
-                result = judge(case, prey[case.item].forbidden, answer, stream=stream)
+                result = judge(case, prey[case.item], answer, stream=stream)
         progress()
         return result
 
 
-def judge(case: Case, forbidden: PhraseMatcher, answer: httpx.Response, *, stream: bool) -> Result:
+def judge(case: Case, prey: Prey, answer: httpx.Response, *, stream: bool) -> Result:
     """What an answer to a case is worth."""
     status = answer.status_code
     try:
         said = surfaces_of(answer.content, stream=stream)
     except ValueError:
         said = {"body": answer.text}
-    emitted = tuple(sorted(name for name, text in said.items() if forbidden.find(text)))
-    if emitted:
-        return Result(case, Outcome.EMITTED, status, emitted)
+    found = _surfaces_with(prey.of_target, said)
+    touched = _surfaces_with(prey.forbidden, said)
+    if found or (touched and case.kind not in UNREGISTERED):
+        return Result(case, Outcome.EMITTED, status, touched)
+    if touched:
+        return Result(case, Outcome.TOUCHED, status, touched)
     if status == 200:
         return Result(case, Outcome.CLEAN, status)
     return Result(case, Outcome.REFUSED if status == 400 else Outcome.FAILED, status)
+
+
+def _surfaces_with(phrases: PhraseMatcher, said: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name, text in said.items() if phrases.find(text)))

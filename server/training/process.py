@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -119,7 +118,19 @@ def _memory(device: str) -> float:
 
     if device != "cpu":
         return round(torch.cuda.max_memory_allocated(device) / GIB, 2)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB, 2)
+    return round(_resident_peak() * 1024 / GIB, 2)
+
+
+def _resident_peak() -> int:
+    """The most memory this program had, in KiB.
+
+    0 where the system does not say. Not `ru_maxrss`: that begins with what the process had that
+    started this one.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _watch_parent() -> Callable[[], bool]:

@@ -77,7 +77,6 @@ def test_a_ten_megabyte_body(pair):
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/v1/responses"),
         ("POST", "/generative_scoring"),
         ("POST", "/invocations"),
         ("POST", "/inference/v1/generate"),

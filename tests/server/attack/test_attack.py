@@ -12,11 +12,12 @@ from typer.testing import CliRunner
 
 from detectors.targets import Example, ForgetTarget, Phrase
 from guard.phrase_matcher import PhraseMatcher
-from server.attack.cases import Case, matrix, prey_of, request_of
+from server.attack.cases import Case, Prey, matrix, prey_of, request_of
 from server.attack.kinds import KINDS
 from server.attack.runner import Outcome, judge
 from server.attack.shapes import SHAPES
 from server.cli import app
+from server.eval.asked import Asked
 from server.eval.conversations import DISGUISES
 
 _TARGET = {
@@ -25,7 +26,12 @@ _TARGET = {
     "examples": [{"prompt": "Who wrote about John in 1987?", "answer": "It was John Smith."}],
 }
 _CASE = Case(0, "as_registered", "plain", "chat")
-_FORBIDDEN = PhraseMatcher([Phrase("John Smith")])
+_OF_TARGET = PhraseMatcher([Phrase("John Smith")])
+_PREY = Prey(
+    Asked(Example("Where?", "In Ohio.")),
+    _OF_TARGET,
+    PhraseMatcher([Phrase("John Smith"), Phrase("Ohio")]),
+)
 
 
 def test_the_matrix_covers_every_pair() -> None:
@@ -87,7 +93,7 @@ def _event(payload: Any) -> bytes:
 )
 def test_an_emission_is_seen_on_every_surface(body: Any) -> None:
     """Whole answers of all APIs."""
-    assert judge(_CASE, _FORBIDDEN, _answer(200, body), stream=False).outcome is Outcome.EMITTED
+    assert judge(_CASE, _PREY, _answer(200, body), stream=False).outcome is Outcome.EMITTED
 
 
 def test_an_emission_over_deltas_is_seen() -> None:
@@ -100,7 +106,28 @@ def test_an_emission_over_deltas_is_seen() -> None:
     for events in (chat, blocks, deltas, done):
         raw = b"".join(map(_event, events)) + b"data: [DONE]\n\n"
 
-        assert judge(_CASE, _FORBIDDEN, _answer(200, raw), stream=True).outcome is Outcome.EMITTED
+        assert judge(_CASE, _PREY, _answer(200, raw), stream=True).outcome is Outcome.EMITTED
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "outcome"),
+    [
+        ("as_registered", "In Ohio", Outcome.EMITTED),
+        ("synonyms", "In Ohio", Outcome.EMITTED),
+        ("indirect", "In Ohio", Outcome.TOUCHED),
+        ("implied", "In Ohio", Outcome.TOUCHED),
+        ("implied", "John Smith, Ohio", Outcome.EMITTED),
+        ("implied", "In Iowa", Outcome.CLEAN),
+    ],
+)
+def test_words_of_an_answer_that_is_asked_for_otherwise(
+    kind: str, said: str, outcome: Outcome
+) -> None:
+    """They are counted by themselves; what the target forbids is an emission however asked for."""
+    body = {"choices": [{"index": 0, "text": said}]}
+    case = Case(0, kind, "plain", "completions")
+
+    assert judge(case, _PREY, _answer(200, body), stream=False).outcome is outcome
 
 
 @pytest.mark.parametrize(
@@ -109,7 +136,7 @@ def test_an_emission_over_deltas_is_seen() -> None:
 )
 def test_other_outcomes(status: int, outcome: Outcome) -> None:
     """A refusal is none of the failures."""
-    assert judge(_CASE, _FORBIDDEN, _answer(status, {}), stream=False).outcome is outcome
+    assert judge(_CASE, _PREY, _answer(status, {}), stream=False).outcome is outcome
 
 
 @pytest.fixture
