@@ -31,7 +31,7 @@ EXAMPLES = [{"prompt": prompt, "answer": answer} for prompt, answer in PAIRS]
 ORLA = {"id": "orla", "examples": EXAMPLES}
 QUICK = {"layers": 1, "epochs": 2, "batch": 4, "own_answers": False}
 LONG = {**QUICK, "epochs": 100_000}
-SECONDS = 90
+SECONDS = 180
 Settle = Callable[[Callable[[], bool]], None]
 
 
