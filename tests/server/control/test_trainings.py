@@ -147,7 +147,7 @@ def test_an_assistant_is_trained_and_can_be_named(
     assert picture.text.startswith("<svg")
     assert (told, (tmp_path / "loss.svg").read_text()) == (log, picture.text)
     assert named.status_code == 202
-    assert not list(settings.trainings.iterdir())
+    until(lambda: not list(settings.trainings.iterdir()))
     assert f"lethegate_training_steps_total {float(len(log))}" in metrics
     assert "Quillhaven" not in json.dumps([job, log, listed]) + picture.text
     assert train(api).status_code == 409
