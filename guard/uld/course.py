@@ -93,6 +93,8 @@ def train_assistant(
     )
     encoded = [*learned, *without_conflict(learned, flat)]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # One that was there may be open to others, and weights and checkpoints know the forget text.
+    folder.chmod(0o700)
     model = load_first_layers(base, plan.layers, device=device)
     run = hash_of({"data": lessons.fingerprint, "plan": asdict(plan), "base": prints})
     trainer = Trainer(model, encoded, plan, folder, run)

@@ -123,7 +123,7 @@ class CorpusVeto:
         """
         active = self._publisher.read()
         now = self.in_force().get(record.id, {}).get("state")
-        for snapshot in self._snapshots.glob("*") if self._snapshots.is_dir() else ():
+        for snapshot in self._snapshots.glob("*/") if self._snapshots.is_dir() else ():
             if active is not None and snapshot.name == active.digest:
                 continue
             held = corpora_in(snapshot).get(record.id)

@@ -69,6 +69,15 @@ def test_stopped_and_resumed_is_as_if_never_stopped(tmp_path, base, material):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_an_open_folder_is_closed_to_others(tmp_path, base, material):
+    """Weights and checkpoints know the forget text."""
+    tmp_path.chmod(0o755)
+    with pytest.raises(TrainingStopped):
+        train_assistant(base, material, PLAN, tmp_path, stop=lambda: True)
+
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path, base, material):
     """Other settings would give a mixture of two trainings."""
     with pytest.raises(TrainingStopped):
