@@ -88,4 +88,7 @@ def test_steps_and_changes_are_measured(tmp_path: Path) -> None:
     found |= unloaded_request(new_batch, logits, policies[2].digest, changes=2)
 
     assert found["change_longest_step_ms_40_max"] >= found["change_longest_step_ms_40"] > 0
-    assert all(value < 1000 for value in found.values())
+    # A load waits for an idle core for two seconds before it hashes the files itself.
+    loads = {name for name in found if "_load_" in name}
+    assert all(found[name] < 10_000 for name in loads), found
+    assert all(value < 1000 for name, value in found.items() if name not in loads), found
