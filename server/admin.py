@@ -34,6 +34,7 @@ from server.audit.acts import RecordedActs
 from server.audit.routes import audit_router
 from server.auth import Role
 from server.body import BodyGuard, error_response
+from server.console.app import ConsoleBeside, ConsoleOptions, create_console
 from server.errors import (
     InvalidField,
     MethodNotAllowed,
@@ -62,8 +63,13 @@ from server.tables import JobKind
 from server.training.routes import router as trainings_router
 
 
-def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> FastAPI:
-    """Build the admin API's application."""
+def create_admin_app(
+    control: Control, *, version: str, max_body_bytes: int, console: str | None = None
+) -> FastAPI:
+    """Build the admin API's application.
+
+    `console`: the URL of the guarded endpoint, for a Web console beside it; None: there is none.
+    """
     app = FastAPI(
         title="Lethegate admin API",
         version=version,
@@ -101,6 +107,9 @@ def create_admin_app(control: Control, *, version: str, max_body_bytes: int) -> 
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
         streams=lambda scope: reads_itself(scope) or reads_lines(scope),
     )
+    if console is not None:
+        options = ConsoleOptions(console, max_body_bytes)
+        app.add_middleware(ConsoleBeside, console=create_console(app, control, options))
     return app
 
 
@@ -118,6 +127,7 @@ def _takes_no_key(scope: Scope) -> bool:
 _SHOWING = (f"{PREFIX}/targets:preview", f"{PREFIX}/provenance:attribute", PAGE_PATH)
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
+Search = Annotated[str | None, Query(max_length=64, description="Only ids that hold this.")]
 
 _targets = APIRouter(tags=["targets"])
 _jobs = APIRouter(tags=["jobs"])
@@ -132,9 +142,11 @@ def register_target(target: TargetIn, here: Here, role: Admin, response: Respons
 
 
 @_targets.get("/targets")
-def list_targets(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> TargetPage:
+def list_targets(
+    here: Here, role: Auditor, limit: Limit = 100, after: After = None, search: Search = None
+) -> TargetPage:
     """List targets by id, without forget text."""
-    found = here.store.target_page(after, limit + 1)
+    found = here.store.target_page(after, limit + 1, search)
     page = [record.to_summary(described=role >= Role.ADMIN) for record in found[:limit]]
     return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
 

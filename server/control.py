@@ -183,7 +183,10 @@ def _serve(
         trainings,
     )
     app = create_admin_app(
-        control, version=version("lethegate"), max_body_bytes=settings.max_body_bytes
+        control,
+        version=version("lethegate"),
+        max_body_bytes=settings.max_body_bytes,
+        console=settings.endpoint_url if settings.console else None,
     )
     server = _uvicorn_server(app)
     _announce(settings, listener)

@@ -62,6 +62,9 @@ class Settings(BaseModel):
     )
     admin_host: str = Field(default="127.0.0.1", description="Address the admin API listens on.")
     admin_port: int = Field(default=8001, ge=0, le=65535, description="Port of the admin API.")
+    console: bool = Field(
+        default=True, description="Serve the Web console, at /console of the admin port."
+    )
     admin_key: SecretStr | None = Field(
         default=None,
         description="Admin key; by default one is made and kept in admin.key (state dir).",

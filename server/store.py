@@ -259,9 +259,13 @@ class Store:
         with self._database.read() as connection:
             return [TargetIn.model_validate(row.document) for row in connection.execute(query)]
 
-    def target_page(self, after: str | None, limit: int) -> list[TargetRecord]:
-        """Up to `limit` targets with ids greater than `after`, in order."""
+    def target_page(
+        self, after: str | None, limit: int, search: str | None = None
+    ) -> list[TargetRecord]:
+        """Up to `limit` targets with ids greater than `after`, in order; `search`: that hold it."""
         query = select(targets).order_by(targets.c.id).limit(limit)
+        if search is not None:
+            query = query.where(targets.c.id.contains(search.lower(), autoescape=True))
         if after is not None:
             query = query.where(targets.c.id > after)
         with self._database.read() as connection:

@@ -6,17 +6,18 @@ request. For admins only, as attribution is everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator
 from html import escape
 from importlib.resources import files
 
-from server.provenance.schemas import AttributeOut, SourceOut, SpanOut
+from server.provenance.marks import Piece, first_shown, pieces
+from server.provenance.schemas import AttributeOut, SourceOut
 
 PATH = "/admin/provenance"
 STYLE_PATH = "/admin/provenance.css"
 # Of the form, escapes included: a text of a million letters passes, nothing much longer.
 MAX_FORM_BYTES = 2 * 1024 * 1024
-_MAX_SHOWN = 200
+MAX_SHOWN = 200
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'",
@@ -64,12 +65,11 @@ def render_page(text: str = "", found: AttributeOut | None = None, error: str | 
 def _result(text: str, found: AttributeOut) -> Iterator[str]:
     refused = sum(span.refused for span in found.spans)
     yield f"<h2>{found.words} words, {len(found.spans)} matches, {refused} refused</h2>\n"
-    shown, left_out = found.spans, len(found.spans) - _MAX_SHOWN
+    shown = first_shown(found.spans, MAX_SHOWN)
+    left_out = len(found.spans) - len(shown)
     if left_out > 0:
-        # Sorting keeps the order of equals.
-        shown = sorted(found.spans, key=lambda span: not span.refused)[:_MAX_SHOWN]
         yield f"<p>{left_out} more are not shown here; the refused ones come first.</p>\n"
-    yield f'<p class="said">{"".join(_marked(text, shown))}</p>\n'
+    yield f'<p class="said">{"".join(map(_piece, pieces(text, shown)))}</p>\n'
     for number, span in enumerate(shown, 1):
         kind = "refused" if span.refused else "let through"
         yield f'<section id="match-{number}">\n<h3>{number}. {escape(span.corpus)}, {kind}</h3>\n'
@@ -82,28 +82,12 @@ def _result(text: str, found: AttributeOut) -> Iterator[str]:
         yield "</section>\n"
 
 
-def _marked(text: str, spans: Sequence[SpanOut]) -> Iterator[str]:
-    """The text with its matches marked; where several meet, a refused one shows."""
-    edges = [(span.start, number) for number, span in enumerate(spans, 1)]
-    edges += [(span.end, -number) for number, span in enumerate(spans, 1)]
-    here: set[int] = set()
-    at = 0
-    for place, number in sorted(edges):
-        yield _piece(text[at:place], here, spans)
-        at = place
-        if number > 0:
-            here.add(number)
-        else:
-            here.discard(-number)
-    yield _piece(text[at:], here, spans)
-
-
-def _piece(piece: str, here: Set[int], spans: Sequence[SpanOut]) -> str:
-    if not piece or not here:
-        return escape(piece)
-    kind = "refused" if any(spans[number - 1].refused for number in here) else "matched"
-    numbers = " ".join(map(str, sorted(here)))
-    return f'<mark class="{kind}" title="match {numbers}">{escape(piece)}</mark>'
+def _piece(piece: Piece) -> str:
+    if not piece.matches:
+        return escape(piece.text)
+    kind = "refused" if piece.refused else "matched"
+    numbers = " ".join(map(str, piece.matches))
+    return f'<mark class="{kind}" title="match {numbers}">{escape(piece.text)}</mark>'
 
 
 def _source(source: SourceOut) -> Iterator[str]:

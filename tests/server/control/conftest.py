@@ -210,6 +210,12 @@ def served_model() -> str | None:
 
 
 @pytest.fixture
+def endpoint_url() -> str | None:
+    """The guarded endpoint of a console; none unless a test has one."""
+    return None
+
+
+@pytest.fixture
 def admin(
     settings: Settings,
     database: Database,
@@ -217,6 +223,7 @@ def admin(
     publisher: SnapshotPublisher,
     make_worker: Callable[..., JobWorker],
     served_model: str | None,
+    endpoint_url: str | None,
 ) -> Iterator[httpx.Client]:
     """An admin's client of the admin API, on a real loopback server."""
     registry = CollectorRegistry()
@@ -257,7 +264,9 @@ def admin(
         audit,
         trainings,
     )
-    app = create_admin_app(control, version="1", max_body_bytes=settings.max_body_bytes)
+    app = create_admin_app(
+        control, version="1", max_body_bytes=settings.max_body_bytes, console=endpoint_url
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -1,0 +1,1 @@
+"""The Web console: the admin API for people, on the admin port."""

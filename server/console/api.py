@@ -1,0 +1,104 @@
+"""The admin API as the console calls it: in this process, with the key of whoever is logged in.
+
+The console has no rights of its own. Every page is made of answers of the same routes that a key
+opens over HTTP, so roles, records of the audit and errors are theirs.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp
+
+from server.admin_parts import PREFIX
+from server.console.errors import ApiRefused, EndpointSilent, LoggedOut
+from server.errors import NotFound
+
+_ENDPOINT_SECONDS = 120.0
+# Ids, numbers and verbs; what is no segment of a path of the API is not looked for.
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API said; `etag` is empty where it gave none."""
+
+    body: Any
+    etag: str = ""
+
+
+class AdminApi:
+    """Calls the admin application and the guarded endpoint with one key."""
+
+    def __init__(self, app: ASGIApp, endpoint_url: str, authorization: str) -> None:
+        self._app, self._endpoint_url = app, endpoint_url
+        self._headers = {"authorization": authorization}
+
+    async def get(self, *parts: str, **query: Any) -> Answer:
+        """Read a resource; `parts` are the segments of its path, `query` without what is None."""
+        return await self._ask("GET", parts, query=query)
+
+    async def send(
+        self, method: str, *parts: str, body: Any = None, etag: str | None = None
+    ) -> Answer:
+        """Change something; `etag` is the revision that is to be changed."""
+        return await self._ask(method, parts, body=body, etag=etag)
+
+    async def endpoint(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Ask the guarded endpoint.
+
+        Raises:
+            EndpointSilent: it does not answer.
+            ApiRefused: it answers with an error.
+        """
+        # The endpoint speaks plain HTTP; loading certificates would take longer than asking.
+        unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        client = httpx.AsyncClient(
+            base_url=self._endpoint_url, trust_env=False, timeout=_ENDPOINT_SECONDS, verify=unused
+        )
+        async with client:
+            try:
+                response = await client.request(method, path, json=body, headers=self._headers)
+                self._judge(response)
+            except httpx.HTTPError:
+                raise EndpointSilent("The guarded endpoint does not answer.") from None
+        return response
+
+    async def _ask(
+        self,
+        method: str,
+        parts: tuple[str, ...],
+        *,
+        query: dict[str, Any] | None = None,
+        body: Any = None,
+        etag: str | None = None,
+    ) -> Answer:
+        if not all(map(_PART.fullmatch, parts)):
+            raise NotFound("There is no such resource.")
+        path = "/".join([PREFIX, *parts])
+        headers = self._headers | ({"if-match": etag} if etag else {})
+        params = {name: value for name, value in (query or {}).items() if value is not None}
+        client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self._app), base_url="http://console", trust_env=False
+        )
+        async with client:
+            response = await client.request(method, path, params=params, json=body, headers=headers)
+        self._judge(response)
+        return Answer(response.json(), response.headers.get("etag", ""))
+
+    def _judge(self, response: httpx.Response) -> None:
+        """Refuse an error as the console's own."""
+        if response.is_success:
+            return
+        if response.status_code == 401:
+            raise LoggedOut
+        try:
+            told = response.json()["error"]
+            message, param = str(told["message"]), told.get("param")
+        except (ValueError, LookupError, TypeError, AttributeError):
+            message, param = "The server's answer cannot be read.", None
+        raise ApiRefused(response.status_code, message, param=param)
