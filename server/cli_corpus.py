@@ -219,6 +219,22 @@ def withdraw(
         _follow(client, answer, wait, timeout, as_json)
 
 
+@corpus_app.command("adopt")
+@with_settings(CLIENT_SETTINGS)
+def adopt(
+    corpus_id: CorpusId,
+    index: Annotated[str, typer.Argument(metavar="NAME", help="The index's folder in index_dir.")],
+    *,
+    settings: Settings,
+    wait: Wait = False,
+    timeout: Timeout = 600,
+    as_json: AsJson = False,
+) -> None:
+    """Give corpus ID, which never had documents, an index that `lethegate index build` made."""
+    with AdminClient.of(settings) as client:
+        _follow(client, client.adopt_index(corpus_id, index), wait, timeout, as_json)
+
+
 @corpus_app.command("verify")
 @with_settings(CLIENT_SETTINGS)
 def verify(

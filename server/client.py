@@ -237,6 +237,10 @@ class AdminClient:
         """Withdraw a corpus with all its documents."""
         return self._call("DELETE", f"/corpora/{_quoted(corpus_id)}")
 
+    def adopt_index(self, corpus_id: str, index: str) -> dict[str, Any]:
+        """Have a corpus take over an index of the server's `index_dir`."""
+        return self._call("POST", f"/corpora/{_quoted(corpus_id)}:adopt", json={"index": index})
+
     def verify_corpus(self, corpus_id: str) -> dict[str, Any]:
         """Have a corpus's index compared with its checksums."""
         return self._call("POST", f"/corpora/{_quoted(corpus_id)}:verify", json={})

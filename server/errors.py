@@ -47,7 +47,8 @@ ServerError
     ├── CorpusRejected        a gateway could not load it
     ├── CorpusNotAcknowledged a live gateway did not answer in time
     ├── CorpusTooLarge        more text than may be vetoed
-    └── CorpusNotVetoed       the policy that vetoes it is not in force
+    ├── CorpusNotVetoed       the policy that vetoes it is not in force
+    └── CorpusNotAdopted      the index it was to take over cannot be taken
 
 Messages never hold forget text or a value that a client sent.
 """
@@ -285,6 +286,10 @@ class CorpusNotVetoed(CorpusFault):
     """The policy with the corpus's documents in its veto did not come into force."""
 
 
+class CorpusNotAdopted(CorpusFault):
+    """An index cannot be taken over: it is missing, damaged or of another kind."""
+
+
 @dataclass(frozen=True, slots=True)
 class ErrorRow:
     """How one error class looks to a client; `message` replaces the error's own if given."""
@@ -349,6 +354,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     CorpusNotAcknowledged: ErrorRow(503, _SERVER, "corpus_not_acknowledged"),
     CorpusTooLarge: ErrorRow(422, _CLIENT, "corpus_too_large"),
     CorpusNotVetoed: ErrorRow(500, _SERVER, "corpus_not_vetoed"),
+    CorpusNotAdopted: ErrorRow(422, _CLIENT, "corpus_not_adopted"),
     GuardError: _GUARD,
     PointerFenced: _GUARD,
     CorporaUnusable: _GUARD,

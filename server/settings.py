@@ -170,6 +170,9 @@ class Settings(BaseModel):
         le=10_000,
         description="Requests at once of a key that has no limit of its own.",
     )
+    index_dir: Path | None = Field(
+        default=None, description="Directory of the indexes that corpora may take over."
+    )
     max_upload_bytes: int = Field(
         default=1024 * MIB,
         ge=1024,

@@ -39,6 +39,7 @@ from server.tables import (
 _CANCELLABLE = {
     JobKind.TRAIN: (JobState.QUEUED, JobState.RUNNING),
     JobKind.CORPUS_ADD: (JobState.QUEUED,),
+    JobKind.CORPUS_ADOPT: (JobState.QUEUED,),
     JobKind.CORPUS_WITHDRAW: (JobState.QUEUED,),
     JobKind.CORPUS_VERIFY: (JobState.QUEUED,),
 }

@@ -64,6 +64,7 @@ class JobKind(StrEnum):
     CORPUS_CREATE = "corpus_create"
     CORPUS_CHANGE = "corpus_change"
     CORPUS_ADD = "corpus_add"
+    CORPUS_ADOPT = "corpus_adopt"
     CORPUS_WITHDRAW = "corpus_withdraw"
     CORPUS_DELETE = "corpus_delete"
     CORPUS_VERIFY = "corpus_verify"
@@ -83,6 +84,7 @@ CORPUS_KINDS = (
     JobKind.CORPUS_CREATE,
     JobKind.CORPUS_CHANGE,
     JobKind.CORPUS_ADD,
+    JobKind.CORPUS_ADOPT,
     JobKind.CORPUS_WITHDRAW,
     JobKind.CORPUS_DELETE,
     JobKind.CORPUS_VERIFY,

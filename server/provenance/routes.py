@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path as FolderPath
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import parse_qs
 
@@ -22,6 +23,7 @@ from server.auth import KeyRing, Role
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
 from server.provenance import page
 from server.provenance.schemas import (
+    AdoptIn,
     AttributeIn,
     AttributeOut,
     BlockPage,
@@ -69,6 +71,7 @@ class Corpora:
     attributor: Attributor
     audit: AuditLog
     max_upload_bytes: int
+    index_dir: FolderPath | None
 
     def discard_upload(self, job: JobRecord) -> None:
         """Delete the text that a cancelled job would have added."""
@@ -142,6 +145,18 @@ def withdraw_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAcc
 def verify_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAccepted:
     """Read a corpus's whole index and compare it with its checksums."""
     return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_VERIFY, corpus_id, {}))
+
+
+@router.post("/corpora/{corpus_id}:adopt", status_code=202)
+def adopt_index(corpus_id: CorpusPath, asked: AdoptIn, here: Here, role: Admin) -> CorpusAccepted:
+    """Take over an index that `lethegate index build` made, into a corpus without documents."""
+    record = here.store.corpus(corpus_id)
+    if here.index_dir is None:
+        raise Conflict("The server's settings name no index_dir to take an index from.")
+    if here.library.had(record.directory, 0):
+        raise Conflict("Only a corpus that never had documents can take over an index.")
+    payload = {"index": asked.index}
+    return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_ADOPT, corpus_id, payload))
 
 
 @router.post(

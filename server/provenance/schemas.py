@@ -105,6 +105,12 @@ class DocumentsIn(_Input):
     documents: Annotated[list[DocumentIn], Field(min_length=1, max_length=100_000)]
 
 
+class AdoptIn(_Input):
+    """The name of an index in the directory that the server's settings name."""
+
+    index: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+
+
 class UploadLine(DocumentIn):
     """One line of a streamed upload; its text may be longer than a request's."""
 

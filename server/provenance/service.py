@@ -80,12 +80,14 @@ def assemble_corpora(
             veto,
             metrics=metrics,
             state_dir=settings.state_dir,
+            index_dir=settings.index_dir,
             stopped=stopped,
         ),
         veto=veto,
         attributor=Attributor(library, publication, lambda t, i: _target_text(store, t, i)),
         audit=AuditLog(places.audit),
         max_upload_bytes=settings.max_upload_bytes,
+        index_dir=settings.index_dir,
     )
 
 

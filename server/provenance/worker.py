@@ -7,6 +7,7 @@ index. While nothing waits, segments are merged, which neither the API nor gatew
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,7 @@ from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
 from server.log import fault_fields, get_logger
 from server.metrics import ControlMetrics
+from server.provenance.adoption import adopt, adopted, inspect
 from server.provenance.freeze import changing
 from server.provenance.groups import as_policy_fault, sync_documents
 from server.provenance.library import Library
@@ -53,12 +55,15 @@ class CorpusWorker:
         *,
         metrics: ControlMetrics,
         state_dir: Path,
+        index_dir: Path | None,
         stopped: threading.Event,
     ) -> None:
-        """`state_dir` is where backups have their folders; see `server.staging`."""
+        """`state_dir` is where backups have their folders; see `server.staging`. `index_dir` has
+        the indexes that corpora may take over."""
         self._places, self._store, self._library = places, store, library
         self._publication, self._veto = publication, veto
         self._metrics, self._state_dir, self._stop = metrics, state_dir, stopped
+        self._index_dir = index_dir
         self._born = time.time()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
@@ -187,6 +192,7 @@ class CorpusWorker:
             JobKind.CORPUS_CREATE: self._create,
             JobKind.CORPUS_CHANGE: self._change,
             JobKind.CORPUS_ADD: self._add,
+            JobKind.CORPUS_ADOPT: self._adopt,
             JobKind.CORPUS_WITHDRAW: self._withdraw,
             JobKind.CORPUS_DELETE: self._delete,
             JobKind.CORPUS_VERIFY: self._verify,
@@ -224,6 +230,22 @@ class CorpusWorker:
         self._put_into_force(record)
         added = index.next_id - base
         return f"{added} documents added"
+
+    def _adopt(self, job: CorpusJob, record: CorpusRecord) -> str:
+        index = self._index(record)
+        source = (self._index_dir or Path(os.devnull)) / job.payload["index"]
+        # Else an earlier run of this job was cut short after the index had the documents.
+        if not (index.next_id and job.payload.get("begun")):
+            self._veto.require_room(record, inspect(source))
+            self._store.note_payload(job, {**job.payload, "begun": True})
+            adopt(index, source, partial(self._report_copied, job))
+        now = time.time()
+        self._store.add_documents(record.id, adopted(index.view, now))
+        self._put_into_force(record)
+        return f"{len(index.view.live_ids())} documents taken over"
+
+    def _report_copied(self, job: CorpusJob, done: int, total: int) -> None:
+        self._store.report_progress(job, f"{done} of {total} segments copied", 0.9 * done / total)
 
     def _withdraw(self, job: CorpusJob, record: CorpusRecord) -> str:
         index = self._index(record)

@@ -1,0 +1,131 @@
+"""A corpus takes over an index that the command line built."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from guard.background import word_view
+from server.cli import app
+from server.settings import Settings
+from tracing.index import Index
+
+CORPORA = "/admin/v1/corpora"
+SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
+OTHER = "nobody in the valley remembered who had painted the seventh door a deep marine green"
+Settle = Callable[[Callable[[], bool]], None]
+
+
+@pytest.fixture
+def settings(settings: Settings, tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """With a directory of indexes, unless a test says otherwise."""
+    directory = getattr(request, "param", tmp_path / "indexes")
+    return settings.model_copy(update={"index_dir": directory})
+
+
+@pytest.fixture
+def built(settings: Settings, tmp_path: Path) -> Path:
+    """An index of two documents, the second of which is withdrawn from it again, and a third."""
+    texts = {"a": SECRET, "b": "no more " + OTHER, "c": OTHER}
+    lines = [{"text": text, "source": source} for source, text in texts.items()]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    assert settings.index_dir is not None
+    directory = settings.index_dir / "novels"
+    made = CliRunner().invoke(app, ["index", "build", str(directory), str(file)])
+    assert made.exit_code == 0, made.output
+    index = Index(directory, word_view())
+    index.withdraw([1])
+    index.close()
+    return directory
+
+
+@pytest.fixture
+def adopt(admin: httpx.Client, settle: Settle) -> Callable[[str], dict[str, Any]]:
+    """Have corpus `book`, which is made, take over an index; gives the job as it ended."""
+
+    def ended(name: str) -> dict[str, Any]:
+        admin.post(CORPORA, json={"id": "book", "veto": True})
+        accepted = admin.post(f"{CORPORA}/book:adopt", json={"index": name})
+        assert accepted.status_code == 202, accepted.text
+        path = f"/admin/v1/jobs/{accepted.json()['job']['id']}"
+        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
+        job: dict[str, Any] = admin.get(path).json()
+        return job
+
+    return ended
+
+
+def test_an_index_is_taken_over(
+    admin: httpx.Client, built: Path, adopt: Callable[[str], dict[str, Any]], settle: Settle
+) -> None:
+    """Its documents are the corpus's, under their numbers; later ones follow."""
+    before = {path.name: path.read_bytes() for path in built.iterdir()}
+    job = adopt("novels")
+
+    assert (job["state"], job["message"]) == ("done", "2 documents taken over")
+    page = admin.get(f"{CORPORA}/book/documents").json()["documents"]
+    assert [(d["number"], d["source"], d["characters"]) for d in page] == [
+        (0, "a", len(SECRET)),
+        (2, "c", len(OTHER)),
+    ]
+    shown = admin.get(f"{CORPORA}/book").json()
+    assert (shown["status"], shown["documents"], shown["words"]) == ("active", 2, 28)
+    assert shown["vetoed"]["documents"] == 2
+    found = admin.post("/admin/v1/provenance:attribute", json={"text": f"He wrote: {SECRET}."})
+    assert [s["count"] for s in found.json()["spans"]] == [1]
+    assert {path.name: path.read_bytes() for path in built.iterdir()} == before
+
+    added = admin.post(
+        f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}, {"text": "a b c d"}]}
+    )
+    path = f"/admin/v1/jobs/{added.json()['job']['id']}"
+    settle(lambda: bool(admin.get(path).json()["state"] == "done"))
+    assert admin.get(path).json()["message"] == "1 documents added"
+    again = admin.post(f"{CORPORA}/book:adopt", json={"index": "novels"})
+    assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
+
+
+def test_what_cannot_be_taken_over_leaves_the_corpus_as_it_was(
+    admin: httpx.Client, built: Path, adopt: Callable[[str], dict[str, Any]]
+) -> None:
+    """A flipped bit, an index that is not there, and one of another kind fail the job."""
+    [segment] = built.glob("*.segment")
+    raw = bytearray(segment.read_bytes())
+    raw[-5] ^= 1
+    segment.write_bytes(raw)
+    damaged, missing = adopt("novels"), adopt("poems")
+    raw[-5] ^= 1
+    segment.write_bytes(raw)
+
+    for job in (damaged, missing):
+        assert (job["state"], job["error"]["code"]) == ("failed", "corpus_not_adopted")
+        assert SECRET.split()[1] not in json.dumps(job)
+    assert admin.get(f"{CORPORA}/book").json()["documents"] == 0
+    assert adopt("novels")["state"] == "done"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../novels", "a/b", "/etc", ".hidden", "a" * 200])
+def test_names_are_of_folders_in_the_directory(admin: httpx.Client, name: str) -> None:
+    """Nothing else is read."""
+    admin.post(CORPORA, json={"id": "book"})
+    refused = admin.post(f"{CORPORA}/book:adopt", json={"index": name})
+
+    assert refused.status_code == 422
+    assert refused.json()["error"]["param"] == "index"
+
+
+@pytest.mark.parametrize("settings", [None], indirect=True)
+def test_without_a_directory_nothing_is_taken_over(admin: httpx.Client) -> None:
+    """The setting opens it."""
+    admin.post(CORPORA, json={"id": "book"})
+    refused = admin.post(f"{CORPORA}/book:adopt", json={"index": "novels"})
+
+    assert refused.status_code == 409
+    assert "index_dir" in refused.json()["error"]["message"]
