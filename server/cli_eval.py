@@ -95,6 +95,7 @@ def uld(
     epochs: Annotated[int, typer.Option(help="Training: passes.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Training: seed.", min=0)] = 0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
     limit: Annotated[
         int, typer.Option(help="Rows per set of questions, only to try it; 0: all.", min=0)
@@ -115,6 +116,7 @@ def uld(
         epochs=epochs,
         learning_rate=learning_rate,
         retain_weight=retain_weight,
+        seed=seed,
         batch=16,
         bfloat16=True,
     )

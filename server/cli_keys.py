@@ -37,6 +37,12 @@ def add_key(
     rpm: Annotated[int | None, typer.Option(help="Requests a minute.", min=1)] = None,
     tpm: Annotated[int | None, typer.Option(help="Tokens a minute.", min=1)] = None,
     at_once: Annotated[int | None, typer.Option(help="Requests at once.", min=1)] = None,
+    uld_weight: Annotated[
+        float | None, typer.Option(help="Assistants' weight, in place of the targets'.")
+    ] = None,
+    uld_filter: Annotated[
+        float | None, typer.Option(help="Their filter's r, in place of the targets'.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it, this once."""
@@ -52,6 +58,8 @@ def add_key(
             "concurrent_requests": at_once,
         },
     }
+    if uld_weight is not None or uld_filter is not None:
+        document["uld"] = {"weight": uld_weight, "filter": uld_filter}
     if days is not None:
         document["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
     with AdminClient.of(settings) as client:

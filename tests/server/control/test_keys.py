@@ -384,6 +384,29 @@ def test_keys_from_the_shell(
     assert run("add", "alice", "--role", "root").exit_code == 1
 
 
+def test_a_keys_assistants_from_the_shell(
+    admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out is the targets'; a weight beyond the operator's bounds makes no key."""
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
+    monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(admin.base_url.port))
+
+    def add(*arguments: str) -> Any:
+        result = CliRunner().invoke(app, ["keys", "add", "alice", "--json", *arguments])
+        return json.loads(result.stdout)["uld"] if result.exit_code == 0 else result.exit_code
+
+    assert add("--uld-weight", "1.5", "--uld-filter", "0.02") == {"weight": 1.5, "filter": 0.02}
+    assert add("--uld-weight", "2") == {"weight": 2.0, "filter": None}
+    assert add("--uld-filter", "0.1") == {"weight": None, "filter": 0.1}
+    assert add() is None
+    assert (add("--uld-weight", "11"), add("--uld-weight", "0"), add("--uld-filter", "2")) == (
+        1,
+        1,
+        1,
+    )
+    assert len(admin.get(KEYS).json()["keys"]) == 4
+
+
 def test_the_database_knows_no_key(settings: Settings, database: Database) -> None:
     """Its pages hold the beginning and the hash of a key, nothing else of it."""
     _, key = KeyStore(database).create(_columns())

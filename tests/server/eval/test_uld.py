@@ -102,12 +102,13 @@ def test_the_command_writes_flat_figures(data: Path, model: Path, tmp_path: Path
     """It trains the assistant where there is none; no text of the data is in the report."""
     report, folder = tmp_path / "report.json", tmp_path / "assistant"
     command = ["eval", "uld", "--json", str(report), "--data", str(data), "--epochs", "1"]
-    command += ["--model", str(model), "--oracle", str(model), "--layers", "1"]
+    command += ["--model", str(model), "--oracle", str(model), "--layers", "1", "--seed", "3"]
     result = run(app, [*command, "--assistant", str(folder)])
     figures = json.loads(report.read_text())
 
     assert result.exit_code == 0, result.stderr
     assert figures["found_forget"] == 1.0
+    assert figures["assistant_seed"] == 3
     assert figures["base_forget_ks"] == 0.0
     assert figures["base_forget_quality"] == 1.0
     assert figures["base_retain_unchanged"] == 1.0
