@@ -3,7 +3,7 @@
 Unauthorized
 └── LoggedOut       there is no session, or its key is no longer good
 Forbidden
-└── ForeignForm       a form that was not sent by a page of this console
+└── ForeignForm     a form that was not sent by a page of this console
 ClientFault
 └── ApiRefused      the admin API or the guarded endpoint answered with an error
 NotReady

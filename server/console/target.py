@@ -19,6 +19,8 @@ _PHRASES = 500
 async def show(visit: Visit) -> Response:
     """The target with its phrases, from number `from` on, and its calibration."""
     target_id = visit.id("target_id")
+    # Before the target, which then shows what a job that is done has made of it.
+    job = await _job(visit)
     answer = await visit.api.get("targets", target_id)
     listed = (await visit.api.get("targets", target_id, "phrases")).body
     first = _number(visit.query("from"))
@@ -36,7 +38,7 @@ async def show(visit: Visit) -> Response:
         next=first + _PHRASES if left else None,
         calibration=report.get("calibration"),
         names=report.get("names") or [],
-        job=await _job(visit),
+        job=job,
         final=FINAL,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import urljoin
@@ -10,7 +11,11 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
+from detectors.detection import Detection, Layer, Strength
+from detectors.targets import Phrase
+from guard.decision import Decision, Verdict
 from guard.follower import Follower
+from server.auth import Role
 
 LOGIN = "/console/login"
 
@@ -96,6 +101,35 @@ class Visitor:
 def endpoint_url() -> str | None:
     """There is a console, and no endpoint."""
     return "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def gateway(start_stack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A gateway before a fake engine, which finds `ada` in prompts with "Ada" and "Novak".
+
+    The first is strong evidence and near her first example, the second weak and near the other;
+    "refuse" is refused.
+    """
+    stack = start_stack(keys={"admin-key": Role.ADMIN, "auditor-key": Role.AUDITOR})
+    stack.guard.verdicts = {
+        "refuse": Verdict.REFUSE,
+        "Ada": Verdict.STEER,
+        "Novak": Verdict.STEER,
+    }
+    stack.guard.forbidden = [Phrase("Port Sorrel")]
+    decide = stack.guard.screen
+
+    async def with_reasons(texts: list[str], *rest: Any, **options: Any) -> Decision:
+        decision: Decision = await decide(texts, *rest, **options)
+        if decision.verdict is Verdict.ALLOW:
+            return decision
+        strong = any("Ada" in text for text in texts)
+        strength = Strength.STRONG if strong else Strength.WEAK
+        found = Detection("ada", Layer.SIMILARITY, strength, 0.91234, 0.8, (0 if strong else 1,))
+        return replace(decision, detections=(found,))
+
+    monkeypatch.setattr(stack.guard, "screen", with_reasons)
+    return stack
 
 
 @pytest.fixture
