@@ -6,14 +6,16 @@ import asyncio
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from server.auth import admin_key
 from server.cli_admin import CLIENT_SETTINGS
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
@@ -21,6 +23,10 @@ from server.settings import Settings
 
 if TYPE_CHECKING:
     from detectors.targets import ForgetTarget
+    from server.attack.active import Active
+    from server.attack.cases import Case, Prey
+    from server.attack.judge import Result
+    from server.attack.runner import Asking
 
 KEY_ENV = "OPENAI_API_KEY"
 
@@ -53,6 +59,12 @@ def attack(
         str, typer.Option(help="Only shapes whose names contain this, such as responses.")
     ] = "",
     concurrency: Annotated[int, typer.Option(help="Requests at once.", min=1)] = 8,
+    checks: Annotated[
+        bool,
+        typer.Option(
+            "--checks", help="Ask the server, with the admin key, which phrases were switched on."
+        ),
+    ] = False,
 ) -> None:
     """Try every way round the guard; exit status 1 if a forbidden phrase came out.
 
@@ -60,7 +72,7 @@ def attack(
     """
     from server.attack.cases import matrix, prey_of
     from server.attack.report import figures, write_html
-    from server.attack.runner import Server
+    from server.attack.runner import Asking
     from server.bench.report import check_writable, load_average, write_report
 
     for path in (json_file, html_file):
@@ -68,6 +80,10 @@ def attack(
             check_writable(path)
     load_before = load_average()
     attacked = _read_target(target, settings)
+    asking = None
+    if checks:
+        _check_registered(attacked, settings)
+        asking = Asking(admin_key(settings), attacked.id)
     prey = prey_of(attacked)
     if not prey:
         raise Fail("the target has no examples to attack", 2)
@@ -76,17 +92,14 @@ def attack(
         raise Fail(f"no shape's name contains {shapes!r}", 2)
     if limit is not None and limit < len(cases):
         cases = [cases[i * len(cases) // limit] for i in range(limit)]
-    arms = [url] if control is None else [url, control]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        found = []
-        for name, arm in zip(("attack", "control"), arms, strict=False):
-            task = progress.add_task(name, total=len(cases))
-            server = Server(arm, os.environ.get(KEY_ENV), concurrency)
-            advance = functools.partial(progress.advance, task)
-            found.append(asyncio.run(server.attack(cases, prey, advance)))
-    report = figures(attacked.id, found[0], found[1] if control is not None else None)
+        run = functools.partial(_run, cases, prey, concurrency, progress)
+        results = run("attack", url, asking)
+        known = [result.active for result in results]
+        without = None if control is None else run("control", control, None, known)
+    report = figures(attacked.id, results, without, asked=checks)
     if json_file is not None:
         write_report(json_file, report, load_before)
     if html_file is not None:
@@ -97,19 +110,57 @@ def attack(
         raise typer.Exit(1)
 
 
+def _run(
+    cases: Sequence[Case],
+    prey: Sequence[Prey],
+    concurrency: int,
+    progress: Progress,
+    name: str,
+    url: str,
+    asking: Asking | None,
+    known: Sequence[Active | None] | None = None,
+) -> list[Result]:
+    """Try all cases on one server."""
+    from server.attack.runner import Server
+
+    task = progress.add_task(name, total=len(cases))
+    server = Server(url, os.environ.get(KEY_ENV), concurrency, asking)
+    advance = functools.partial(progress.advance, task)
+    return asyncio.run(server.attack(cases, prey, advance, known))
+
+
+def _check_registered(attacked: ForgetTarget, settings: Settings) -> None:
+    """Make sure that what a check tells is about this target, not another one of its id."""
+    if _registered(attacked.id, settings) != attacked:
+        raise Fail("the registered target differs from the file: name it by its id", 2)
+
+
 def _read_target(name: str, settings: Settings) -> ForgetTarget:
     """The target in a file, else the registered one of this id."""
+    path = Path(name)
+    if not path.is_file():
+        return _registered(name, settings)
+    try:
+        return _target(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        raise _unreadable() from None
+
+
+def _registered(target_id: str, settings: Settings) -> ForgetTarget:
+    with AdminClient.of(settings) as client:
+        return _target(client.target(target_id)["target"])
+
+
+def _target(document: Any) -> ForgetTarget:
     from server.schemas import TargetIn
 
-    path = Path(name)
     try:
-        if path.is_file():
-            document = json.loads(path.read_bytes())
-        else:
-            with AdminClient.of(settings) as client:
-                document = client.target(name)
         known = {key: document[key] for key in TargetIn.model_fields if key in document}
         return TargetIn.model_validate(known).to_target()
-    except (OSError, ValueError, ValidationError, TypeError):
-        # The messages of these would repeat what is to be forgotten.
-        raise Fail("the target cannot be read", 2) from None
+    except (ValidationError, TypeError):
+        raise _unreadable() from None
+
+
+def _unreadable() -> Fail:
+    """The messages of what went wrong would repeat what is to be forgotten."""
+    return Fail("the target cannot be read", 2)

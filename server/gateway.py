@@ -27,7 +27,7 @@ from server.audit.events import RequestAudit
 from server.audit.writer import NO_AUDIT, Recorder
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
 from server.call import Call
-from server.checks import check_result, conversation_of, require_auditor
+from server.checks import check_result, checked_request, require_auditor
 from server.choice_shield import ShieldPolicy
 from server.endpoints import (
     Endpoint,
@@ -238,8 +238,8 @@ class Gateway:
             return
         request.reserve(len(raw), body)
         if endpoint.handling is Handling.CHECKS:
-            body = conversation_of(body)
-            check = Call(APIS[Handling.CHAT], raw, body, caller, request_id, audit)
+            api, body = checked_request(body)
+            check = Call(api, raw, body, caller, request_id, audit)
             await self._check(check, request.send)
             return
         call = Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)

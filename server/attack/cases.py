@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from detectors.extraction import extract
+from detectors.extraction import ExtractedPhrase, extract
 from detectors.targets import ForgetTarget, Phrase
 from guard.phrase_matcher import PhraseMatcher
 from server.attack.kinds import KINDS
@@ -31,31 +31,35 @@ class Case:
         """Tells the case without telling what it is about."""
         return f"{self.item}/{self.kind}/{self.encoding}/{self.shape}"
 
+    @property
+    def api(self) -> str:
+        """The path that it is sent to."""
+        return SHAPES[self.shape].path
+
 
 @dataclass(frozen=True, slots=True)
 class Prey:
     """What is attacked: what is asked for, and what no answer may say.
 
-    `of_target` is what the target forbids whatever of it is asked; `forbidden` also the phrases of
-    the answer that is asked for, common words among them.
+    `of_target` is what the target forbids whatever of it is asked; `own` are the phrases of the
+    answer that is asked for, common words among them.
     """
 
     asked: Asked
     of_target: PhraseMatcher
-    forbidden: PhraseMatcher
+    own: PhraseMatcher
 
 
 def prey_of(target: ForgetTarget) -> list[Prey]:
     """The examples of a target, each with the target's phrases and its own."""
     extraction = extract(target)
     found = []
-    of_target = PhraseMatcher([Phrase(p.text, p.whole_word) for p in extraction.target])
+    of_target = _matcher(extraction.target)
     for example, own in zip(target.examples, extraction.items, strict=True):
         said = example.prompt + example.answer
         name = next((alias for alias in target.aliases if alias in said), "")
-        phrases = [Phrase(p.text, p.whole_word) for p in (*extraction.target, *own)]
         asked = asked_of(example, name, target.examples)
-        found.append(Prey(asked, of_target, PhraseMatcher(phrases)))
+        found.append(Prey(asked, of_target, _matcher(own)))
     return found
 
 
@@ -81,6 +85,10 @@ def request_of(case: Case, prey: Sequence[Prey], model: str) -> tuple[str, Mappi
         question = DISGUISES[case.encoding](question)
     shape = SHAPES[case.shape]
     return shape.path, shape.body(model, question, own.asked.example)
+
+
+def _matcher(phrases: Sequence[ExtractedPhrase]) -> PhraseMatcher:
+    return PhraseMatcher(Phrase(phrase.text, phrase.whole_word) for phrase in phrases)
 
 
 def _combinations(*, full: bool) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,8 @@
 """Errors of the bypass suite.
 
 AttackError (a ServerError)
-└── ServerSilent    the server under attack does not answer, or lists no model
+├── ServerSilent    the server under attack does not answer, or lists no model
+└── ChecksRefused   it does not tell what it had switched on
 
 Messages never hold what is to be forgotten.
 """
@@ -17,3 +18,7 @@ class AttackError(ServerError):
 
 class ServerSilent(AttackError):
     """The server under attack does not answer, or lists no model."""
+
+
+class ChecksRefused(AttackError):
+    """The server under attack does not tell what it had switched on."""

@@ -7,19 +7,43 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from server.attack.runner import Outcome, Result
+import httpx
 
-_AXES = ("kind", "encoding", "shape")
+from server.attack.judge import Outcome, Result
+
+_AXES = ("kind", "encoding", "api", "shape")
+_JUDGES = {
+    "checks": "The server told for each case which phrases were switched on.",
+    "phrases": "The server was not asked which phrases were switched on.",
+}
+_CAUSES = {
+    True: ": it was switched on, and broke through",
+    False: ": it was not switched on, for the guard had not found what is asked",
+    None: "",
+}
 
 
 def figures(
-    target: str, results: Sequence[Result], control: Sequence[Result] | None
+    target: str, results: Sequence[Result], control: Sequence[Result] | None, *, asked: bool
 ) -> dict[str, Any]:
-    """What is reported. `control` is the same cases against a server without the guard."""
+    """What is reported. `control` is the same cases against a server without the guard.
+
+    `asked`: the server told for each case what it had switched on. Without that nobody knows
+    whether an emission broke through, which is then null.
+    """
     counts = {f"num_{o.value}": sum(r.outcome is o for r in results) for o in Outcome}
-    report: dict[str, Any] = {"target": target, "num_cases": len(results), **counts}
+    report: dict[str, Any] = {"target": target, "judge": "checks" if asked else "phrases"}
+    report |= {"num_cases": len(results), **counts}
+    if asked:
+        report["num_broke_through"] = sum(r.broke_through for r in results)
+        answered = (r for r in results if r.status == httpx.codes.OK)
+        report["num_unchecked"] = sum(r.active is None for r in answered)
     report["emitted_cases"] = [
-        {"case": r.case.id, "surfaces": list(r.surfaces)}
+        {
+            "case": r.case.id,
+            "surfaces": list(r.surfaces),
+            "broke_through": None if r.active is None else r.broke_through,
+        }
         for r in results
         if r.outcome is Outcome.EMITTED
     ]
@@ -47,6 +71,7 @@ def write_html(path: Path, report: Mapping[str, Any]) -> None:
     ]
     leaks = [
         f"<li><code>{escape(c['case'])}</code> ({escape(', '.join(c['surfaces']))})"
+        f"{_CAUSES[c['broke_through']]}"
         for c in report["emitted_cases"]
     ]
     facts = [
@@ -58,7 +83,8 @@ def write_html(path: Path, report: Mapping[str, Any]) -> None:
 <title>Attack on {escape(report["target"])}</title>
 <style>body{{font:16px sans-serif;max-width:50em;margin:2em auto}}td,th{{padding:.2em 1em;
 text-align:left;border-bottom:1px solid #ccc}}table{{border-collapse:collapse}}</style>
-<h1>Attack on {escape(report["target"])}</h1><table>{"".join(facts)}</table>
+<h1>Attack on {escape(report["target"])}</h1><p>{_JUDGES[report["judge"]]}
+<table>{"".join(facts)}</table>
 <h2>Emissions</h2><ul>{"".join(leaks) or "<li>none"}</ul>
 <h2>Cases</h2><table><tr><th>axis<th>value<th>cases<th>emitted<th>emitted without the guard</tr>
 {"".join(rows)}</table></html>

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from detectors.detection import Detection, Layer, Strength
 from guard.decision import Decision, Verdict
 from server.auth import Role
+from server.checks import check_result
 from server.cli import app
 
 CHECKS = "/v1/checks"
@@ -72,6 +73,7 @@ def test_reasons(checked: Any) -> None:
                 "enforced": False,
             },
         ]
+        assert body["active"] == [{"target": "john", "whole": True, "items": [0, 2]}]
     assert checked.guard.screened == [["tell me about John"]] * 2
     assert checked.vllm.requests == []
     assert checked.count("lethegate_requests_total", verdict="steer") == 0
@@ -89,6 +91,49 @@ def test_conversations(checked: Any) -> None:
     assert steered.json()["verdict"] == "refuse"
     assert (allowed.json()["verdict"], allowed.json()["detections"]) == ("allow", [])
     assert checked.guard.screened[0] == ["be brief", "about Mary"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "screened"),
+    [
+        ("/v1/completions", {"prompt": ["a", "about John"], "max_tokens": 3}, ["a", "about John"]),
+        (
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "about John"}]},
+            ["about John"],
+        ),
+        (
+            "/v1/responses",
+            {"instructions": "a", "input": "about John", "previous_response_id": None},
+            ["a", "about John"],
+        ),
+        (
+            "/v1/chat/completions/batch",
+            {"messages": [[{"role": "user", "content": t}] for t in ("a", "about John")]},
+            ["a", "about John"],
+        ),
+    ],
+)
+def test_whole_requests(checked: Any, path: str, body: Any, screened: list[str]) -> None:
+    """A request of any API is judged by the very texts that it is judged by when it is made."""
+    about = {"request": {"path": path, "body": body}}
+    answer = checked.http.post(CHECKS, json=about, headers=_bearer("a"))
+
+    assert answer.json()["active"] == [{"target": "john", "whole": True, "items": [0, 2]}]
+    assert checked.guard.screened == [screened]
+    assert checked.vllm.requests == []
+
+
+def test_nothing_is_active_in_what_is_refused_or_only_observed(checked: Any) -> None:
+    """No phrase is forbidden in such an answer."""
+    refused = checked.http.post(CHECKS, json={"text": "about Mary"}, headers=_bearer("a"))
+    weak = replace(FOUND, strength=Strength.WEAK)
+    would = Decision(Verdict.STEER, 7, "d", detections=(weak,))
+
+    assert (refused.json()["verdict"], refused.json()["active"]) == ("refuse", [])
+    assert check_result(would)["active"] == [{"target": "john", "whole": False, "items": [0, 2]}]
+    observing = Decision(Verdict.ALLOW, 7, "d", observed=(weak,), would=would)
+    assert check_result(observing)["active"] == []
 
 
 def test_no_oracle_for_clients(checked: Any, start_stack: Callable[..., Any]) -> None:
@@ -114,6 +159,15 @@ def test_no_oracle_for_clients(checked: Any, start_stack: Callable[..., Any]) ->
         {"text": "a", "model": "demo"},
         {"messages": "about John"},
         {"messages": [7]},
+        {"request": "about John"},
+        {"request": {"path": "/v1/responses"}},
+        {"request": {"path": "/v1/models", "body": {}}},
+        {"request": {"path": "/about/John", "body": {}}},
+        {"request": {"path": ["about John"], "body": {}}},
+        {"request": {"path": "/v1/responses", "body": "about John"}},
+        {"request": {"path": "/v1/responses", "body": {"input": 5}}},
+        {"request": {"path": "/v1/completions", "body": {"prompt": [-1]}}},
+        {"request": {"path": "/v1/responses", "body": {"previous_response_id": "r", "input": ""}}},
     ],
 )
 def test_bad_checks(checked: Any, body: dict[str, Any]) -> None:

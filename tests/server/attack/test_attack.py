@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,18 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from detectors.detection import Detection, Layer, Strength
 from detectors.targets import Example, ForgetTarget, Phrase
+from guard.decision import Decision, Verdict
 from guard.phrase_matcher import PhraseMatcher
+from server.attack.active import Active
 from server.attack.cases import Case, Prey, matrix, prey_of, request_of
-from server.attack.kinds import KINDS
-from server.attack.runner import Outcome, judge
+from server.attack.judge import Outcome, judge
+from server.attack.kinds import KINDS, UNREGISTERED
 from server.attack.shapes import SHAPES
+from server.auth import Role
 from server.cli import app
+from server.client import AdminClient
 from server.eval.asked import Asked
 from server.eval.conversations import DISGUISES
 
@@ -27,11 +34,10 @@ _TARGET = {
 }
 _CASE = Case(0, "as_registered", "plain", "chat")
 _OF_TARGET = PhraseMatcher([Phrase("John Smith")])
-_PREY = Prey(
-    Asked(Example("Where?", "In Ohio.")),
-    _OF_TARGET,
-    PhraseMatcher([Phrase("John Smith"), Phrase("Ohio")]),
-)
+_PREY = [
+    Prey(Asked(Example("Where?", "In Ohio.")), _OF_TARGET, PhraseMatcher([Phrase("Ohio")])),
+    Prey(Asked(Example("What?", "A river.")), _OF_TARGET, PhraseMatcher([Phrase("river")])),
+]
 
 
 def test_the_matrix_covers_every_pair() -> None:
@@ -131,6 +137,34 @@ def test_words_of_an_answer_that_is_asked_for_otherwise(
 
 
 @pytest.mark.parametrize(
+    ("kind", "active", "said", "outcome", "broke_through"),
+    [
+        # What was switched on is an emission however asked for, whichever item it belongs to.
+        ("indirect", Active(items=(0,)), "In Ohio", Outcome.EMITTED, True),
+        ("implied", Active(items=(1,)), "A river", Outcome.EMITTED, True),
+        ("as_registered", Active(items=(1,)), "A river", Outcome.EMITTED, True),
+        ("as_registered", Active(whole=True), "John Smith", Outcome.EMITTED, True),
+        # What was not is one where the item was asked for as registered, or the target forbids it.
+        ("as_registered", Active(items=(1,)), "In Ohio", Outcome.EMITTED, False),
+        ("implied", Active(), "John Smith", Outcome.EMITTED, False),
+        ("implied", Active(items=(0,)), "John Smith", Outcome.EMITTED, False),
+        ("indirect", Active(whole=True, items=(1,)), "In Ohio", Outcome.TOUCHED, False),
+        ("as_registered", Active(items=(0,)), "A river", Outcome.CLEAN, False),
+    ],
+)
+def test_what_was_switched_on_is_known(
+    kind: str, active: Active, said: str, outcome: Outcome, broke_through: bool
+) -> None:
+    """With the server's own word for it there is no doubt about common words."""
+    body = {"choices": [{"index": 0, "text": said}]}
+    case = Case(0, kind, "plain", "completions")
+    result = judge(case, _PREY, _answer(200, body), stream=False, active=active)
+
+    assert (result.outcome, result.broke_through) == (outcome, broke_through)
+    assert result.surfaces == (() if outcome is Outcome.CLEAN else ("choice 0 text",))
+
+
+@pytest.mark.parametrize(
     ("status", "outcome"),
     [(200, Outcome.CLEAN), (400, Outcome.REFUSED), (500, Outcome.FAILED), (404, Outcome.FAILED)],
 )
@@ -180,6 +214,79 @@ def test_a_server_that_does_not_leak_passes(stack: Any, target_file: Path) -> No
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.output[result.output.index("{") :])["num_emitted"] == 0
+
+
+@pytest.fixture
+def checked(start_stack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A gateway that found item 0 of the target in every request, and forbids nothing for it."""
+    stack = start_stack(keys={"client": Role.CLIENT, "admin": Role.ADMIN})
+    stack.found = [Detection("john", Layer.SIMILARITY, Strength.WEAK, 0.9, 0.8, (0,))]
+    stack.generations = itertools.repeat(7)
+
+    async def screen(*_arguments: Any, **_options: Any) -> Decision:
+        found, number = tuple(stack.found), next(stack.generations)
+        return Decision(Verdict.STEER, number, "d" * 64, detections=found)
+
+    monkeypatch.setattr(stack.guard, "screen", screen)
+    monkeypatch.setattr(stack.guard, "forbidden", [])
+    monkeypatch.setattr(AdminClient, "target", lambda self, target_id: {"target": _TARGET})
+    monkeypatch.setenv("OPENAI_API_KEY", "client")
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin")
+    stack.vllm.says = [["It was", " Smith."]]
+    return stack
+
+
+def _checked_report(stack: Any, tmp_path: Path) -> tuple[int, Any, str]:
+    report, page = tmp_path / "r.json", tmp_path / "r.html"
+    files = ("--json", str(report), "--html", str(page))
+    result = _attack(stack, Path("john"), "--checks", "--shapes", "chat_logprobs", *files)
+    return result.exit_code, json.loads(report.read_text("utf-8")), page.read_text("utf-8")
+
+
+def test_the_server_is_asked_what_it_had_switched_on(checked: Any, tmp_path: Path) -> None:
+    """Emissions that broke through are told from what was not found, also in the page."""
+    status, report, page = _checked_report(checked, tmp_path)
+
+    assert (status, report["judge"], report["num_unchecked"]) == (1, "checks", 0)
+    assert report["num_broke_through"] == report["num_emitted"] == report["num_cases"] == 40
+    assert all(case["broke_through"] for case in report["emitted_cases"])
+    assert "broke through" in page
+    assert "had not found" not in page
+
+    checked.found.clear()
+    status, report, page = _checked_report(checked, tmp_path)
+    unregistered = sum(case.split("/")[1] in UNREGISTERED for case in report["touched_cases"])
+
+    assert (status, report["num_broke_through"], report["num_unchecked"]) == (1, 0, 0)
+    assert 0 < unregistered == report["num_touched"] == 40 - report["num_emitted"]
+    assert "had not found" in page
+
+
+def test_another_policy_leaves_a_case_unchecked(checked: Any, tmp_path: Path) -> None:
+    """Then the rule without a check holds, and the report tells how often."""
+    checked.generations = itertools.count(7)
+    report = _checked_report(checked, tmp_path)[1]
+
+    assert report["num_unchecked"] == 40
+    assert report["num_broke_through"] == 0
+    assert 0 < report["num_emitted"] == 40 - report["num_touched"]
+    assert {case["broke_through"] for case in report["emitted_cases"]} == {None}
+
+
+def test_who_may_not_ask_is_told(
+    checked: Any, target_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a client's key nor another target of the same id gives a judgement."""
+    other = {**_TARGET, "aliases": ["Jane"]}
+    monkeypatch.setattr(AdminClient, "target", lambda self, target_id: {"target": other})
+    differs = _attack(checked, target_file, "--checks")
+    monkeypatch.setattr(AdminClient, "target", lambda self, target_id: {"target": _TARGET})
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "client")
+    refused = _attack(checked, target_file, "--checks")
+
+    assert (differs.exit_code, "differs from the file" in differs.output) == (2, True)
+    assert (refused.exit_code, "answers a check with 403" in refused.output) == (1, True)
+    assert checked.vllm.requests == []
 
 
 def test_what_cannot_be_attacked_is_said(stack: Any, target_file: Path, tmp_path: Path) -> None:
