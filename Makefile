@@ -17,7 +17,7 @@ LOCKS := $(sort $(wildcard $(REQUIREMENTS)/*.txt)) deploy/install.py pyproject.t
 STAMP := $(VENV)/.setup-$(ACCELERATOR)-$(shell cat $(LOCKS) | cksum | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo model test lint format docs lock clean
+.PHONY: help setup demo model test fuzz lint format docs lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ demo: model  ## Serve the demo model, guarded, on 127.0.0.1:8000 (PORT=, ADMIN_P
 
 test: lint  ## Check everything that CI checks (ARGS= goes to pytest)
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(STAMP)  ## Try APIs and parsers with many generated inputs, for minutes (ARGS= goes to pytest)
+	@exec $(BIN)/python -m pytest -m fuzz -s $(ARGS)
 
 lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/ruff check .

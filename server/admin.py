@@ -6,24 +6,22 @@ admins; every error has OpenAI's shape and names the field, never its value.
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from server.access import Admin, Auditor
 from server.admin_bulk import reads_lines
 from server.admin_bulk import router as bulk_router
+from server.admin_document import AdminApp
 from server.admin_parts import (
     PREFIX,
     Control,
     Here,
-    IfMatch,
-    TargetPath,
     accepted,
     check_target,
 )
@@ -45,6 +43,7 @@ from server.errors import (
 from server.explain import explain
 from server.idempotency import Idempotent
 from server.keys.routes import keys_router
+from server.parameters import After, IfMatch, Limit, PathId, Search
 from server.provenance.page import PATH as PAGE_PATH
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
@@ -70,7 +69,8 @@ def create_admin_app(
 
     `console`: the URL of the guarded endpoint, for a Web console beside it; None: there is none.
     """
-    app = FastAPI(
+    app = AdminApp(
+        takes_replay_key=lambda scope: not _takes_no_key(scope),
         title="Lethegate admin API",
         version=version,
         docs_url=None,  # its page would load scripts from elsewhere
@@ -106,11 +106,21 @@ def create_admin_app(
         max_bytes=max_body_bytes,
         admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
         streams=lambda scope: reads_itself(scope) or reads_lines(scope),
+        routes=lambda scope: scope["method"] in _methods(app, scope),
     )
     if console is not None:
         options = ConsoleOptions(console, max_body_bytes)
         app.add_middleware(ConsoleBeside, console=create_console(app, control, options))
     return app
+
+
+def _methods(app: FastAPI, scope: Scope) -> set[str]:
+    """The methods that the resource of a path has; none: there is no such resource."""
+    found: set[str] = set()
+    for route in app.router.routes:
+        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+            found |= route.methods or set()
+    return found
 
 
 def _takes_no_key(scope: Scope) -> bool:
@@ -125,9 +135,6 @@ def _takes_no_key(scope: Scope) -> bool:
 
 # POSTs that change nothing and show forget text.
 _SHOWING = (f"{PREFIX}/targets:preview", f"{PREFIX}/provenance:attribute", PAGE_PATH)
-Limit = Annotated[int, Query(ge=1, le=1000)]
-After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
-Search = Annotated[str | None, Query(max_length=64, description="Only ids that hold this.")]
 
 _targets = APIRouter(tags=["targets"])
 _jobs = APIRouter(tags=["jobs"])
@@ -151,17 +158,17 @@ def list_targets(
     return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
 
 
-@_targets.get("/targets/{target_id}")
-def get_target(target_id: TargetPath, here: Here, role: Admin, response: Response) -> TargetOut:
+@_targets.get("/targets/{target_id:id}")
+def get_target(target_id: PathId, here: Here, role: Admin, response: Response) -> TargetOut:
     """One target as registered, with its status and what was made of it."""
     record, document = here.store.target(target_id)
     response.headers["etag"] = record.etag
     return record.to_resource(document)
 
 
-@_targets.put("/targets/{target_id}", status_code=202)
+@_targets.put("/targets/{target_id:id}", status_code=202)
 def replace_target(
-    target_id: TargetPath,
+    target_id: PathId,
     target: TargetIn,
     here: Here,
     role: Admin,
@@ -175,9 +182,9 @@ def replace_target(
     return accepted(here, response, here.store.replace(target, if_match))
 
 
-@_targets.delete("/targets/{target_id}", status_code=202)
+@_targets.delete("/targets/{target_id:id}", status_code=202)
 def withdraw_target(
-    target_id: TargetPath,
+    target_id: PathId,
     here: Here,
     role: Admin,
     response: Response,
@@ -195,14 +202,14 @@ def list_jobs(here: Here, role: Auditor, limit: Limit = 100, after: After = None
     return JobPage(jobs=page, next=page[-1].id if len(found) > limit else None)
 
 
-@_jobs.get("/jobs/{job_id}")
-def get_job(job_id: Annotated[str, Path(max_length=64)], here: Here, role: Auditor) -> JobOut:
+@_jobs.get("/jobs/{job_id:id}")
+def get_job(job_id: PathId, here: Here, role: Auditor) -> JobOut:
     """One job."""
     return here.store.job(job_id).to_out()
 
 
-@_jobs.post("/jobs/{job_id}:cancel")
-def cancel_job(job_id: Annotated[str, Path(max_length=64)], here: Here, role: Admin) -> JobOut:
+@_jobs.post("/jobs/{job_id:id}:cancel")
+def cancel_job(job_id: PathId, here: Here, role: Admin) -> JobOut:
     """Cancel a training, or a change of a corpus's documents that has not begun."""
     here.require_lead()
     job = here.store.cancel(job_id)
@@ -262,7 +269,11 @@ def readyz(here: Here) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@_probes.get("/metrics", response_class=Response)
+@_probes.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def metrics(here: Here) -> Response:
     """The control process's metrics, for Prometheus."""
     return Response(generate_latest(here.registry), media_type=CONTENT_TYPE_LATEST)
@@ -279,10 +290,11 @@ async def _on_invalid(_request: Request, error: Exception) -> JSONResponse:
     return error_response(explain({**problem, "loc": tuple(problem.get("loc", ()))[1:]}))
 
 
-async def _on_http(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http(request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 405:
-        return error_response(MethodNotAllowed("The resource has no such method."))
+        allow = _methods(request.app, request.scope)
+        return error_response(MethodNotAllowed("The resource has no such method.", allow=allow))
     if status == 404:
         return error_response(NotFound("There is no such resource."))
     return error_response(InvalidField("The request cannot be read."))

@@ -102,7 +102,11 @@ async def validate_targets(request: Request, here: Here, role: Admin) -> Validat
     )
 
 
-@router.get("/targets:export", response_class=StreamingResponse)
+@router.get(
+    "/targets:export",
+    response_class=StreamingResponse,
+    responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+)
 def export_targets(here: Here, role: Admin) -> StreamingResponse:
     """Every target's newest revision as JSON lines, as an import takes them, by id."""
     return StreamingResponse(_lines(here), media_type=NDJSON)

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Header, Path, Request, Response
+from fastapi import Depends, Request, Response
 from prometheus_client import CollectorRegistry
 
 from server.assistants import Assistants
@@ -58,8 +58,6 @@ def _control(request: Request) -> Control:
 
 
 Here = Annotated[Control, Depends(_control)]
-IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
-TargetPath = Annotated[str, Path(max_length=64)]
 
 
 def accepted(here: Control, response: Response, stored: tuple[TargetRecord, JobRecord]) -> Accepted:

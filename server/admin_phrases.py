@@ -5,8 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from server.access import Admin
-from server.admin_parts import Here, IfMatch, TargetPath, accepted, check_target
+from server.admin_parts import Here, accepted, check_target
 from server.errors import Conflict
+from server.parameters import IfMatch, PathId
 from server.phrases import (
     PhraseEdit,
     PhraseList,
@@ -23,8 +24,8 @@ from server.tables import TargetStatus
 router = APIRouter(tags=["phrases"])
 
 
-@router.get("/targets/{target_id}/phrases")
-def get_phrases(target_id: TargetPath, here: Here, role: Admin, response: Response) -> PhraseList:
+@router.get("/targets/{target_id:id}/phrases")
+def get_phrases(target_id: PathId, here: Here, role: Admin, response: Response) -> PhraseList:
     """Every phrase of the newest revision, with its reason and the harmless texts it occurs in."""
     record, document = here.store.target(target_id)
     response.headers["etag"] = record.etag
@@ -33,9 +34,9 @@ def get_phrases(target_id: TargetPath, here: Here, role: Admin, response: Respon
     return list_phrases(target, record.revision, retain_examples(others))
 
 
-@router.post("/targets/{target_id}/phrases", status_code=202)
+@router.post("/targets/{target_id:id}/phrases", status_code=202)
 def edit_phrases(
-    target_id: TargetPath,
+    target_id: PathId,
     edit: PhraseEdit,
     here: Here,
     role: Admin,

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Query, Response
 
 from server.access import Admin, Auditor
-from server.admin_parts import Control, Here, IfMatch, TargetPath, accepted, check_target
+from server.admin_parts import Control, Here, accepted, check_target
 from server.errors import Conflict
+from server.parameters import MAX_NUMBER, IfMatch, PathId
 from server.records import utc
 from server.schemas import Accepted, TargetIn
 from server.store import check_match
@@ -24,12 +25,12 @@ from server.versions import (
 
 router = APIRouter(tags=["versions"])
 
-Revision = Annotated[int, Path(ge=1)]
+Revision = Annotated[int, Path(ge=1, le=MAX_NUMBER)]
 
 
-@router.patch("/targets/{target_id}", status_code=202)
+@router.patch("/targets/{target_id:id}", status_code=202)
 def patch_target(
-    target_id: TargetPath,
+    target_id: PathId,
     patch: Annotated[dict[str, Any], Body(description="A JSON merge patch (RFC 7396).")],
     here: Here,
     role: Admin,
@@ -42,8 +43,8 @@ def patch_target(
     return _replaced(here, response, patched(document, patch), record.etag)
 
 
-@router.get("/targets/{target_id}/versions")
-def list_versions(target_id: TargetPath, here: Here, role: Auditor) -> VersionList:
+@router.get("/targets/{target_id:id}/versions")
+def list_versions(target_id: PathId, here: Here, role: Auditor) -> VersionList:
     """The kept revisions of a target, newest first, without text."""
     record, kept = here.store.versions(target_id)
     listed = [
@@ -58,22 +59,20 @@ def list_versions(target_id: TargetPath, here: Here, role: Auditor) -> VersionLi
     return VersionList(target_id=target_id, versions=listed)
 
 
-@router.get("/targets/{target_id}/versions/{revision}")
-def get_version(
-    target_id: TargetPath, revision: Revision, here: Here, role: Admin
-) -> VersionDocument:
+@router.get("/targets/{target_id:id}/versions/{revision:id}")
+def get_version(target_id: PathId, revision: Revision, here: Here, role: Admin) -> VersionDocument:
     """A kept revision as it was registered."""
     document = here.store.version(target_id, revision)
     return VersionDocument(target_id=target_id, revision=revision, target=document)
 
 
-@router.get("/targets/{target_id}/versions:diff")
+@router.get("/targets/{target_id:id}/versions:diff")
 def diff_versions(
-    target_id: TargetPath,
+    target_id: PathId,
     here: Here,
     role: Admin,
-    before: Annotated[int, Query(alias="from", ge=1)],
-    after: Annotated[int | None, Query(alias="to", ge=1)] = None,
+    before: Annotated[int, Query(alias="from", ge=1, le=MAX_NUMBER)],
+    after: Annotated[int | None, Query(alias="to", ge=1, le=MAX_NUMBER)] = None,
 ) -> VersionDiff:
     """What changed between two kept revisions; `to` is the newest one unless given."""
     to = here.store.target(target_id)[0].revision if after is None else after
@@ -81,9 +80,9 @@ def diff_versions(
     return VersionDiff(target_id=target_id, from_revision=before, to_revision=to, changes=found)
 
 
-@router.post("/targets/{target_id}/versions/{revision}:rollback", status_code=202)
+@router.post("/targets/{target_id:id}/versions/{revision:id}:rollback", status_code=202)
 def roll_back(
-    target_id: TargetPath,
+    target_id: PathId,
     revision: Revision,
     here: Here,
     role: Admin,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 
 from server.access import Admin, Auditor
 from server.admin_parts import Control
 from server.assistants import Assistants
+from server.parameters import PathId
 from server.schemas import AssistantIn, AssistantList, AssistantOut
 
 
@@ -35,9 +36,7 @@ def list_assistants(assistants: Here, role: Auditor) -> AssistantList:
     return AssistantList(assistants=assistants.all())
 
 
-@assistants_router.delete("/assistants/{assistant_id}")
-def remove_assistant(
-    assistant_id: Annotated[str, Path(max_length=64)], assistants: Here, role: Admin
-) -> AssistantOut:
+@assistants_router.delete("/assistants/{assistant_id:id}")
+def remove_assistant(assistant_id: PathId, assistants: Here, role: Admin) -> AssistantOut:
     """Retire an assistant that no target names."""
     return assistants.remove(assistant_id)

@@ -25,7 +25,8 @@ class BodyGuard:
 
     `admit` is given the Authorization header before a body is read and raises for strangers.
     `streams` says which requests' bodies the application reads itself, after asking who sends them
-    and with its own bound.
+    and with its own bound, `routes` whether the application has such a resource with such a method:
+    what it has not it says itself, whatever the body.
     """
 
     def __init__(
@@ -34,11 +35,13 @@ class BodyGuard:
         max_bytes: int,
         admit: Callable[[str | None], object],
         streams: Callable[[Scope], bool] = lambda scope: False,
+        routes: Callable[[Scope], bool] = lambda scope: True,
     ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._admit = admit
         self._streams = streams
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -53,7 +56,7 @@ class BodyGuard:
             await send(message)
 
         try:
-            if scope["method"] in _WITH_BODY:
+            if scope["method"] in _WITH_BODY and self._routes(scope):
                 receive = await self._checked(scope, receive)
             await self._app(scope, receive, noting_send)
         except Exception as error:

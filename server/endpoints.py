@@ -160,7 +160,7 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
         return endpoint
     if method == "OPTIONS" and endpoint.handling is not Handling.READY:
         return _PREFLIGHT
-    raise MethodNotAllowed(f"This endpoint takes {endpoint.method}.")
+    raise MethodNotAllowed(f"This endpoint takes {endpoint.method}.", allow=(endpoint.method,))
 
 
 def known_endpoint(scope: MutableMapping[str, Any]) -> Endpoint | None:

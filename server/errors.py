@@ -55,7 +55,7 @@ Messages never hold forget text or a value that a client sent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,7 +135,11 @@ class NotFound(ClientFault):
 
 
 class MethodNotAllowed(ClientFault):
-    """The resource has no such method."""
+    """The resource has no such method; `allow` names those it has."""
+
+    def __init__(self, message: str = "", *, allow: Collection[str] = ()) -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class Conflict(ClientFault):
@@ -412,6 +416,8 @@ def reply_to(error: BaseException) -> ErrorReply:
     if row.status == 503:
         wait = error.retry_after_seconds if isinstance(error, ServerError) else None
         headers["retry-after"] = str(wait or 1)
+    if isinstance(error, MethodNotAllowed):
+        headers["allow"] = ", ".join(sorted(error.allow))
     if isinstance(error, RateLimited):
         headers |= error.headers
         if error.retry_after_seconds is not None:

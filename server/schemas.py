@@ -54,6 +54,14 @@ def _worded(text: str) -> str:
     return text
 
 
+def _representable(time: datetime) -> datetime:
+    try:
+        time.astimezone(UTC)
+    except OverflowError:
+        raise PydanticCustomError("time", "must be a time of the years 1 to 9999") from None
+    return time
+
+
 def _refuse(value: Any) -> None:
     if value is not None:
         raise PydanticCustomError("unsupported", "is not supported by this version of Lethegate")
@@ -81,6 +89,7 @@ Pairs = Annotated[
     Field(max_length=MAX_LABELS),
 ]
 MatchWords = Annotated[int, Field(strict=True, ge=3, le=60)]
+Time = Annotated[AwareDatetime, AfterValidator(_representable)]
 Unsupported = SkipJsonSchema[Annotated[None, BeforeValidator(_refuse)]]
 
 
@@ -185,7 +194,7 @@ class TargetIn(_Input):
     scope: Scope = Scope.MATCHED
     thresholds: ThresholdsIn = ThresholdsIn()
     labels: Pairs = {}
-    expires_at: AwareDatetime | None = None
+    expires_at: Time | None = None
     uld: UldIn | None = None
 
     @model_validator(mode="after")

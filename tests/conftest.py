@@ -1,8 +1,9 @@
-"""Models that the tests serve, trained here by the project's own trainer and kept in .cache; and a
-real PostgreSQL, started when a test asks for it."""
+"""Models that the tests serve, trained here by the project's own trainer and kept in .cache; a real
+PostgreSQL, started when a test asks for it; and schemathesis, which makes requests of documents."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,8 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -136,3 +140,98 @@ def postgres() -> Iterator[PostgresServer]:
     server = PostgresServer(found[-1].parent, Path(tempfile.mkdtemp(prefix="lethegate-pg-")))
     yield server
     server.stop()
+
+
+@dataclass
+class Fuzzed:
+    """What a server said to generated requests: how many of each status, and what was wrong."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    faults: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def take(self, event: Any) -> None:
+        """Take note of one event of schemathesis's engine."""
+        from schemathesis.engine.events import FatalError, NonFatalError, ScenarioFinished
+
+        if isinstance(event, FatalError):
+            raise event.exception
+        if isinstance(event, NonFatalError):
+            self.faults[f"{event.label}: {type(event.value).__name__}"].append(str(event.value))
+        if not isinstance(event, ScenarioFinished):
+            return
+        for interaction in event.recorder.interactions.values():
+            answer = interaction.response
+            self.statuses[0 if answer is None else answer.status_code] += 1
+        for node in (node for nodes in event.recorder.checks.values() for node in nodes):
+            if node.failure_info is not None:
+                failure = node.failure_info.failure
+                text = f"{failure.message}\n{node.failure_info.code_sample}"
+                self.faults[f"{failure.operation}: {failure.title}"].append(text)
+
+    def __str__(self) -> str:
+        told = [f"{self.statuses.total()} requests, {dict(sorted(self.statuses.items()))}"]
+        told += [
+            f"{len(e)} times {name}\n{min(e, key=len)[:2000]}" for name, e in self.faults.items()
+        ]
+        return "\n\n".join(told)
+
+
+@pytest.fixture(scope="session")
+def fuzz() -> Callable[..., Fuzzed]:
+    """Sends what schemathesis makes of an OpenAPI document, always the same for the same seed.
+
+    Every answer is held against the document; one that takes longer than `seconds` is a fault.
+    `examples` is per operation, `sequences` how many runs of requests that follow one another;
+    `boundaries` adds every edge of every schema.
+    """
+    from schemathesis import engine, openapi, serializer
+    from schemathesis.config import SchemathesisConfig
+
+    @serializer("application/x-ndjson")
+    def _(_context: Any, value: Any) -> bytes:
+        return value.encode() if isinstance(value, str) else json.dumps(value).encode() + b"\n"
+
+    refused = [str(status) for status in (400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 503)]
+
+    def send(
+        document: dict[str, Any],
+        url: object,
+        *,
+        key: str,
+        examples: int = 5,
+        sequences: int = 0,
+        boundaries: bool = False,
+        seed: int = 1,
+        seconds: float = 10,
+        **more: Any,
+    ) -> Fuzzed:
+        options = {
+            "seed": seed,
+            "base-url": str(url),
+            "auth": {"openapi": {"key": {"bearer": key}}},
+            "request-timeout": seconds,
+            "continue-on-failure": True,
+            "suppress-health-check": ["all"],
+            # Deterministic, but by the seed: "deterministic" would know only one.
+            "generation": {"database": "none", "no-shrink": True, "max-examples": examples},
+            "phases": {
+                "coverage": {"enabled": boundaries},
+                "stateful": {
+                    "enabled": sequences > 0,
+                    "generation": {"max-examples": max(sequences, 1)},
+                },
+            },
+            # What no schema says: that text must hold a letter, that a target must be there.
+            "checks": {
+                "positive_data_acceptance": {"enabled": False},
+                "negative_data_rejection": {"expected-statuses": refused},
+            },
+            **more,
+        }
+        schema = openapi.from_dict(document, config=SchemathesisConfig.from_dict(options))
+        found = Fuzzed()
+        for event in engine.from_schema(schema).execute():
+            found.take(event)
+        return found
+
+    return send

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from server.access import Auditor
 from server.audit.files import AuditFiles
+from server.parameters import Limit
 
 audit_router = APIRouter(tags=["audit"])
 Event = Literal["admin", "decision", "block", "records_lost"]
@@ -25,7 +26,7 @@ class AuditPage(BaseModel):
 def list_audit(
     request: Request,
     role: Auditor,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Limit = 100,
     before: Annotated[int | None, Query(ge=1, description="`next` of the page before.")] = None,
     event: Event | None = None,
 ) -> AuditPage:

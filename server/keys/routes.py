@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from server.access import Admin, Auditor
 from server.keys.counters import last_uses
@@ -22,6 +22,7 @@ from server.keys.schemas import (
     RotateIn,
 )
 from server.keys.store import KeyStore
+from server.parameters import After, IfMatch, Limit, PathId
 
 # Gateways look for a new list twenty times a second.
 IN_FORCE_SECONDS = 2.0
@@ -49,8 +50,6 @@ def _keys(request: Request) -> Keys:
 
 
 Here = Annotated[Keys, Depends(_keys)]
-KeyPath = Annotated[str, Path(max_length=64)]
-IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
 
 keys_router = APIRouter(tags=["keys"])
 
@@ -70,8 +69,8 @@ def create_key(key: KeyIn, here: Here, role: Admin, response: Response) -> KeyMa
 def list_keys(
     here: Here,
     role: Auditor,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Limit = 100,
+    after: After = None,
 ) -> KeyPage:
     """List keys, oldest first, each by the first characters of its secrets."""
     found = here.store.page(after, limit + 1)
@@ -80,8 +79,8 @@ def list_keys(
     return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
-@keys_router.get("/keys/{key_id}")
-def get_key(key_id: KeyPath, here: Here, role: Auditor, response: Response) -> KeyOut:
+@keys_router.get("/keys/{key_id:id}")
+def get_key(key_id: PathId, here: Here, role: Auditor, response: Response) -> KeyOut:
     """One key."""
     record = here.store.key(key_id)
     response.headers["etag"] = record.etag
@@ -89,9 +88,9 @@ def get_key(key_id: KeyPath, here: Here, role: Auditor, response: Response) -> K
     return found
 
 
-@keys_router.patch("/keys/{key_id}")
+@keys_router.patch("/keys/{key_id:id}")
 def change_key(
-    key_id: KeyPath,
+    key_id: PathId,
     patch: KeyPatch,
     here: Here,
     role: Admin,
@@ -106,16 +105,16 @@ def change_key(
     return changed
 
 
-@keys_router.delete("/keys/{key_id}")
-def delete_key(key_id: KeyPath, here: Here, role: Admin, if_match: IfMatch = None) -> KeyGone:
+@keys_router.delete("/keys/{key_id:id}")
+def delete_key(key_id: PathId, here: Here, role: Admin, if_match: IfMatch = None) -> KeyGone:
     """Revoke a key for good."""
     here.store.delete(key_id, if_match)
     return KeyGone(id=key_id, in_force=here.put_in_force())
 
 
-@keys_router.post("/keys/{key_id}:rotate")
+@keys_router.post("/keys/{key_id:id}:rotate")
 def rotate_key(
-    key_id: KeyPath, rotation: RotateIn, here: Here, role: Admin, response: Response
+    key_id: PathId, rotation: RotateIn, here: Here, role: Admin, response: Response
 ) -> KeyMade:
     """Give a key a second secret; the first goes on for `grace_seconds`."""
     record, secret = here.store.rotate(key_id, rotation.grace_seconds)

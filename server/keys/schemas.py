@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 from pydantic.types import StringConstraints
 from pydantic_core import PydanticCustomError
 
@@ -13,7 +13,7 @@ from detectors.targets import Enforcement
 from guard.params import MAX_WEIGHT
 from server.keys.record import KeyRecord
 from server.records import utc
-from server.schemas import Pairs, TargetId, clean
+from server.schemas import Pairs, TargetId, Time, clean
 
 MAX_GRACE_SECONDS = 30 * 24 * 3600
 
@@ -31,7 +31,7 @@ def _ahead(time: datetime) -> datetime:
 
 
 KeyName = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_worded)]
-Expiry = Annotated[AwareDatetime, AfterValidator(_ahead)]
+Expiry = Annotated[Time, AfterValidator(_ahead)]
 
 
 class _Input(BaseModel):

@@ -21,6 +21,7 @@ from server.audit.acts import record_act
 from server.audit.writer import Recorder
 from server.auth import KeyRing, Role
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
+from server.parameters import MAX_NUMBER, After, Limit, PathId
 from server.provenance import page
 from server.provenance.schemas import (
     AdoptIn,
@@ -88,10 +89,7 @@ def _corpora(request: Request) -> Corpora:
 
 
 Here = Annotated[Corpora, Depends(_corpora)]
-CorpusPath = Annotated[str, Path(max_length=64)]
-Number = Annotated[int, Path(ge=0)]
-Limit = Annotated[int, Query(ge=1, le=1000)]
-After = Annotated[str | None, Query(max_length=64, description="`next` of the page before.")]
+Number = Annotated[int, Path(ge=0, le=MAX_NUMBER)]
 
 router = APIRouter(tags=["corpora"])
 page_router = APIRouter()
@@ -113,16 +111,16 @@ def list_corpora(here: Here, role: Auditor, limit: Limit = 100, after: After = N
     return CorpusPage(corpora=page, next=page[-1].id if len(found) > limit else None)
 
 
-@router.get("/corpora/{corpus_id}")
-def get_corpus(corpus_id: CorpusPath, here: Here, role: Auditor) -> CorpusOut:
+@router.get("/corpora/{corpus_id:id}")
+def get_corpus(corpus_id: PathId, here: Here, role: Auditor) -> CorpusOut:
     """One corpus with its status, sizes and threshold."""
     record = here.store.corpus(corpus_id)
     return here.overview.of([record], described=role >= Role.ADMIN)[0]
 
 
-@router.patch("/corpora/{corpus_id}", status_code=202)
+@router.patch("/corpora/{corpus_id:id}", status_code=202)
 def change_corpus(
-    corpus_id: CorpusPath, change: CorpusChange, here: Here, role: Admin
+    corpus_id: PathId, change: CorpusChange, here: Here, role: Admin
 ) -> CorpusAccepted:
     """Change a corpus's settings; its index stays as it is, its threshold is calibrated anew."""
 
@@ -135,20 +133,20 @@ def change_corpus(
     return _accepted(here, corpus_id, here.store.change(corpus_id, changed))
 
 
-@router.delete("/corpora/{corpus_id}", status_code=202)
-def withdraw_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAccepted:
+@router.delete("/corpora/{corpus_id:id}", status_code=202)
+def withdraw_corpus(corpus_id: PathId, here: Here, role: Admin) -> CorpusAccepted:
     """Withdraw a corpus with all its documents; they are gone from disk when the job is done."""
     return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_DELETE, corpus_id, {}))
 
 
-@router.post("/corpora/{corpus_id}:verify", status_code=202)
-def verify_corpus(corpus_id: CorpusPath, here: Here, role: Admin) -> CorpusAccepted:
+@router.post("/corpora/{corpus_id:id}:verify", status_code=202)
+def verify_corpus(corpus_id: PathId, here: Here, role: Admin) -> CorpusAccepted:
     """Read a corpus's whole index and compare it with its checksums."""
     return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_VERIFY, corpus_id, {}))
 
 
-@router.post("/corpora/{corpus_id}:adopt", status_code=202)
-def adopt_index(corpus_id: CorpusPath, asked: AdoptIn, here: Here, role: Admin) -> CorpusAccepted:
+@router.post("/corpora/{corpus_id:id}:adopt", status_code=202)
+def adopt_index(corpus_id: PathId, asked: AdoptIn, here: Here, role: Admin) -> CorpusAccepted:
     """Take over an index that `lethegate index build` made, into a corpus without documents."""
     record = here.store.corpus(corpus_id)
     if here.index_dir is None:
@@ -160,13 +158,13 @@ def adopt_index(corpus_id: CorpusPath, asked: AdoptIn, here: Here, role: Admin) 
 
 
 @router.post(
-    "/corpora/{corpus_id}/documents",
+    "/corpora/{corpus_id:id}/documents",
     status_code=202,
     openapi_extra={
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": DocumentsIn.model_json_schema()},
+                "application/json": {"schema": {"$ref": "#/components/schemas/DocumentsIn"}},
                 "application/x-ndjson": {
                     "schema": {"type": "string", "description": "One document per line."}
                 },
@@ -175,7 +173,7 @@ def adopt_index(corpus_id: CorpusPath, asked: AdoptIn, here: Here, role: Admin) 
     },
 )
 async def add_documents(
-    corpus_id: CorpusPath, request: Request, here: Here, role: Admin
+    corpus_id: PathId, request: Request, here: Here, role: Admin
 ) -> CorpusAccepted:
     """Add documents, all or none: a JSON list, or JSON lines streamed as they come."""
     await asyncio.to_thread(here.store.corpus, corpus_id)
@@ -195,13 +193,13 @@ async def add_documents(
     return _accepted(here, corpus_id, job)
 
 
-@router.get("/corpora/{corpus_id}/documents")
+@router.get("/corpora/{corpus_id:id}/documents")
 def list_documents(
-    corpus_id: CorpusPath,
+    corpus_id: PathId,
     here: Here,
     role: Auditor,
     limit: Limit = 100,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_NUMBER)] = None,
 ) -> DocumentPage:
     """List a corpus's documents by number, without text."""
     found = here.store.documents(corpus_id, after, limit + 1)
@@ -217,8 +215,8 @@ def list_documents(
     return DocumentPage(documents=page, next=page[-1].number if len(found) > limit else None)
 
 
-@router.get("/corpora/{corpus_id}/documents/{number}")
-def get_document(corpus_id: CorpusPath, number: Number, here: Here, role: Admin) -> DocumentOut:
+@router.get("/corpora/{corpus_id:id}/documents/{number:id}")
+def get_document(corpus_id: PathId, number: Number, here: Here, role: Admin) -> DocumentOut:
     """One document with its text."""
     view = here.library.view(here.store.corpus(corpus_id).directory)
     try:
@@ -235,9 +233,9 @@ def get_document(corpus_id: CorpusPath, number: Number, here: Here, role: Admin)
     )
 
 
-@router.delete("/corpora/{corpus_id}/documents/{number}", status_code=202)
+@router.delete("/corpora/{corpus_id:id}/documents/{number:id}", status_code=202)
 def withdraw_document(
-    corpus_id: CorpusPath,
+    corpus_id: PathId,
     number: Number,
     here: Here,
     role: Admin,
@@ -255,7 +253,7 @@ def withdraw_document(
     return _accepted(here, corpus_id, job)
 
 
-@router.post("/provenance:attribute")
+@router.post("/provenance:attribute", responses={404: {}})
 def attribute(asked: AttributeIn, here: Here, role: Admin) -> AttributeOut:
     """Where a text comes from: its spans that occur in corpora, with sources and passages."""
     return here.attributor.attribute(asked.text, asked.corpus)

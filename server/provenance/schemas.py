@@ -14,6 +14,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    StrictBool,
     StringConstraints,
     model_validator,
 )
@@ -58,8 +59,8 @@ class CorpusIn(_Input):
     enforcement: Enforcement = Enforcement.ENFORCE
     minimum_match: MatchWords = DEFAULT_MATCH
     max_frequency: Annotated[int, Field(strict=True, ge=1)] | None = None
-    false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] = 0.02
-    veto: bool = False
+    false_positive_rate: Annotated[float, Field(strict=True, ge=0.01, le=0.5)] = 0.02
+    veto: StrictBool = False
     minimum_match_tokens: Annotated[int, Field(strict=True, ge=4, le=256)] | None = None
 
     @model_validator(mode="after")
@@ -84,8 +85,8 @@ class CorpusChange(_Input):
     enforcement: Enforcement | None = None
     minimum_match: MatchWords | None = None
     max_frequency: Annotated[int, Field(strict=True, ge=1)] | None = None
-    false_positive_rate: Annotated[float, Field(ge=0.01, le=0.5)] | None = None
-    veto: bool | None = None
+    false_positive_rate: Annotated[float, Field(strict=True, ge=0.01, le=0.5)] | None = None
+    veto: StrictBool | None = None
     minimum_match_tokens: Annotated[int, Field(strict=True, ge=4, le=256)] | None = None
 
     def of(self, corpus: CorpusIn) -> CorpusIn:

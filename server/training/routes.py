@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from guard.uld.steps import curve_picture
 from server.access import Admin, Auditor
+from server.parameters import PathId
 from server.training.schemas import StepOut, StepPage, TrainingAccepted, TrainingIn
 from server.training.service import Trainings
 
@@ -21,7 +22,6 @@ def _trainings(request: Request) -> Trainings:
 
 
 Here = Annotated[Trainings, Depends(_trainings)]
-AssistantPath = Annotated[str, Path(max_length=64)]
 
 router = APIRouter(tags=["assistants"])
 
@@ -36,9 +36,9 @@ def train_assistant(
     return TrainingAccepted(assistant_id=training.id, job=job.to_out())
 
 
-@router.get("/assistants/{assistant_id}/log")
+@router.get("/assistants/{assistant_id:id}/log")
 def get_log(
-    assistant_id: AssistantPath,
+    assistant_id: PathId,
     here: Here,
     role: Auditor,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
@@ -50,7 +50,11 @@ def get_log(
     return StepPage(steps=page, next=page[-1].step if len(found) > limit else None)
 
 
-@router.get("/assistants/{assistant_id}/loss.svg", response_class=Response)
-def get_losses(assistant_id: AssistantPath, here: Here, role: Auditor) -> Response:
+@router.get(
+    "/assistants/{assistant_id:id}/loss.svg",
+    response_class=Response,
+    responses={200: {"content": {"image/svg+xml": {"schema": {"type": "string"}}}}},
+)
+def get_losses(assistant_id: PathId, here: Here, role: Auditor) -> Response:
     """The losses' means per epoch as a picture."""
     return Response(curve_picture(here.steps(assistant_id)), media_type="image/svg+xml")

@@ -1,0 +1,30 @@
+"""Parameters of the admin API's paths and queries, bounded to what every database takes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Header, Path, Query
+from pydantic import AfterValidator
+from starlette.convertors import StringConvertor, register_url_convertor
+
+from server.schemas import clean
+
+# SQLite's and PostgreSQL's largest whole number.
+MAX_NUMBER = 2**63 - 1
+
+
+class IdConvertor(StringConvertor):
+    """A part of a path that is not followed by a verb: `{target_id:id}` takes no `ada:preview`."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("id", IdConvertor())
+
+Clean = Annotated[str, AfterValidator(clean)]
+PathId = Annotated[Clean, Path(max_length=64)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[Clean | None, Query(max_length=64, description="`next` of the page before.")]
+IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
+Search = Annotated[Clean | None, Query(max_length=64, description="Only ids that hold this.")]
