@@ -14,7 +14,6 @@ import os
 import shutil
 import tarfile
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from server.backup_draft import discard_drafts, draft_of
 from server.database import Database
 from server.errors import StartFault
 from server.migration import head_revision
@@ -153,22 +153,19 @@ def _second_name(path: Path, copy: Path) -> None:
 
 def _write(folder: Path, file: Path, rows: dict[str, int], seal: str | None) -> BackupReport:
     sums: dict[str, str] = {}
-    draft = file.with_name(f".{file.name}.{uuid.uuid4().hex}.draft")
-    try:
-        with _create(draft) as raw:
-            with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                    name = str(path.relative_to(folder))
-                    sums[name] = _add(archive, name, path)
-                manifest = json.dumps(_manifest(rows, seal, sums), indent=1).encode()
-                _add_bytes(archive, MANIFEST, manifest)
-                _add_bytes(archive, CHECKSUM, hashlib.sha256(manifest).hexdigest().encode())
-            raw.flush()
-            os.fsync(raw.fileno())
-            size = raw.tell()
+    discard_drafts(file.parent)
+    with draft_of(file) as (draft, raw):
+        with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                name = str(path.relative_to(folder))
+                sums[name] = _add(archive, name, path)
+            manifest = json.dumps(_manifest(rows, seal, sums), indent=1).encode()
+            _add_bytes(archive, MANIFEST, manifest)
+            _add_bytes(archive, CHECKSUM, hashlib.sha256(manifest).hexdigest().encode())
+        raw.flush()
+        os.fsync(raw.fileno())
+        size = raw.tell()
         _rename(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)
     return BackupReport(rows[targets.name], sum(rows.values()), len(sums) - len(rows), size)
 
 

@@ -34,7 +34,8 @@ class TargetLines:
         self.problems: list[LineProblem] = []
         self.num_problems = 0
         self._ids: set[str] = set()
-        self._rest = b""
+        # The line that has begun, in the pieces in which it came.
+        self._begun: list[bytes] = []
         self._bytes = 0
         self._line = 0
 
@@ -47,9 +48,11 @@ class TargetLines:
         self._bytes += len(data)
         if self._bytes > MAX_BYTES:
             raise BodyTooLarge(f"The upload is longer than {MAX_BYTES} bytes.")
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        end, *lines = data.split(b"\n")
+        self._begun.append(end)
         for line in lines:
-            self._take(line)
+            self._take(b"".join(self._begun))
+            self._begun = [line]
 
     def end(self) -> None:
         """There is nothing more.
@@ -57,8 +60,8 @@ class TargetLines:
         Raises:
             InvalidField: there was nothing at all.
         """
-        self._take(self._rest)
-        self._rest = b""
+        self._take(b"".join(self._begun))
+        self._begun = []
         if not self.targets and not self.num_problems:
             raise InvalidField("targets: must not be empty", param="targets")
 

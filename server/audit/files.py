@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,8 @@ class AuditFiles:
         self._directory, self._max_bytes, self._keep = directory, max_bytes, keep
         # Path, size and last link after the last own write, which need not be read again.
         self._known: tuple[Path, int, Link] | None = None
+        # Files that were written to since they were last forced to disk, and what has new names.
+        self._unsynced: set[Path] = set()
 
     def append(self, records: Sequence[Mapping[str, Any]], *, sync: bool) -> None:
         """Add records, all or none; `sync`: they survive a power cut when this returns.
@@ -47,17 +49,21 @@ class AuditFiles:
                 path = self._directory / _name(last.sequence - len(records) + 1)
                 size = 0
             _write(path, size, content, sync)
+            if not sync:
+                self._unsynced.update({path} if size else {path, self._directory})
             self._known = (path, size + len(content), last)
             self._note(last)
 
     def sync(self) -> None:
-        """Make what was appended survive a power cut."""
-        if self._known is not None:
-            descriptor = os.open(self._known[0], os.O_WRONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        """Make what was appended survive a power cut, also in files that are full by now.
+
+        Raises:
+            OSError: it is not sure to; the next call tries again.
+        """
+        for path in tuple(self._unsynced):
+            with suppress(FileNotFoundError):  # it was turned over
+                _sync(path)
+            self._unsynced.discard(path)
 
     def moment(self) -> tuple[int, Link, list[BinaryIO]]:
         """The first and the last record that there are now, and the open files to read them in."""
@@ -146,9 +152,19 @@ def _write(path: Path, size: int, content: bytes, sync: bool) -> None:
                 raise OSError(28, "No space left on device")
             if sync:
                 os.fsync(descriptor)
+                if not size:
+                    _sync(path.parent)
         except OSError:
             os.ftruncate(descriptor, size)
             raise
+    finally:
+        os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

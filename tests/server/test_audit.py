@@ -241,6 +241,35 @@ def test_when_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert bool(synced) is (fsync != "never")
 
 
+def test_what_was_appended_before_a_rotation_is_forced_to_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file since the last time, with the directory that names them; one that failed again."""
+    files, synced, broken = _files(tmp_path, max_bytes=1000, keep=2), [], True
+
+    def fsync(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if broken and path == paths(tmp_path / "audit")[-1]:
+            raise OSError(5, "Input/output error")
+        synced.append(path)
+
+    monkeypatch.setattr(files_module.os, "fsync", fsync)
+    _fill(files, 7)
+    first, second = paths(tmp_path / "audit")
+    with pytest.raises(OSError, match="Input/output"):
+        files.sync()
+    broken = False
+    files.sync()
+    assert set(synced) == {first, second, tmp_path / "audit"}
+    synced.clear()
+    files.sync()
+    assert synced == []
+
+    _fill(files, 30, start=7)  # several that are turned over before they were forced to disk
+    files.sync()
+    assert set(synced) == {*paths(tmp_path / "audit"), tmp_path / "audit"}
+
+
 def test_a_disk_that_recovers_lets_changes_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

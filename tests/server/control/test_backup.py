@@ -273,9 +273,40 @@ def test_a_backup_that_was_killed(filled: Settings, step: str, tmp_path: Path) -
     assert os.waitpid(child, 0)[1] >> 8 == 9
     assert not file.exists()
     assert any(name.startswith(".backup-") for name in _left(filled))
-    _back_up(filled, file)
+    assert bool(_drafts(tmp_path)) is (step == "_add_bytes")
+    _back_up(filled, tmp_path / "another.tar")
 
     assert _left(filled) == {"corpora", "assistants", "admin.key"}
+    assert _drafts(tmp_path) == []
+
+
+def _drafts(folder: Path) -> list[Path]:
+    return list(folder.glob(".*.lethegate-backup"))
+
+
+def test_the_draft_of_a_backup_that_runs_is_left_alone(
+    filled: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another backup into the same folder ends meanwhile, and removes neither it nor a file."""
+    others = tmp_path / ".b.tar.draft"
+    others.write_text("another's")
+    add, seen = backup_module._add_bytes, []
+
+    def late(archive: Any, name: str, content: bytes) -> None:
+        if name == backup_module.MANIFEST and not seen:
+            seen.append(_drafts(tmp_path))
+            _back_up(filled, tmp_path / "second.tar")
+            seen.append(_drafts(tmp_path))
+        add(archive, name, content)
+
+    monkeypatch.setattr(backup_module, "_add_bytes", late)
+    _back_up(filled, tmp_path / "first.tar")
+
+    assert len(seen[0]) == 1
+    assert seen[0] == seen[1]
+    assert _drafts(tmp_path) == []
+    assert (tmp_path / "first.tar").exists()
+    assert others.read_text() == "another's"
 
 
 def test_two_backups_at_once(
@@ -326,7 +357,7 @@ def test_without_hard_links(
     assert taken.read_text() == "another's"
     assert file.stat().st_mode & 0o777 == 0o600
     assert {path.name for path in tmp_path.glob("*.tar")} == {"b.tar", "taken.tar"}
-    assert not list(tmp_path.glob(".*.draft"))
+    assert _drafts(tmp_path) == []
 
 
 def test_sealed_stays_sealed(place: Callable[..., Settings], tmp_path: Path) -> None:
