@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -284,16 +286,89 @@ def admin(
     listener.close()
 
 
+class Nursery:
+    """A process that starts control processes by forking: see `nursery.py`."""
+
+    def __init__(self, script: Path) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
+        command = [sys.executable, str(Path(__file__).with_name("nursery.py")), str(script)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._process = subprocess.Popen(command, env=environment, **pipes)
+        self._asking = threading.Lock()
+
+    def ask(self, **request: Any) -> Any:
+        """The answer to a request."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with self._asking:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+
+class Forked:
+    """A process that a nursery started, with the methods of `subprocess.Popen`."""
+
+    def __init__(self, nursery: Nursery, arguments: list[str], log: Path) -> None:
+        self._nursery = nursery
+        self.pid: int = nursery.ask(start=arguments, log=str(log))
+        self._status: int | None = None
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended, and that was seen."""
+        if self._status is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = _START_SECONDS) -> int:
+        """Its exit status, negative if a signal ended it."""
+        end = time.monotonic() + timeout
+        while self._status is None:
+            self._status = self._nursery.ask(poll=self.pid)
+            assert time.monotonic() < end, "the process does not end"
+            time.sleep(0.005)
+        return self._status
+
+
+@pytest.fixture(scope="session")
+def nursery_of() -> Iterator[Callable[[Path], Nursery]]:
+    """Gives the nursery of a script, which is started with the first use."""
+    started: dict[Path, Nursery] = {}
+
+    def of(script: Path) -> Nursery:
+        if script not in started:
+            started[script] = Nursery(script)
+        return started[script]
+
+    yield of
+    for nursery in started.values():
+        nursery.close()
+
+
 class ControlProcess:
     """A real control process that can be killed and started again."""
 
-    def __init__(self, state_dir: Path, url: str | None = None, model: Path | None = None) -> None:
+    def __init__(
+        self,
+        nursery_of: Callable[[Path], Nursery],
+        state_dir: Path,
+        url: str | None = None,
+        model: Path | None = None,
+    ) -> None:
+        self._nursery_of = nursery_of
         self.state_dir = state_dir
         self.script = Path(__file__).with_name("fake_control.py")
         self.url, self.model = url, model
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.port = listener.getsockname()[1]
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Forked | None = None
         self.http = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/admin/v1",
             headers={"authorization": "Bearer admin-key"},
@@ -301,14 +376,12 @@ class ControlProcess:
             trust_env=False,
         )
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Forked:
         """Start it without waiting."""
-        command = [sys.executable, str(self.script), str(self.state_dir), str(self.port)]
-        command.append(self.url or "")
-        command += [] if self.model is None else [str(self.model)]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
-        with (self.state_dir.parent / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
+        arguments = [str(self.state_dir), str(self.port), self.url or ""]
+        arguments += [] if self.model is None else [str(self.model)]
+        log = self.state_dir.parent / "log"
+        self.process = Forked(self._nursery_of(self.script), arguments, log)
         return self.process
 
     def kill(self) -> None:
@@ -340,14 +413,16 @@ class ControlProcess:
 
 
 @pytest.fixture
-def make_control(tmp_path: Path) -> Iterator[Callable[..., ControlProcess]]:
+def make_control(
+    tmp_path: Path, nursery_of: Callable[[Path], Nursery]
+) -> Iterator[Callable[..., ControlProcess]]:
     """Makes control processes that are not started yet, on one state directory."""
     state_dir = tmp_path / "state"
     own_directory(state_dir)
     made: list[ControlProcess] = []
 
     def make(url: str | None = None, model: Path | None = None) -> ControlProcess:
-        made.append(ControlProcess(state_dir, url, model))
+        made.append(ControlProcess(nursery_of, state_dir, url, model))
         return made[-1]
 
     yield make

@@ -87,5 +87,14 @@ def main(state_dir: Path, port: int, url: str = "", model: str | None = None) ->
     )
 
 
+def run(arguments: Sequence[str]) -> int:
+    """`main` with the arguments of a command line."""
+    return main(Path(arguments[0]), int(arguments[1]), *arguments[2:])
+
+
+def warm() -> None:
+    """Load what the first use loads."""
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]))
+    sys.exit(run(sys.argv[1:]))

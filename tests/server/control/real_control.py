@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy.typing as npt
 from pydantic import SecretStr
 
 import detectors.encoder
+from detectors.targets import Example, ForgetTarget
+from guard.compiler import compile_policy
 from guard.vocabulary import Vocabulary
 from server.activation import GuardCompiler, SnapshotPublisher
 from server.control import own_directory, serve_control
@@ -47,5 +50,25 @@ def main(state_dir: Path, port: int) -> int:
     return serve_control(settings, publisher, lambda: GuardCompiler(settings, "bytes"))
 
 
+def run(arguments: Sequence[str]) -> int:
+    """`main` with the arguments of a command line."""
+    return main(Path(arguments[0]), int(arguments[1]))
+
+
+def warm() -> None:
+    """Load what the first compilation loads: word frequencies and compiled loops."""
+    vocabulary = Vocabulary([bytes([b]) for b in range(256)])
+    target = ForgetTarget("warm-up", examples=(Example("Who?", "Nobody of that name."),))
+    with tempfile.TemporaryDirectory() as folder:
+        compile_policy(
+            [target],
+            encoder=HashEncoder(),
+            vocabulary=vocabulary,
+            snapshots=Path(folder),
+            alpha=0.005,
+            progress=lambda stage, done: None,
+        )
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(run(sys.argv[1:]))
