@@ -28,8 +28,6 @@ from guard.veto import CompiledVeto, compile_veto
 from guard.vetoed import DOCUMENT, VetoedCorpus, corpora_document, limits_of, texts_of
 from guard.vocabulary import Vocabulary
 
-COMPILER_VERSION = 9
-
 Progress = Callable[[str, float], None]
 
 
@@ -98,7 +96,6 @@ def compile_policy(
     digest = write_snapshot(
         snapshots,
         meta={
-            "compiler": COMPILER_VERSION,
             "normaliser": NORMALISER_VERSION,
             "vocabulary": vocabulary.fingerprint,
             "encoder": encoder.id,

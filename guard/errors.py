@@ -4,7 +4,8 @@ GuardError
 ├── GuardParamsError      the request's guard parameters are malformed
 ├── SnapshotError         a policy snapshot cannot be used
 │   ├── SnapshotMissing   no directory of that digest
-│   └── SnapshotCorrupt   checksum, format or tokenizer does not fit
+│   ├── SnapshotOutdated  another version of Lethegate compiled it
+│   └── SnapshotCorrupt   checksum or tokenizer does not fit
 ├── PointerFenced         another process leads by now, and only it may move the pointer
 ├── CorporaUnusable       the corpora or their index cannot be used
 ├── VocabularyError       the tokenizer's bytes could not be established
@@ -37,8 +38,12 @@ class SnapshotMissing(SnapshotError):
     """No snapshot directory of that digest."""
 
 
+class SnapshotOutdated(SnapshotError):
+    """Another version of Lethegate compiled the snapshot."""
+
+
 class SnapshotCorrupt(SnapshotError):
-    """A snapshot's checksum, format or tokenizer fingerprint does not fit."""
+    """A snapshot's checksum or tokenizer fingerprint does not fit."""
 
 
 class PointerFenced(GuardError):

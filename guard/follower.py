@@ -210,7 +210,9 @@ class Follower:
     def _fail(self, active: Active, error: Exception) -> None:
         known = isinstance(error, GuardError)
         reason = type(error).__name__ if known else "InternalError"
-        logger.error("generation %d cannot be used here: %s", active.generation, reason)
+        # What is wrong with a snapshot is told by digests, versions and names of files alone.
+        told = f"{reason}: {error}" if isinstance(error, SnapshotError) else reason
+        logger.error("generation %d cannot be used here: %s", active.generation, told)
         values = asdict(self.state) | {"failed_generation": active.generation, "error": reason}
         self._acknowledge(FollowerState(**values))
         if not isinstance(error, SnapshotError):

@@ -66,4 +66,4 @@ def load_part(
             read_rules(snapshot.document("uld")) if snapshot.has("uld") else (),
         )
     except KeyError:
-        raise SnapshotCorrupt(f"snapshot {digest[:12]} was made by another version") from None
+        raise SnapshotCorrupt(f"snapshot {digest[:12]} is not complete") from None

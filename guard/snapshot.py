@@ -22,16 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from guard.checksums import MANIFEST, are_sound_elsewhere, damaged_file, sha256
-from guard.errors import SnapshotCorrupt, SnapshotMissing
+from guard.errors import SnapshotCorrupt, SnapshotMissing, SnapshotOutdated
 
+# Of the directory, and of what the compiler puts in it. Whoever changes what arrays or documents
+# mean raises the second: a snapshot of another version is compiled anew, and never read in part.
 FORMAT = 2
+COMPILER_VERSION = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A verified snapshot on disk.
 
-    `meta` is what its compiler wrote beside the files: vocabulary fingerprint, encoder id, targets.
+    `meta` is what its compiler wrote beside the files: vocabulary fingerprint, encoder id.
     """
 
     digest: str
@@ -78,7 +81,8 @@ def write_snapshot(
         for name, content in documents.items():
             _write(draft / f"{name}.json", _dump(content))
         files = {p.name: {"sha256": sha256(p), "bytes": p.stat().st_size} for p in draft.iterdir()}
-        manifest = _dump({"format": FORMAT, "meta": meta, "files": files})
+        versions = {"format": FORMAT, "compiler": COMPILER_VERSION}
+        manifest = _dump({**versions, "meta": meta, "files": files})
         _write(draft / MANIFEST, manifest)
         digest = hashlib.sha256(manifest).hexdigest()
         _publish(draft, root / digest)
@@ -95,6 +99,7 @@ def load_snapshot(root: Path, digest: str, pause: Callable[[], object] | None = 
 
     Raises:
         SnapshotMissing: there is no directory of that name.
+        SnapshotOutdated: another version of Lethegate compiled it.
         SnapshotCorrupt: its content is not what its name says.
     """
     directory = root / digest
@@ -105,13 +110,23 @@ def load_snapshot(root: Path, digest: str, pause: Callable[[], object] | None = 
     if hashlib.sha256(raw).hexdigest() != digest:
         raise SnapshotCorrupt(f"the manifest of policy snapshot {digest[:12]} is damaged")
     manifest = json.loads(raw)
-    if manifest["format"] != FORMAT:
-        raise SnapshotCorrupt(f"policy snapshot {digest[:12]} has another format version")
+    _check_version(manifest, digest)
     if pause is None or not are_sound_elsewhere(directory):
         damaged = damaged_file(directory, pause or (lambda: None))
         if damaged is not None:
             raise SnapshotCorrupt(f"file {damaged} of policy snapshot {digest[:12]} is damaged")
     return Snapshot(digest, directory, manifest["meta"])
+
+
+def _check_version(manifest: Mapping[str, Any], digest: str) -> None:
+    # Earlier ones name no compiler here.
+    found = manifest.get("format"), manifest.get("compiler", "an earlier one")
+    if found != (FORMAT, COMPILER_VERSION):
+        raise SnapshotOutdated(
+            f"policy snapshot {digest[:12]} was compiled by another version of Lethegate (format "
+            f"{found[0]}, compiler {found[1]}; here {FORMAT} and {COMPILER_VERSION}); the control "
+            "process compiles the targets anew when it starts"
+        )
 
 
 def discard_drafts(root: Path) -> None:
@@ -128,7 +143,7 @@ def _publish(draft: Path, final: Path) -> None:
         # The same content is there already; a damaged copy of it must not win over a sound one.
         try:
             load_snapshot(final.parent, final.name)
-        except (SnapshotCorrupt, SnapshotMissing):
+        except (SnapshotCorrupt, SnapshotMissing, SnapshotOutdated):
             final.rename(draft.with_suffix(".damaged.draft"))
             draft.rename(final)
     _sync_directory(final.parent)

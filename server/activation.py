@@ -53,8 +53,7 @@ class GuardCompiler:
         from detectors.embedding_cache import EmbeddingCache
         from detectors.encoder import load_encoder
         from detectors.extraction import extract
-        from guard.compiler import COMPILER_VERSION
-        from guard.snapshot import FORMAT, discard_drafts
+        from guard.snapshot import COMPILER_VERSION, FORMAT, discard_drafts
         from guard.tokenisations import Tokenisations, tokenizer_of
         from guard.vocabulary import Vocabulary
 

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, delete, insert, inspect, select
 
 from server.errors import StoreVersionError
+from server.migrations.versions import r0001_first
 from server.tables import meta
 
 _FIRST = "r0001"
@@ -57,6 +59,7 @@ def upgrade(connection: Connection, to: str = "head") -> None:
     found = MigrationContext.configure(connection).get_current_revision()
     if found is None and inspect(connection).has_table(meta.name):
         _check_version(connection)
+        _complete(connection)
         command.stamp(config, _FIRST)
     elif found is not None and found not in {known.revision for known in script.walk_revisions()}:
         raise StoreVersionError(
@@ -79,6 +82,13 @@ def _check_version(connection: Connection) -> None:
     version = connection.scalar(select(meta.c.value).where(meta.c.key == _SCHEMA_VERSION))
     if version != "1":
         raise StoreVersionError(f"the store has schema version {version}, which is unknown")
+
+
+def _complete(connection: Connection) -> None:
+    """Give the oldest stores the tables that later ones of the same version had."""
+    if not inspect(connection).has_table("corpora"):
+        with Operations.context(MigrationContext.configure(connection)):
+            r0001_first.create_corpora()
 
 
 def _note_version(connection: Connection, head: str) -> None:

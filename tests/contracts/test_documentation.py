@@ -73,7 +73,7 @@ def test_the_readme_stays_short():
 def commands(path):
     """The `lethegate` commands in a document's shell blocks, as words."""
     text = path.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
         for each in re.split(r"[;|&]\s+", line.split("  #")[0]):
             if each.strip().startswith("lethegate "):

@@ -1,10 +1,14 @@
 """Policy snapshots on disk."""
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
+from guard import snapshot
 from guard.checksums import are_sound_elsewhere
-from guard.errors import SnapshotCorrupt, SnapshotMissing
+from guard.errors import SnapshotCorrupt, SnapshotMissing, SnapshotOutdated
 from guard.snapshot import discard_drafts, load_snapshot, write_snapshot
 
 ARRAYS = {"group.one": np.arange(5, dtype=np.int32), "group.two": np.ones((2, 3), np.float32)}
@@ -17,12 +21,12 @@ def write(root, **changes):
 
 def test_round_trip(tmp_path):
     """What is written is what is loaded."""
-    snapshot = load_snapshot(tmp_path, write(tmp_path))
+    found = load_snapshot(tmp_path, write(tmp_path))
 
-    assert {"a": 1} == snapshot.meta
-    assert ["x"] == snapshot.document("texts")
-    assert {"one", "two"} == set(snapshot.arrays("group"))
-    np.testing.assert_array_equal(ARRAYS["group.one"], snapshot.array("group.one"))
+    assert {"a": 1} == found.meta
+    assert ["x"] == found.document("texts")
+    assert {"one", "two"} == set(found.arrays("group"))
+    np.testing.assert_array_equal(ARRAYS["group.one"], found.array("group.one"))
 
 
 def test_same_content_same_digest(tmp_path):
@@ -98,13 +102,26 @@ def test_missing_files_are_refused(tmp_path):
         load_snapshot(tmp_path, "0" * 64)
 
 
-def test_another_format_is_refused(tmp_path, monkeypatch):
-    """A snapshot of an earlier version says so; it is compiled again, never half read."""
+@pytest.mark.parametrize("version", ["FORMAT", "COMPILER_VERSION"])
+@pytest.mark.parametrize("step", [-1, 1])
+def test_another_version_is_refused(tmp_path, monkeypatch, version, step):
+    """An earlier or a later version's says so; it is compiled anew, and never read in part."""
     with monkeypatch.context() as patch:
-        patch.setattr("guard.snapshot.FORMAT", 1)
+        patch.setattr(f"guard.snapshot.{version}", getattr(snapshot, version) + step)
         digest = write(tmp_path)
 
-    with pytest.raises(SnapshotCorrupt, match="another format version"):
+    with pytest.raises(SnapshotOutdated, match="another version of Lethegate"):
+        load_snapshot(tmp_path, digest)
+
+
+def test_a_snapshot_that_names_no_version_is_refused(tmp_path):
+    """As those of versions before this was written down."""
+    content = json.dumps({"format": snapshot.FORMAT, "meta": {}, "files": {}}).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    (tmp_path / digest).mkdir()
+    (tmp_path / digest / "manifest.json").write_bytes(content)
+
+    with pytest.raises(SnapshotOutdated, match="compiler an earlier one"):
         load_snapshot(tmp_path, digest)
 
 

@@ -18,7 +18,7 @@ def upgrade() -> None:
     )
     _targets()
     _jobs()
-    _corpora()
+    create_corpora()
 
 
 def _targets() -> None:
@@ -85,7 +85,8 @@ def _jobs() -> None:
     )
 
 
-def _corpora() -> None:
+def create_corpora() -> None:
+    """Create the tables of corpora, which the first stores of schema version 1 had not."""
     op.create_table(
         "corpora",
         sa.Column("id", sa.String(64), primary_key=True),

@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import threading
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -53,9 +54,11 @@ def start(module: ModuleType, arguments: list[str], log: str) -> int:
         for number, descriptor in enumerate((nothing, out, out)):
             os.dup2(descriptor, number)
         status = module.run(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    finally:
         os._exit(status)
 
 

@@ -85,6 +85,21 @@ def test_a_store_from_before_is_kept(tmp_path: Path) -> None:
     database.close()
 
 
+def test_the_first_stores_had_no_corpora(tmp_path: Path) -> None:
+    """They get the tables that those of the same schema version had later."""
+    url = _old_store(tmp_path / "old.db")
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        for name in ("corpus_documents", "corpus_jobs", "corpora"):
+            connection.execute(f"DROP TABLE {name}")
+    connection.close()
+    database = Database(url)
+
+    assert Store(database).target("ada")[0].status == "active"
+    with database.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    database.close()
+
+
 def test_an_unknown_old_store_is_refused(tmp_path: Path) -> None:
     """A store without migrations of a version that never was is left alone."""
     url = _old_store(tmp_path / "old.db")
