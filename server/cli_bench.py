@@ -342,6 +342,41 @@ def provenance(
         _run(json_file, lambda progress: bench_provenance(plan, progress))
 
 
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def soak(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Model = None,
+    target: TargetFile = None,
+    unmatched: Unmatched = None,
+    minutes: Annotated[float, typer.Option(help="How long, without the preparation.", min=1)] = 30,
+    concurrency: Annotated[int, typer.Option(help="Clients at the same time.", min=1)] = 8,
+    reload_seconds: Annotated[
+        float, typer.Option(help="Time between two changes of policy.", min=0.1)
+    ] = 2.0,
+    questions: Annotated[int, typer.Option(help="Unmatched questions, at most.", min=25)] = 100,
+) -> None:
+    """Mixed load while policies change and processes are killed; exit status 1 if not passed."""
+    with _one_line_errors():
+        from server.bench.inputs import read_target, unmatched_questions
+        from server.bench.soak.run import SoakPlan, bench_soak
+
+        name, flags = _model_and_flags(model, context.args)
+        found = unmatched_questions(unmatched)
+        plan = SoakPlan(
+            model=name,
+            flags=flags,
+            target=read_target(target),
+            unmatched=found[:: max(1, len(found) // questions)][:questions],
+            seconds=60 * minutes,
+            concurrency=concurrency,
+            reload_seconds=reload_seconds,
+        )
+        figures = _run(json_file, lambda progress: bench_soak(plan, progress))
+        if not figures["passed"]:
+            raise typer.Exit(1)
+
+
 def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str]]:
     """The model and vLLM's flags; the demo has its own, and two servers share one GPU's memory."""
     from server.bench.inputs import DEMO_FLAGS, model_or_demo
@@ -353,7 +388,7 @@ def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str
     return model_or_demo(model), chosen
 
 
-def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> None:
+def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:
     from server.bench.report import check_writable, load_average, write_report
 
     check_writable(json_file)
@@ -363,6 +398,7 @@ def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> None:
         figures = bench(progress)
     write_report(json_file, figures, load_before)
     _print(figures)
+    return figures
 
 
 def _print(figures: dict[str, Any]) -> None:

@@ -25,6 +25,8 @@ from server.policy import FollowerStatus
 
 REQUESTS = "lethegate_requests_total"
 VETOED_TOKENS = "lethegate_vetoed_tokens_total"
+BYPASSES = "lethegate_guard_bypasses_total"
+CLOSED_SLOTS = "lethegate_closed_slots_total"
 OTHER = "other"
 
 
@@ -174,7 +176,7 @@ class GatewayMetrics:
             registry=registry,
         )
         self._bypasses = Counter(
-            "lethegate_guard_bypasses_total",
+            BYPASSES,
             "Requests served unguarded because the guard failed and fail_open is set.",
             ["reason"],
             registry=registry,
@@ -469,7 +471,7 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         value=facts.subtracted_steps,
     )
     closed = CounterMetricFamily(
-        "lethegate_closed_slots_total",
+        CLOSED_SLOTS,
         "Requests whose output was closed in the worker, by reason.",
         labels=["reason"],
     )

@@ -26,6 +26,7 @@ from typing import Self
 import httpx
 
 from server.bench.errors import ServerDied
+from server.bench.processes import descendants, is_alive
 from server.client import AdminClient
 from server.errors import ServerError
 from server.settings import ENV_PREFIX
@@ -124,6 +125,30 @@ class Servers:
         for server in self._running:
             server.check()
 
+    def pid(self, launch: Launch) -> int:
+        """The first process of a server that was started."""
+        return self._server(launch).pid
+
+    def stop(self, launch: Launch) -> None:
+        """End a server that is needed no more."""
+        server = self._server(launch)
+        server.ask_to_stop()
+        server.stop()
+        self._running.remove(server)
+
+    def kill(self, launch: Launch, linger_seconds: float) -> int:
+        """Kill a server's first process with SIGKILL, as a lack of memory may.
+
+        What was below it is ended, too, as whoever supervises a server does before it is started
+        again; gives how many of those had not ended by themselves within `linger_seconds`.
+        """
+        server = self._server(launch)
+        self._running.remove(server)
+        return server.kill(linger_seconds)
+
+    def _server(self, launch: Launch) -> _Server:
+        return next(server for server in self._running if server.launch == launch)
+
     def __enter__(self) -> Self:
         return self
 
@@ -151,9 +176,10 @@ class _Server:
     """One process, leader of a session and process group of its own."""
 
     def __init__(self, launch: Launch, log: Path) -> None:
-        self._launch = launch
+        self.launch = launch
         self._log = log
-        with log.open("wb") as output:
+        # One that is started again goes on in the same file.
+        with log.open("ab") as output:
             self._process = subprocess.Popen(
                 list(launch.command),
                 env={**_environment(os.environ), **launch.environment},
@@ -165,19 +191,35 @@ class _Server:
 
     def wait_until_ready(self) -> None:
         begun = time.monotonic()
-        with httpx.Client(base_url=self._launch.base_url, trust_env=False) as http:
+        with httpx.Client(base_url=self.launch.base_url, trust_env=False) as http:
             while time.monotonic() - begun < READY_SECONDS:
                 self.check()
                 with suppress(httpx.HTTPError):
-                    if http.get(self._launch.ready_path).status_code == 200:
+                    if http.get(self.launch.ready_path).status_code == 200:
                         return
                 time.sleep(_POLL_SECONDS)
-        raise ServerDied(f"the {self._launch.name} server is not ready after {READY_SECONDS:.0f} s")
+        raise ServerDied(f"the {self.launch.name} server is not ready after {READY_SECONDS:.0f} s")
 
     def check(self) -> None:
         status = self._process.poll()
         if status is not None:
-            raise ServerDied(f"the {self._launch.name} server ended with status {status}")
+            raise ServerDied(f"the {self.launch.name} server ended with status {status}")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self, linger_seconds: float) -> int:
+        below = descendants(self.pid)
+        self._process.kill()
+        self._process.wait()
+        end = time.monotonic() + linger_seconds
+        while (left := [pid for pid in below if is_alive(pid)]) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return len(left)
 
     def ask_to_stop(self) -> None:
         if self._process.poll() is None:
@@ -189,7 +231,7 @@ class _Server:
             self._process.wait(_GRACE_SECONDS)
         except subprocess.TimeoutExpired:
             # It hangs. The guarded server's control process has a process group of its own.
-            for each in (pid, *_descendants(pid)):
+            for each in (pid, *descendants(pid)):
                 with suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
         # Whatever is left of the group: children that lost their leader.
@@ -200,7 +242,7 @@ class _Server:
     def tail(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
         shown = "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
-        return f"The {self._launch.name} server's log, {self._log}, ends with:\n{shown}"
+        return f"The {self.launch.name} server's log, {self._log}, ends with:\n{shown}"
 
 
 @contextmanager
@@ -214,20 +256,6 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
-
-
-def _descendants(ancestor: int) -> list[int]:
-    """Every process below a living one, as Linux's /proc tells."""
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # The name, in brackets, may hold anything; state and parent follow it.
-            parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found = [ancestor]
-    for pid in found:
-        found += children.get(pid, ())
-    return found[1:]
 
 
 def _environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,113 @@
+"""Deaths by kill -9: of the control process, which its parent starts again, and of the API process,
+after which the bench does what a deployment's supervisor does: it starts the server again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+
+from server.bench.errors import BenchError
+from server.bench.figures import Window
+from server.bench.servers import GuardedLaunch, Servers
+
+# How long what is left of a killed server has to end by itself.
+LINGER_SECONDS = 20.0
+_CONTROL_SECONDS = 120.0
+_POLL_SECONDS = 0.25
+
+
+class Killer:
+    """Kills at the given seconds after `start`, on a thread of its own.
+
+    `restarts` are the times without a server, `time.monotonic` seconds; the last is open, with an
+    end in the far future, while one lasts.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        launch: GuardedLaunch,
+        control_at: Sequence[float],
+        api_at: Sequence[float],
+    ) -> None:
+        self._servers, self._launch = servers, launch
+        self._plan = sorted(
+            [(at, self._kill_control) for at in control_at]
+            + [(at, self._kill_api) for at in api_at],
+            key=lambda due: due[0],
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kills", daemon=True)
+        self.restarts: list[Window] = []
+        self.control_seconds: list[float] = []
+        self.lingering: list[int] = []
+        self.fault: Exception | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the present death."""
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the server is being restarted now."""
+        return bool(self.restarts) and self.restarts[-1].end > time.monotonic()
+
+    def check(self) -> None:
+        """Whether everything that was killed came back.
+
+        Raises:
+            BenchError: it did not.
+        """
+        if self.fault is not None:
+            raise self.fault
+
+    def _run(self) -> None:
+        begun = time.monotonic()
+        try:
+            for at, kill in self._plan:
+                if self._stop.wait(max(0.0, begun + at - time.monotonic())):
+                    return
+                kill()
+        except Exception as error:
+            self.fault = error
+
+    def _kill_api(self) -> None:
+        begun = time.monotonic()
+        self.restarts.append(Window(begun, float("inf")))
+        self.lingering.append(self._servers.kill(self._launch, LINGER_SECONDS))
+        self._servers.start(self._launch)
+        self.restarts[-1] = Window(begun, time.monotonic())
+
+    def _kill_control(self) -> None:
+        begun = time.monotonic()
+        old = control_pid(self._servers.state)
+        os.kill(old, signal.SIGKILL)
+        while time.monotonic() - begun < _CONTROL_SECONDS and not self._stop.wait(_POLL_SECONDS):
+            if control_pid(self._servers.state) != old and _is_ready(self._launch.admin_url):
+                self.control_seconds.append(time.monotonic() - begun)
+                return
+        if not self._stop.is_set():
+            raise BenchError(f"the control process is not back after {_CONTROL_SECONDS:.0f} s")
+
+
+def control_pid(state_dir: Path) -> int:
+    """The control process, as its lock says."""
+    return int((state_dir / "control.lock").read_text(encoding="ascii"))
+
+
+def _is_ready(admin_url: str) -> bool:
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{admin_url}/readyz", trust_env=False).status_code == 200
+    return False
