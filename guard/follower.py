@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ from typing import Any
 from guard.errors import GuardError, PointerFenced, SnapshotError
 
 POLL_SECONDS = 0.05
+# What could not be loaded is tried again after so long, then after twice as long, and so on.
+RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +53,8 @@ class FollowerState:
     """What one process has taken up.
 
     `kind` is "gateway" or "worker". `generation` and `digest` are in force there (0 and "" before
-    the first). `failed_generation` is the newest one it could not load, with the class of error.
+    the first). `failed_generation` is the newest one it could not load, with the class of error; 0
+    once that one or a newer one is in force.
     """
 
     id: str
@@ -140,6 +145,8 @@ def followers(state_dir: Path) -> list[FollowerState]:
 class Follower:
     """Follows the pointer on a thread of its own.
 
+    What cannot be loaded is tried again, less and less often, for as long as the pointer names it.
+
     Args:
         state_dir: where the pointer and the followers' files are.
         kind: "gateway" or "worker".
@@ -158,11 +165,17 @@ class Follower:
         self._lock = _hold(self._path.with_suffix(".lock"))
         self._seen = (-1, -1)
         self._epoch = 0
-        self._acknowledge(self.state)
+        self._retry_seconds, self._retry_at = RETRY_SECONDS, float("inf")
+        self._told: FollowerState | None = None
+        try:
+            self._acknowledge(self.state)
+        except OSError:
+            self._withdraw()
+            raise
 
     def start(self) -> None:
         """Take up the policy in force now, then go on following in the background."""
-        self.catch_up()
+        self._catch_up_or_try_again()
         self._thread.start()
 
     def stop(self) -> None:
@@ -170,9 +183,7 @@ class Follower:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
-        os.close(self._lock)
-        self._path.unlink(missing_ok=True)
-        self._path.with_suffix(".lock").unlink(missing_ok=True)
+        self._withdraw()
 
     def catch_up(self) -> None:
         """Take up the policy in force if it is new."""
@@ -185,12 +196,15 @@ class Follower:
             return  # the second was put there by a process that leads no more
         self._epoch = max(self._epoch, active.epoch)
         if active.generation == self.state.generation:
+            if self._told != self.state:
+                self._acknowledge(self.state)  # the disk was full when it was to be told
             return
         try:
             self._load(active)
         except Exception as error:
             self._fail(active, error)
         else:
+            self._retry_seconds, self._retry_at = RETRY_SECONDS, float("inf")
             self._acknowledge(_with(self.state, active))
 
     def look_again(self) -> None:
@@ -199,15 +213,30 @@ class Follower:
 
     def _run(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
-            try:
-                self.catch_up()
-            except Exception:
-                # The policy in force stays; the lagging generation is seen by the control process.
-                logger.error("following the active policy failed; trying again")
-                self._seen = (-1, -1)
+            if time.monotonic() >= self._retry_at:
+                self.look_again()
+            if not self._catch_up_or_try_again():
                 self._stop.wait(1.0)
 
+    def _catch_up_or_try_again(self) -> bool:
+        """`catch_up`; what fails about it (a full disk, say) is left to be tried again."""
+        try:
+            self.catch_up()
+        except Exception:
+            # The policy in force stays; the lagging generation is seen by the control process.
+            logger.error("following the active policy failed; trying again")
+            self._seen = (-1, -1)
+            return False
+        return True
+
+    def _withdraw(self) -> None:
+        os.close(self._lock)
+        self._path.unlink(missing_ok=True)
+        self._path.with_suffix(".lock").unlink(missing_ok=True)
+
     def _fail(self, active: Active, error: Exception) -> None:
+        self._retry_at = time.monotonic() + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS)
         known = isinstance(error, GuardError)
         reason = type(error).__name__ if known else "InternalError"
         # What is wrong with a snapshot is told by digests, versions and names of files alone.
@@ -221,22 +250,28 @@ class Follower:
     def _acknowledge(self, state: FollowerState) -> None:
         self.state = state
         _replace(self._path, asdict(state), durable=False)
+        self._told = state
 
 
 def _with(state: FollowerState, active: Active) -> FollowerState:
     values = asdict(state) | {"generation": active.generation, "digest": active.digest}
-    return FollowerState(**values | {"error": ""})
+    later = state.failed_generation if state.failed_generation > active.generation else 0
+    return FollowerState(**values | {"failed_generation": later, "error": ""})
 
 
 def _replace(path: Path, content: dict[str, Any], *, durable: bool) -> None:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(content, file)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    draft.rename(path)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(content, file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        draft.rename(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     if durable:
         directory = os.open(path.parent, os.O_RDONLY)
         try:

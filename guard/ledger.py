@@ -50,7 +50,8 @@ class LedgerWriter:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / f"{os.getpid()}-{os.urandom(6).hex()}.ledger"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        os.ftruncate(descriptor, _WORDS * 8)
+        # Written through a mapping, a hole in a file on a full disk would kill the worker.
+        os.posix_fallocate(descriptor, 0, _WORDS * 8)
         os.close(descriptor)
         # A plain array over the mapping: counting through `memmap` itself is several times slower.
         self._words = np.asarray(np.memmap(path, np.int64, "r+", shape=(_WORDS,)))

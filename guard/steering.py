@@ -152,6 +152,20 @@ class Steering:
         the engine tells: rows that have not read all are not sampled.
         """
         step = list(slots)
+        try:
+            self._steer(logits, step, visible)
+        except Exception:
+            logger.exception("a decode step could not be guarded")
+            for _, slot in step:
+                self.close(slot, CloseReason.INTERNAL_ERROR)
+            self._end(logits, [row for row, _ in step])
+
+    def _steer(
+        self,
+        logits: torch.Tensor,
+        step: list[tuple[int, Slot]],
+        visible: Sequence[int] | None,
+    ) -> None:
         if step != self._batch.step or self._stale:
             self._arrange(step)
         batch = self._batch
@@ -170,7 +184,11 @@ class Steering:
         if self._stale:
             # Slots were closed on the way.
             self._arrange(step)
-        for row in self._batch.closed:
+        self._end(logits, self._batch.closed)
+
+    def _end(self, logits: torch.Tensor, rows: Iterable[int]) -> None:
+        """Force the end of text; takes no memory."""
+        for row in rows:
             logits[row] = float("-inf")
             logits[row, self._end_ids[0]] = 0.0
 

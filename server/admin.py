@@ -39,6 +39,7 @@ from server.errors import (
     NotFound,
     NotReady,
     ServerError,
+    StoreFault,
 )
 from server.explain import explain
 from server.idempotency import Idempotent
@@ -258,9 +259,13 @@ def livez() -> dict[str, str]:
 
 @_probes.get("/readyz")
 def readyz(here: Here) -> dict[str, str]:
-    """Whether a policy of the current models is in force, or another process sees to that."""
-    if here.lease.stands_by:
+    """Whether the store answers, and a policy of the current models is in force, or another
+    process sees to that."""
+    try:
         here.store.count_targets()
+    except StoreFault:
+        raise NotReady("The store cannot be read.") from None
+    if here.lease.stands_by:
         return {"status": "standby"}
     if here.worker.fault is not None:
         raise NotReady("The job worker has failed.")

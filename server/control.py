@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,14 +31,14 @@ from server.assistants import Assistants, fits_model
 from server.audit.opening import open_audit
 from server.auth import load_keyring
 from server.database import Database, is_file
-from server.errors import ControlRunning, StartFault
+from server.errors import ControlRunning, StartFault, StoreAway
 from server.jobs import IDLE_SECONDS, JobWorker
 from server.keys.publisher import KeyPublisher
 from server.keys.routes import Keys
 from server.keys.store import KeyStore
 from server.lease import Lease
 from server.log import configure_logging, fault_fields, get_logger
-from server.metrics import ControlMetrics
+from server.metrics import ControlMetrics, Storage
 from server.policy import Compiler, Publisher
 from server.provenance.routes import Corpora
 from server.restore import refuse_half_restored
@@ -49,6 +50,11 @@ from server.training.service import Trainings, assemble_trainings
 from server.training.store import TrainingStore
 from server.worklist import Worklist
 
+# Exit status of a process that was up and is best started again (EX_TEMPFAIL of sysexits.h); any
+# other but 0 says that it cannot start.
+START_AGAIN = 75
+# How long that of a server that was killed may take to let go of state directory and address.
+_PREDECESSOR_SECONDS = 30.0
 _PARENT_POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 10
 # Jobs queued by another process are found by looking.
@@ -106,10 +112,17 @@ def serve_control(
     configure_logging(settings.log_level, settings.log_format, capture=True)
     own_directory(settings.state_dir)
     # On a database server, several take turns: see `server.lease`.
-    alone = _only_one(settings.state_dir) if is_file(settings.store_url) else nullcontext()
+    # The control process of a server that was killed takes a moment to notice.
+    patience = _PREDECESSOR_SECONDS if with_parent else 0.0
+    is_alone = is_file(settings.store_url)
+    alone = _only_one(settings.state_dir, patience) if is_alone else nullcontext()
     with alone, _listening(settings) as listener:
         refuse_half_restored(settings.state_dir)
-        database = Database(settings.store_url, vault_of(settings))
+        try:
+            database = Database(settings.store_url, vault_of(settings))
+        except StoreAway as error:
+            log.error("store_away", **fault_fields(error))
+            return START_AGAIN
         try:
             store = Store(database)
             shelf = Shelf(settings.assistants)
@@ -142,6 +155,7 @@ def _serve(
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
     publisher = assistants.publisher
     metrics = ControlMetrics(registry, publisher.followers)
+    database.on_fault = partial(metrics.record_storage_failure, Storage.STORE)
     corpora: Future[Corpora] = Future()
     worker = JobWorker(
         store,
@@ -218,7 +232,7 @@ def _serve(
     lease.release()
     if isinstance(worker.fault, StartFault):
         raise worker.fault
-    return 1 if lost or worker.fault is not None else 0
+    return START_AGAIN if lost or worker.fault is not None else 0
 
 
 def _lead(
@@ -292,22 +306,31 @@ def own_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _only_one(state_dir: Path) -> Iterator[None]:
+def _only_one(state_dir: Path, patience_seconds: float = 0.0) -> Iterator[None]:
     """Hold the state directory's lock, which the kernel releases when the process dies."""
     descriptor = os.open(state_dir / "control.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 20).decode("ascii", "replace").strip()
-            raise ControlRunning(
-                f"another control process (pid {holder or '?'}) owns {state_dir}"
-            ) from None
+        end = time.monotonic() + patience_seconds
+        while not _locked(descriptor):
+            if time.monotonic() >= end:
+                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                raise ControlRunning(
+                    f"another control process (pid {holder or '?'}) owns {state_dir}"
+                )
+            time.sleep(_PARENT_POLL_SECONDS)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from sqlalchemy.exc import (
 
 import server.keys.table  # noqa: F401  (its tables are the store's)
 from server import postgres, sqlite
-from server.errors import StartFault, StoreFault
+from server.errors import StartFault, StoreAway, StoreFault
 from server.migration import upgrade
 from server.seal import SCRUBBED, seal_store, sealed_columns
 from server.sealing import Vault, give_vault
@@ -56,8 +56,11 @@ class Database:
 
         Raises:
             StartFault: the URL or the file cannot be used, or the vault has not the store's key.
+            StoreAway: the database server does not answer now.
             StoreVersionError: a newer version of Lethegate wrote it.
         """
+        # Called with every fault of the database.
+        self.on_fault: Callable[[], None] = lambda: None
         parsed = _parse(url)
         self.is_file = parsed.get_backend_name() == "sqlite"
         open_engine = sqlite.open_sqlite if self.is_file else postgres.open_postgres
@@ -79,6 +82,8 @@ class Database:
                 self.scrub()
         except BaseException as error:
             self._engine.dispose()
+            if isinstance(error, DBAPIError) and not self.is_file and postgres.is_away(error):
+                raise StoreAway(f"the store does not answer: {type(error).__name__}") from None
             if isinstance(error, SQLAlchemyError):
                 raise StartFault(f"cannot open the store: {type(error).__name__}") from None
             raise
@@ -90,13 +95,13 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that only reads: one consistent view."""
-        with _translated(), self._readers.begin() as connection:
+        with self._translated(), self._readers.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction that may write; it takes the write lock at once."""
-        with _translated(), self._writers.begin() as connection:
+        with self._translated(), self._writers.begin() as connection:
             yield connection
 
     def scrub(self) -> None:
@@ -114,7 +119,7 @@ class Database:
         ]
         if not self.is_file:
             statements = [f"VACUUM FULL {table.name}" for table in tables] + ["CHECKPOINT"]
-        with _translated(), self._engine.connect() as connection:
+        with self._translated(), self._engine.connect() as connection:
             # Neither database does this within a transaction.
             raw: Any = connection.connection.driver_connection
             if not self.is_file:
@@ -135,20 +140,20 @@ class Database:
         """Close all connections."""
         self._engine.dispose()
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Database errors quote statements, so only their class goes on."""
+        try:
+            yield
+        except (DBAPIError, PoolTimeout) as error:
+            self.on_fault()
+            raise StoreFault(type(error).__name__) from None
+
 
 def _driver_errors(engine: Engine) -> type[Exception]:
     """What the driver itself raises where it is used without SQLAlchemy."""
     found: type[Exception] = engine.dialect.loaded_dbapi.Error
     return found
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Database errors quote statements, so only their class goes on."""
-    try:
-        yield
-    except (DBAPIError, PoolTimeout) as error:
-        raise StoreFault(type(error).__name__) from None
 
 
 def is_file(url: str) -> bool:

@@ -33,6 +33,7 @@ ServerError
 ├── StartFault                the process does not start
 │   ├── SettingsError         a setting is unknown or cannot be parsed
 │   ├── StoreVersionError     the store was written by another version
+│   ├── StoreAway             the database server does not answer now
 │   └── ControlRunning        another control process owns the state directory
 ├── PolicyFault               a policy did not come into force; the last good one rules
 │   ├── PolicyNotCompiled     the compiler refused it
@@ -231,6 +232,10 @@ class StoreVersionError(StartFault):
     """The store was written by another version of Lethegate."""
 
 
+class StoreAway(StartFault):
+    """The database server does not answer now."""
+
+
 class ControlRunning(StartFault):
     """Another control process owns the state directory."""
 
@@ -344,6 +349,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     StartFault: _INTERNAL,
     SettingsError: ErrorRow(500, _SERVER, "invalid_settings"),
     StoreVersionError: ErrorRow(500, _SERVER, "store_version"),
+    StoreAway: ErrorRow(503, _SERVER, "store_away"),
     ControlRunning: ErrorRow(500, _SERVER, "control_running"),
     PolicyFault: ErrorRow(500, _SERVER, "policy_error"),
     PolicyNotCompiled: ErrorRow(422, _CLIENT, "policy_not_compiled"),

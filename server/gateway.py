@@ -319,7 +319,7 @@ class Gateway:
                 decision = await self._guard.screen(texts, call.caller.scope)
         except TimeoutError:
             raise GuardTimeout() from None
-        except (Overloaded, InvalidRequest):
+        except (Overloaded, GuardTimeout, InvalidRequest):
             raise
         except Exception as error:
             # The guard's own errors say what they are; of others only class and place are told.

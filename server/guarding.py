@@ -38,6 +38,7 @@ class Guard(Protocol):
 
         Raises:
             Overloaded: too many requests wait already.
+            GuardTimeout: what decides hangs.
             Exception: anything else means that no decision could be made.
         """
 

@@ -29,7 +29,7 @@ from server.errors import (
     StoreFault,
 )
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics
+from server.metrics import ControlMetrics, Storage
 from server.policy import Compilation, Compiler, FollowerStatus, Publisher
 from server.records import GenerationRecord, JobRecord
 from server.store import Store
@@ -40,6 +40,8 @@ POLL_SECONDS = 0.02
 IDLE_SECONDS = 60.0
 RETRY_SECONDS = 5.0
 _PROGRESS_SECONDS = 0.25
+# What a follower says of a snapshot that is not on disk as it was written: compiling mends that.
+_DAMAGED = frozenset({"SnapshotMissing", "SnapshotCorrupt"})
 _REASON = re.compile(r"[A-Za-z_]{1,40}")
 
 log = get_logger("jobs")
@@ -89,6 +91,7 @@ class JobWorker:
         self._compiler: Compiler
         self._loaded = threading.Event()
         self._previews = threading.Lock()
+        self._mended = 0
         self.ready = False
         self.fault: BaseException | None = None
 
@@ -149,6 +152,8 @@ class JobWorker:
                 self._turn()
         except (StoreFault, OSError) as error:
             log.error("store_or_disk_fault", **fault_fields(error))
+            if isinstance(error, OSError):
+                self._metrics.record_storage_failure(Storage.FILES)
             self._stop.wait(RETRY_SECONDS)
 
     def _turn(self) -> None:
@@ -157,6 +162,7 @@ class JobWorker:
         self._store.expire(time.time())
         if not self.ready:
             self._ensure_policy()
+        self._mend_snapshot()
         batch = self._worklist.take()
         if batch:
             self._process(batch)
@@ -195,6 +201,21 @@ class JobWorker:
             else:
                 self.ready = True
         else:
+            self._worklist.request_recompile()
+
+    def _mend_snapshot(self) -> None:
+        """Have the policy in force compiled anew, once, if a follower finds it damaged on disk."""
+        active = self._publisher.read()
+        if active is None or active.generation == self._mended:
+            return
+        refusing = [
+            follower
+            for follower in self._publisher.followers()
+            if follower.failed_generation == active.generation and follower.error in _DAMAGED
+        ]
+        if refusing:
+            log.error("snapshot_damaged", generation=active.generation, followers=len(refusing))
+            self._mended = active.generation
             self._worklist.request_recompile()
 
     def _process(self, batch: Sequence[JobRecord]) -> None:

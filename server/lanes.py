@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from guard.decision import Decision
 from guard.key_scope import ALL_TARGETS, KeyScope
-from server.errors import Overloaded
+from server.errors import GuardTimeout, Overloaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +56,20 @@ class Waiting:
 class Lane:
     """A bounded queue and the thread that works it off."""
 
-    def __init__(self, name: str, length: int, work: Callable[[Sequence[Waiting]], None]) -> None:
-        """`work` gets at most `batch` requests at a time; it answers them and raises nothing."""
+    def __init__(
+        self,
+        name: str,
+        length: int,
+        work: Callable[[Sequence[Waiting]], None],
+        patience_seconds: float,
+    ) -> None:
+        """`work` gets at most `batch` requests at a time; it answers them and raises nothing.
+
+        When it has not come back after `patience_seconds` (longer than anybody waits), it hangs.
+        """
         self._name = name
+        self._patience_seconds = patience_seconds
+        self._busy_since: float | None = None
         self._work = work
         self._queue: queue.Queue[Waiting] = queue.Queue(length)
         self._batch = 1
@@ -72,15 +84,27 @@ class Lane:
 
         Raises:
             Overloaded: too many wait.
+            GuardTimeout: what is being worked on hangs, and with it whoever came now.
         """
+        if self.hangs:
+            raise GuardTimeout()
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
             raise Overloaded() from None
 
+    @property
+    def hangs(self) -> bool:
+        """Whether the work at hand has been going on for longer than anybody waits."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > self._patience_seconds
+
     def _run(self) -> None:
         while True:
-            self._work(self._gather())
+            batch = self._gather()
+            self._busy_since = time.monotonic()
+            self._work(batch)
+            self._busy_since = None
 
     def _gather(self) -> list[Waiting]:
         """Wait for one request, then take what else is there."""

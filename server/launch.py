@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from server.auth import admin_key
-from server.control import own_directory
+from server.control import START_AGAIN, own_directory
 from server.errors import StartFault
 from server.log import configure_logging, get_logger
 from server.settings import CONFIG_ENV, ENV_PREFIX, Settings, as_environment
@@ -160,8 +160,8 @@ def _clear_facts(state_dir: Path) -> None:
 class ControlChild:
     """The control process, started again when it dies.
 
-    `failed` tells that it never came up, which ends the server: a wrong address or a locked store
-    does not mend itself.
+    `failed` tells that it cannot start, which ends the server: a wrong address or a locked store
+    does not mend itself. Whatever it dies of once it was up, the server goes on.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -202,7 +202,7 @@ class ControlChild:
             status = self._process.wait()
             if self._stopping.is_set():
                 return
-            if status > 0 and attempt == 0:
+            if status > 0 and status != START_AGAIN and attempt == 0:
                 self.failed = True
                 log.error("the control process does not start; stopping")
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -10,8 +10,10 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from io import TextIOBase
 from pathlib import PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
@@ -35,7 +37,7 @@ def configure_logging(
     structlog.configure(
         processors=[*shared, _renderer(form)],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     if capture:
@@ -59,6 +61,28 @@ def fault_fields(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in frames[-3:]]
     return {"error": type(error).__name__, "where": " > ".join(places)}
+
+
+class _Unfailing(TextIOBase):
+    """A stream whose lines are lost where they cannot be written.
+
+    Standard error may be a file on a full disk, or a pipe that nobody reads any more: whoever logs
+    a fault must not meet another one by that.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if it can be."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if it can be."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 class _WithoutTexts(logging.Filter):

@@ -59,6 +59,13 @@ class Limit(StrEnum):
     CONCURRENCY = "concurrency"
 
 
+class Storage(StrEnum):
+    """What the control process could not read or write."""
+
+    STORE = "store"
+    FILES = "files"
+
+
 SURFACES = frozenset(
     {"content", "text", "reasoning", "refusal", "tool_name", "tool_arguments", "logprobs", OTHER}
 )
@@ -352,6 +359,12 @@ class ControlMetrics:
             "Policies that were taken back because a follower did not take them.",
             registry=registry,
         )
+        self._storage = Counter(
+            "lethegate_storage_failures_total",
+            "Reads and writes of the store, or of the state directory's files, that failed.",
+            ["part"],
+            registry=registry,
+        )
         self._training_steps = Counter(
             "lethegate_training_steps_total",
             "Steps of trainings of assistants, as jobs.",
@@ -372,6 +385,7 @@ class ControlMetrics:
         registry.register(_FollowerCollector(followers))
         _tell_build(registry)
         _begin(self._jobs, _FINISHED)
+        _begin(self._storage, Storage)
 
     def set_corpus_documents(self, by_label: Mapping[str, int]) -> None:
         """Tell how many documents are registered under each label."""
@@ -406,6 +420,10 @@ class ControlMetrics:
     def observe_activation(self, seconds: float) -> None:
         """Record how long the followers took to acknowledge."""
         self._activation.observe(seconds)
+
+    def record_storage_failure(self, part: Storage) -> None:
+        """Count what the store or a disk refused."""
+        self._storage.labels(part.value).inc()
 
     def record_training_steps(self, count: int) -> None:
         """Count steps of a training."""

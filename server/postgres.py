@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
 
 WRITE = "lethegate_write"
 # Any number that no other program on the same database takes: "lethe" in ASCII.
@@ -47,6 +48,12 @@ def migrating(engine: Engine) -> Iterator[Connection]:
     """A transaction with the write lock, which it waits for patiently."""
     with engine.execution_options(**{WRITE: _MIGRATION_SECONDS}).begin() as connection:
         yield connection
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether a server cannot be reached, starts, stops or is full, and not the URL is wrong."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state.startswith(("08", "53", "57P"))
 
 
 def _on_connect(connection: Any, _record: object) -> None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from guard.phrase_matcher import PhraseMatcher
 from guard.policy import Policy
 from guard.shield import OutputShield
 from guard.snapshot import load_snapshot
-from server.errors import GuardUnavailable, InvalidRequest, Overloaded
+from server.errors import GuardUnavailable, InvalidRequest, ServerFault
 from server.known_texts import KnownWindows, Memory, Vector, content_key
 from server.lanes import Lane, Waiting
 from server.log import fault_fields, get_logger
@@ -52,6 +53,9 @@ SHORT_CHARACTERS = 32_768
 KNOWN_WINDOWS = 4096
 KNOWN_DECISIONS = 4096
 RECENT_POLICIES = 8
+# So many decisions that could not be made, and none that could, are no single client's doing.
+FAILURES_IN_A_ROW = 3
+RETRY_SECONDS = 5.0
 
 # Conversations with their windows.
 Group = Sequence[tuple[Waiting, list[str]]]
@@ -65,8 +69,11 @@ class Screening:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._ledger = LedgerReader(settings.state_dir / "facts")
-        self._short = Lane("screening", QUEUE_LENGTH, self._decide_short)
-        self._long = Lane("screening-long", LONG_QUEUE_LENGTH, self._decide_long)
+        # A client's long texts may take as long as anybody waits, and then a part of them.
+        patience = 2 * settings.screen_timeout_seconds
+        self._short = Lane("screening", QUEUE_LENGTH, self._decide_short, patience)
+        self._long = Lane("screening-long", LONG_QUEUE_LENGTH, self._decide_long, patience)
+        self._failures = 0
         self._policy: Policy | None = None
         # By digest, newest last: a request that was decided just before a change finds its own.
         self._recent: OrderedDict[str, Policy] = OrderedDict()
@@ -92,6 +99,10 @@ class Screening:
     def unready(self) -> list[str]:
         """Parts that are not ready."""
         parts = {"classifier": self._encoder is None, "policy": self._policy is None}
+        if self._failures >= FAILURES_IN_A_ROW:
+            parts["classifier"] = True
+            self._try_again()
+        parts["classifier"] |= self._short.hangs or self._long.hangs
         parts["corpora"] = self._corpora is not None and self._corpora.state is None
         parts["workers"] = not any(
             f.kind == "worker" and f.generation for f in followers(self._settings.state_dir)
@@ -104,6 +115,7 @@ class Screening:
         Raises:
             GuardUnavailable: there is no policy or encoder yet, or corpora cannot be loaded.
             Overloaded: too many requests wait.
+            GuardTimeout: the encoder hangs.
             InvalidRequest: the conversation is too long.
         """
         policy = self._policy
@@ -171,15 +183,22 @@ class Screening:
         )
 
     def _run(self) -> None:
-        try:
-            self._load()
-        except Exception as error:
-            log.error("screening cannot start", **fault_fields(error))
-            return
+        assert self._corpora is not None
+        for start in (self._load_encoder, self._corpora.start, self._follow):
+            while not self._is_done(start):
+                time.sleep(RETRY_SECONDS)
         self._short.start(self._batch)
         self._long.start(1)
 
-    def _load(self) -> None:
+    def _is_done(self, start: Callable[[], None]) -> bool:
+        try:
+            start()
+        except Exception as error:
+            log.error("screening cannot start; trying again", **fault_fields(error))
+            return False
+        return True
+
+    def _load_encoder(self) -> None:
         device = self._settings.encoder_device
         encoder = load_encoder(self._settings.encoder, device=None if device == "auto" else device)
         encoder.encode(["warm up"])
@@ -187,8 +206,8 @@ class Screening:
         self._batch = GPU_BATCH if encoder.on_gpu else CPU_BATCH
         self._windows = KnownWindows(encoder, KNOWN_WINDOWS)
         self._encoder = encoder
-        if self._corpora is not None:
-            self._corpora.start()
+
+    def _follow(self) -> None:
         self._follower = Follower(self._settings.state_dir, "gateway", self._adopt)
         self._follower.start()
 
@@ -237,7 +256,7 @@ class Screening:
                 continue
             try:
                 self._long.put(waiting)
-            except Overloaded as error:
+            except ServerFault as error:
                 waiting.answer(error)
         if together:
             self._guarded(together, self._decide_together)
@@ -251,10 +270,19 @@ class Screening:
     def _guarded(self, group: Group, decide: Callable[[Group], None]) -> None:
         try:
             decide(group)
+            self._failures = 0
         except Exception as error:
+            self._failures += 1
             log.error("screening failed", **fault_fields(error))
             for waiting, _ in group:
                 waiting.answer(GuardUnavailable())
+
+    def _try_again(self) -> None:
+        """Have a text screened that nobody has sent: readiness returns without a client's help."""
+        waiting = Waiting.of((f"Is anybody there? {time.monotonic_ns()}",))
+        waiting.decision.add_done_callback(lambda decided: decided.exception())
+        with suppress(ServerFault):
+            self._short.put(waiting)
 
     def _decide_together(self, group: Group) -> None:
         """Encode what is new in any of the conversations, then compare all of them at once."""

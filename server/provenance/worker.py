@@ -19,7 +19,7 @@ from guard.errors import GuardError
 from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics
+from server.metrics import ControlMetrics, Storage
 from server.provenance.adoption import adopt, adopted, inspect
 from server.provenance.freeze import changing
 from server.provenance.groups import as_policy_fault, sync_documents
@@ -115,6 +115,8 @@ class CorpusWorker:
             except Exception as error:
                 # A fault of store or disk; what is in force stays.
                 log.error("corpora_fault", **fault_fields(error))
+                if isinstance(error, OSError):
+                    self._metrics.record_storage_failure(Storage.FILES)
                 self._stop.wait(RETRY_SECONDS)
 
     def _begin(self) -> None:

@@ -26,7 +26,7 @@ from server.errors import (
     row_of,
 )
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics
+from server.metrics import ControlMetrics, Storage
 from server.settings import Settings
 from server.tables import JobState
 from server.training.request import Request, discard
@@ -100,6 +100,8 @@ class TrainingWorker:
             except Exception as error:
                 # A fault of store or disk; the job is taken up again.
                 log.error("trainings_fault", **fault_fields(error))
+                if isinstance(error, OSError):
+                    self._metrics.record_storage_failure(Storage.FILES)
                 self._stop.wait(RETRY_SECONDS)
 
     def _begin(self) -> None:

@@ -1,14 +1,18 @@
 """The pointer to the active policy and those who follow it."""
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from dataclasses import astuple
+from itertools import pairwise
 
 import pytest
 
+from guard import follower as module
 from guard.errors import PointerFenced, SnapshotMissing
 from guard.follower import Active, ActivePointer, Follower, followers
 
@@ -146,3 +150,64 @@ def test_a_killed_follower_is_not_waited_for(tmp_path):
 
     assert [] == followers(tmp_path)
     assert not list((tmp_path / "followers").iterdir())
+
+
+def test_what_could_not_be_loaded_is_tried_again(tmp_path, monkeypatch):
+    """A file that could not be read for a moment needs no change of policy to be read."""
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.05)
+    pointer, tries = ActivePointer(tmp_path), []
+
+    def load(_active):
+        tries.append(time.monotonic())
+        if len(tries) < 4:
+            raise SnapshotMissing("gone for a moment")
+
+    pointer.publish(1, "a" * 64)
+    follower = Follower(tmp_path, "worker", load)
+    follower.start()
+    wait_for(lambda: followers(tmp_path)[0].generation == 1)
+    time.sleep(0.3)
+    follower.stop()
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+
+    assert len(tries) == 4
+    assert pauses[2] > pauses[1] > pauses[0]
+    assert (follower.state.failed_generation, follower.state.error) == (0, "")
+
+
+def test_a_full_disk_delays_what_is_told_only(tmp_path, monkeypatch):
+    """The policy is taken up all the same, told as soon as there is room, and nothing is left."""
+    full, dump = threading.Event(), json.dump
+
+    def write(content, file):
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        dump(content, file)
+
+    loaded = []
+    follower = Follower(tmp_path, "worker", loaded.append)
+    follower.start()
+    pointer = ActivePointer(tmp_path)
+    pointer.publish(1, "a" * 64)
+    wait_for(lambda: followers(tmp_path)[0].generation == 1)
+    pointer.publish(2, "b" * 64)
+    monkeypatch.setattr(module.json, "dump", write)
+    full.set()
+    pointer_file = tmp_path / "active.json"
+    pointer_file.write_text('{"generation": 3, "digest": "c"}')
+    wait_for(lambda: loaded[-1].generation == 3)
+    time.sleep(0.2)
+    files = {path.suffix for path in (tmp_path / "followers").iterdir()}
+
+    assert followers(tmp_path)[0].generation < 3
+    assert files == {".json", ".lock"}
+
+    with pytest.raises(OSError, match="No space"):
+        pointer.publish(4, "d" * 64)
+    assert pointer.read().generation == 3
+
+    full.clear()
+    wait_for(lambda: followers(tmp_path)[0].generation == 3)
+    follower.stop()
+
+    assert loaded.count(Active(3, "c")) == 1

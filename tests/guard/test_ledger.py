@@ -1,5 +1,10 @@
 """Facts from the worker to the gateway."""
 
+import errno
+import os
+
+import pytest
+
 from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
 
 
@@ -23,3 +28,18 @@ def test_no_workers_no_facts(tmp_path):
 
     assert 0 == reader.total(Counter.FORBIDDEN_TOKENS)
     assert reader.closed(1) is None
+
+
+def test_a_full_disk_is_met_at_the_start(tmp_path, monkeypatch):
+    """A file with holes would kill the worker later, in the middle of a step."""
+    LedgerWriter(tmp_path)
+    (made,) = tmp_path.glob("*.ledger")
+
+    assert made.stat().st_blocks * 512 >= made.stat().st_size
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        LedgerWriter(tmp_path)

@@ -131,6 +131,39 @@ def test_a_slot_that_fails_while_it_is_opened_leaves_nothing(
     assert set(taken) == {slot.number for slot in after}
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "guard.token_filter.TokenFilter.step",
+        "guard.steering.penalise",
+        "guard.steering.Batch.of",
+        "guard.steering.Steering._close_empty",
+    ],
+)
+def test_out_of_memory_ends_the_steered_rows_only(tmp_path, steering, reader, monkeypatch, place):
+    """Wherever it happens in a step: no row goes on unguarded, and the batch goes on."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])
+    constrained = place.endswith("_close_empty")
+    slots = {
+        row: steering.open_slot(GuardParams(digest, row + 1, (0,)), [], [], constrained=constrained)
+        for row in (0, 2)
+    }
+
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(place, out_of_memory)
+
+    everything_else = {1, 2, 3, 4, 5, 6}
+    assert forbidden(steering, slots) == {0: everything_else, 1: set(), 2: everything_else}
+
+    monkeypatch.undo()
+
+    assert forbidden(steering, slots) == {0: everything_else, 1: set(), 2: everything_else}
+    assert reader.closed(1) is reader.closed(3) is CloseReason.INTERNAL_ERROR
+    assert reader.closed_total(CloseReason.INTERNAL_ERROR) == 2
+
+
 def test_a_placeholder_closes_the_slot(tmp_path, steering, reader):
     """If the engine cannot say what it sampled, the row cannot be judged."""
     digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])

@@ -10,7 +10,7 @@ import pytest
 
 from guard.errors import SnapshotMissing
 from server.auth import Role
-from server.errors import Overloaded
+from server.errors import GuardTimeout, Overloaded
 
 
 def _client(stack: Any) -> openai.OpenAI:
@@ -319,6 +319,16 @@ def test_a_timeout_never_opens(start_stack: Any) -> None:
     opened = [s for s in samples if s.name == "lethegate_guard_bypasses_total"]
     assert {s.labels["reason"] for s in opened} == {"guard_error", "no_policy"}
     assert not any(s.value for s in opened)
+
+
+def test_a_guard_that_hangs_is_a_timeout(start_stack: Any) -> None:
+    """Told at once by the guard itself; never opened, and counted as what it is."""
+    stack = start_stack(fail_open=True)
+    stack.guard.error = GuardTimeout()
+
+    assert _error(stack.chat()) == (503, "guard_timeout")
+    assert stack.vllm.requests == []
+    assert stack.count("lethegate_guard_failures_total", reason="timeout") == 1
 
 
 def test_overload_is_told_even_with_fail_open(start_stack: Any) -> None:

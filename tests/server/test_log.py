@@ -88,3 +88,25 @@ def test_exceptions_of_others_are_logged_without_their_texts() -> None:
     assert out.getvalue().count("ValueError") == 3
     assert "test_log.py" in out.getvalue()
     assert "some chunks of 7" in out.getvalue()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("closed")])
+def test_a_line_that_cannot_be_written_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Standard error may be on a full disk: whoever tells of a fault must not meet another."""
+
+    class Full:
+        def write(self, text: str) -> int:
+            raise error
+
+        def flush(self) -> None:
+            raise error
+
+        def isatty(self) -> bool:
+            return False
+
+    monkeypatch.setattr("sys.stderr", Full())
+    configure_logging()
+
+    get_logger("test").error("something failed", error="RuntimeError")

@@ -80,7 +80,8 @@ def _asked_as_completion(http: httpx.Client, model: str, question: str) -> _Said
 
 
 def _margin(logprobs: Sequence[float]) -> float:
-    best, second = sorted(logprobs, reverse=True)[:2]
+    # Two tokens of the same text are one entry of a completion's log-probabilities.
+    best, second = [*sorted(logprobs, reverse=True), max(logprobs)][:2]
     return best - second
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from guard.errors import SnapshotCorrupt
+from guard.errors import SnapshotCorrupt, SnapshotMissing
 from guard.follower import Active, ActivePointer, Follower
 from server.activation import SnapshotPublisher
 from server.errors import StartFault
 from server.jobs import JobWorker
+from server.metrics import ControlMetrics
 from server.schemas import TargetIn
 from server.settings import Settings
 from server.store import Store
@@ -142,6 +148,87 @@ def test_rejected_policy_is_rolled_back(
     assert (active.digest, active.generation) == (good.digest, good.generation + 2)
     settle(lambda: follower.state.generation == active.generation)
     assert store.target("ada")[0].status is TargetStatus.FAILED
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_snapshot_damaged_on_disk_is_compiled_anew(
+    make_worker: Callable[..., JobWorker],
+    settings: Settings,
+    publisher: SnapshotPublisher,
+    settle: Settle,
+    missing: bool,
+) -> None:
+    """A worker that starts and cannot read the policy in force is helped without an operator."""
+    worker = make_worker(idle_seconds=0.05)
+    settle(lambda: worker.ready)
+    active = publisher.read()
+    assert active is not None
+    folder = settings.snapshots / active.digest
+    content = (folder / "policy.json").read_bytes()
+    shutil.rmtree(folder)
+    if not missing:
+        folder.mkdir()
+        (folder / "policy.json").write_bytes(b"{")
+        (folder / "corpora.json").write_bytes(b"")
+
+    def load(active: Active) -> None:
+        path = settings.snapshots / active.digest / "policy.json"
+        if not path.exists():
+            raise SnapshotMissing("it is gone")
+        if path.read_bytes() != content:
+            # As the real compiler does when it writes the same content.
+            shutil.rmtree(path.parent)
+            raise SnapshotCorrupt("it is damaged")
+
+    follower = Follower(settings.state_dir, "worker", load)
+    follower.start()
+    settle(lambda: follower.state.generation == active.generation + 1)
+    time.sleep(0.3)
+    after = publisher.read()
+
+    assert after is not None
+    assert (after.generation, after.digest) == (active.generation + 1, active.digest)
+    follower.stop()
+
+
+def test_a_full_disk_delays_a_job(
+    make_worker: Callable[..., JobWorker],
+    compiler: Any,
+    store: Store,
+    settle: Settle,
+    ended: Callable[[str], JobState],
+    publisher: SnapshotPublisher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The last policy rules on, the fault is counted, and the job is done when there is room."""
+    monkeypatch.setattr("server.jobs.RETRY_SECONDS", 0.05)
+    registry = CollectorRegistry()
+    worker = make_worker(metrics=ControlMetrics(registry))
+    settle(lambda: worker.ready)
+    before = publisher.read()
+    compile_, full = compiler.compile, threading.Event()
+    full.set()
+
+    def compile_on_full_disk(*arguments: Any) -> Any:
+        if full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return compile_(*arguments)
+
+    def failures(part: str) -> float:
+        return registry.get_sample_value("lethegate_storage_failures_total", {"part": part}) or 0.0
+
+    monkeypatch.setattr(compiler, "compile", compile_on_full_disk)
+    _, job = store.register(_target())
+    worker.notify()
+    settle(lambda: failures("files") >= 2)
+
+    assert publisher.read() == before
+    assert store.job(job.id).state not in FINAL_STATES
+    assert failures("store") == 0
+
+    full.clear()
+
+    assert ended(job.id) is JobState.DONE
 
 
 def test_a_silent_follower_is_not_waited_for_forever(
