@@ -51,7 +51,10 @@ def migrating(engine: Engine) -> Iterator[Connection]:
 
 
 def is_away(error: DBAPIError) -> bool:
-    """Whether a server cannot be reached, starts, stops or is full, and not the URL is wrong."""
+    """Whether nobody gets in: libpq gives no SQLSTATE where there is no connection.
+
+    So a wrong name or password looks like a server that is away, too.
+    """
     state = getattr(error.orig, "sqlstate", None)
     return state is None or state.startswith(("08", "53", "57P"))
 

@@ -102,6 +102,17 @@ class PostgresServer:
             connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
 
+    def admit(self, url: str, *, allowed: bool) -> None:
+        """Let nobody use a database, and throw out who does; or let them again."""
+        name = url.partition("@/")[2].partition("?")[0]
+        with self._connection() as connection:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}")
+            if not allowed:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                    (name,),
+                )
+
     def checkpoint(self) -> None:
         """Have everything written to its files."""
         with self._connection() as connection:

@@ -1,6 +1,7 @@
 """How the server's settings become vLLM's arguments and environment."""
 
 import importlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +68,31 @@ def test_nothing_is_served_while_texts_are_logged():
     with pytest.raises(StartFault, match="unset VLLM_LOGGING_LEVEL"):
         launch._check_environment({"VLLM_LOGGING_LEVEL": "debug"})
     launch._check_environment({"VLLM_LOGGING_LEVEL": "INFO"})
+
+
+@pytest.mark.parametrize("module", ["launcher", "vllm_error"])
+def test_an_engine_that_dies_is_noted(monkeypatch, module):
+    """vLLM then ends the server as if it had been told to; the exit status must say otherwise."""
+    from vllm.entrypoints.launchers import launcher
+    from vllm.entrypoints.serve.exception_handling.handlers import vllm_error
+
+    for each in (launcher, vllm_error):
+        monkeypatch.setattr(each, "terminate_if_errored", launcher.terminate_if_errored)
+    modules = {"launcher": launcher, "vllm_error": vllm_error}
+    alive = SimpleNamespace(errored=False, is_running=True)
+    dead = SimpleNamespace(errored=True, is_running=False)
+    died = launch._note_engine_death()
+    server, told_to_end = SimpleNamespace(should_exit=False), SimpleNamespace(should_exit=True)
+    terminate = modules[module].terminate_if_errored
+    terminate(server=server, engine=alive)
+    terminate(told_to_end, dead)
+
+    assert not died.is_set()
+
+    terminate(server, dead)
+
+    assert server.should_exit
+    assert died.is_set()
 
 
 def test_hub_names_pass_and_answers_may_end(tmp_path):

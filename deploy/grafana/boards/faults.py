@@ -63,6 +63,12 @@ FAULTS = Board(
             "ops",
         ),
         graph(
+            "Storage",
+            "What the control process could not read or write: the store, other files.",
+            {"{{part}}": rate("lethegate_storage_failures_total", "part")},
+            "ops",
+        ),
+        graph(
             "Reachable",
             "1 where the last scrape was answered.",
             {"{{job}} {{instance}}": 'up{job=~"lethegate.*"}'},

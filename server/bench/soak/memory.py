@@ -18,9 +18,9 @@ from typing import Any
 from server.bench.processes import descendants
 
 # Processes by role; what is none of these comes and goes (a checker of files, a tracker).
-ROLES = ("api", "engine", "control")
+ROLES = ("api", "engine", "worker", "control")
 _CONTROL = b"\0control\0--with-parent"
-_ENGINE = "VLLM::"
+_ENGINES = {"VLLM::EngineCor": "engine", "VLLM::Worker": "worker"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ def role_of(pid: int) -> str | None:
     """What a process below the server is for, by its name; None if it has no role."""
     if _CONTROL in Path(f"/proc/{pid}/cmdline").read_bytes():
         return "control"
-    name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace")
-    return "engine" if name.startswith(_ENGINE) else None
+    name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
+    return next((role for begin, role in _ENGINES.items() if name.startswith(begin)), None)
 
 
 def memory_figures(samples: Sequence[Sample], since: float, settled: float) -> dict[str, Any]:

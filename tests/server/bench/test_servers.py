@@ -140,3 +140,23 @@ class TestLaunches:
         guarded = guarded_launch("m", (), tmp_path)
 
         assert guarded.base_url != guarded.admin_url
+
+
+def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
+    """As a supervisor does: first what is left of it is ended, in sessions of their own too."""
+    own_session = SERVER.replace("stubborn])", OWN_SESSION)
+    tiny = launch(tmp_path, own_session)
+    with Servers() as servers:
+        servers.start(tiny)
+        first, child = servers.pid(tiny), int((tmp_path / "pid").read_text())
+        lingering = servers.kill(tiny, 0.2)
+
+        assert lingering == 1
+        assert wait_for_the_end_of(first)
+        assert wait_for_the_end_of(child)
+
+        servers.start(tiny)
+
+        assert servers.pid(tiny) != first
+        servers.check()
+        servers.stop(tiny)

@@ -1,0 +1,111 @@
+"""The store, or a predecessor's hold on it, is in the way: what is in force stays in force."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from guard.follower import Follower
+from server.control import START_AGAIN, _only_one
+from server.database import Database
+from server.errors import ControlRunning, StoreFault
+
+NOBODY_LISTENS = "postgresql+psycopg://lethegate@127.0.0.1:9/lethegate"
+
+
+def _count(control: Any, part: str) -> float:
+    found = httpx.get(f"http://127.0.0.1:{control.port}/metrics", trust_env=False).text
+    line = re.search(
+        rf'^lethegate_storage_failures_total{{part="{part}"}} (\S+)$', found, re.MULTILINE
+    )
+    assert line is not None
+    return float(line[1])
+
+
+def _is(control: Any, status: int) -> bool:
+    url = f"http://127.0.0.1:{control.port}/readyz"
+    return httpx.get(url, trust_env=False, timeout=30).status_code == status
+
+
+def test_a_database_that_goes_away_and_comes_back(
+    make_control: Callable[..., Any], empty_url: Callable[[str], str], postgres: Any
+) -> None:
+    """Readiness and a counter tell, changes are refused, followers go on; then all is well."""
+    url = empty_url("postgresql")
+    control = make_control(url)
+    control.start()
+    control.until(control.ready)
+    follower = Follower(control.state_dir, "worker", lambda active: None)
+    follower.start()
+    generation = follower.state.generation
+    postgres.admit(url, allowed=False)
+    control.until(lambda: _is(control, 503))
+    refused = control.http.post("/targets", json={"id": "t1", "phrases": ["x"]}, timeout=30)
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (500, "store_error")
+    assert _count(control, "store") > 0
+    assert _count(control, "files") == 0
+    assert follower.state.generation == generation > 0
+
+    postgres.admit(url, allowed=True)
+    control.until(lambda: _is(control, 200))
+    job = control.http.post("/targets", json={"id": "t1", "phrases": ["x"]}).json()["job"]["id"]
+    control.until(lambda: control.http.get(f"/jobs/{job}").json()["state"] == "done")
+
+    assert follower.state.generation > generation
+    follower.stop()
+
+
+def test_a_database_that_is_away_at_the_start_ends_no_server(
+    make_control: Callable[..., Any],
+) -> None:
+    """The process asks to be started again, by its status, and says why without the URL."""
+    control = make_control(NOBODY_LISTENS)
+    status = control.start().wait(60)
+    log = (control.state_dir.parent / "log").read_text(encoding="utf-8")
+
+    assert status == START_AGAIN
+    assert "store_away" in log
+    assert "127.0.0.1:9/" not in log
+
+
+def test_every_fault_of_the_store_is_told(database: Database) -> None:
+    """By whoever reads or writes it."""
+    told: list[None] = []
+    database.on_fault = lambda: told.append(None)
+    for begin in (database.read, database.write):
+        with pytest.raises(StoreFault), begin() as connection:
+            connection.execute(text("SELECT * FROM nowhere"))
+
+    assert len(told) == 2
+
+
+def test_a_predecessor_is_waited_for(tmp_path: Path) -> None:
+    """That of a server that was killed lets go of the directory a moment later."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _only_one(tmp_path):
+            held.set()
+            let_go.wait(20)
+
+    predecessor = threading.Thread(target=hold)
+    predecessor.start()
+    held.wait(10)
+    with pytest.raises(ControlRunning), _only_one(tmp_path):
+        pass
+    threading.Timer(0.3, let_go.set).start()
+    begun = time.monotonic()
+    with _only_one(tmp_path, 20.0):
+        waited = time.monotonic() - begun
+
+    assert 0.2 < waited < 10
+    predecessor.join()
