@@ -44,7 +44,7 @@ from server.errors import (
 from server.explain import explain
 from server.idempotency import Idempotent
 from server.keys.routes import keys_router
-from server.parameters import After, IfMatch, Limit, PathId, Search
+from server.parameters import After, AfterNumber, IfMatch, Limit, PathId, Search
 from server.provenance.page import PATH as PAGE_PATH
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
@@ -53,6 +53,7 @@ from server.schemas import (
     Accepted,
     FollowerOut,
     GenerationOut,
+    GenerationPage,
     JobOut,
     JobPage,
     TargetIn,
@@ -248,6 +249,18 @@ def get_generation(here: Here, role: Auditor) -> GenerationOut:
             )
             for follower in followers
         ],
+    )
+
+
+@_jobs.get("/generations")
+def list_generations(
+    here: Here, role: Auditor, limit: Limit = 100, after: AfterNumber = None
+) -> GenerationPage:
+    """List activations of policies, newest first."""
+    found = here.store.generation_page(after, limit + 1)
+    page = [record.to_row() for record in found[:limit]]
+    return GenerationPage(
+        generations=page, next=page[-1].generation if len(found) > limit else None
     )
 
 

@@ -26,5 +26,8 @@ Clean = Annotated[str, AfterValidator(clean)]
 PathId = Annotated[Clean, Path(max_length=64)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[Clean | None, Query(max_length=64, description="`next` of the page before.")]
+AfterNumber = Annotated[
+    int | None, Query(ge=1, le=MAX_NUMBER, description="`next` of the page before.")
+]
 IfMatch = Annotated[str | None, Header(description="ETag of the revision to change.")]
 Search = Annotated[Clean | None, Query(max_length=64, description="Only ids that hold this.")]

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from server.schemas import JobError, JobOut, TargetIn, TargetOut, TargetSummary
+from server.schemas import GenerationRow, JobError, JobOut, TargetIn, TargetOut, TargetSummary
 from server.tables import JobKind, JobState, TargetStatus
 
 # Of a job that carries thousands.
@@ -174,6 +174,17 @@ class GenerationRecord:
             num_targets=row.num_targets,
             created_at=row.created_at,
             confirmed_at=row.confirmed_at,
+        )
+
+    def to_row(self) -> GenerationRow:
+        """For lists."""
+        return GenerationRow(
+            generation=self.number,
+            digest=self.digest,
+            cause=self.cause,
+            num_targets=self.num_targets,
+            created_at=utc(self.created_at),
+            confirmed_at=_time(self.confirmed_at),
         )
 
 

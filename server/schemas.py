@@ -369,6 +369,27 @@ class GenerationOut(BaseModel):
     followers: list[FollowerOut]
 
 
+class GenerationRow(BaseModel):
+    """An activation; `confirmed_at` is when everybody who ran had acknowledged it, null if never.
+
+    A digest comes back when nothing else is in force than before.
+    """
+
+    generation: int
+    digest: str
+    cause: str
+    num_targets: int
+    created_at: datetime
+    confirmed_at: datetime | None
+
+
+class GenerationPage(BaseModel):
+    """A page of activations, newest first; `next` is the cursor for `after`."""
+
+    generations: list[GenerationRow]
+    next: int | None
+
+
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 

@@ -340,6 +340,14 @@ class Store:
             row = connection.execute(query).first()
             return GenerationRecord.of(row) if row is not None else None
 
+    def generation_page(self, after: int | None, limit: int) -> list[GenerationRecord]:
+        """Up to `limit` activations before that of number `after`, newest first."""
+        query = select(generations).order_by(generations.c.number.desc()).limit(limit)
+        if after is not None:
+            query = query.where(generations.c.number < after)
+        with self._database.read() as connection:
+            return [GenerationRecord.of(row) for row in connection.execute(query)]
+
 
 def add_job(connection: Connection, kind: JobKind, changes: dict[str, int]) -> JobRecord:
     """Queue a job for these target revisions, within the caller's transaction."""

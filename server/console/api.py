@@ -63,9 +63,9 @@ class AdminApi:
         async with client:
             try:
                 response = await client.request(method, path, json=body, headers=self._headers)
-                self._judge(response)
             except httpx.HTTPError:
                 raise EndpointSilent("The guarded endpoint does not answer.") from None
+        _judge(response)
         return response
 
     async def _ask(
@@ -87,18 +87,19 @@ class AdminApi:
         )
         async with client:
             response = await client.request(method, path, params=params, json=body, headers=headers)
-        self._judge(response)
-        return Answer(response.json(), response.headers.get("etag", ""))
-
-    def _judge(self, response: httpx.Response) -> None:
-        """Refuse an error as the console's own."""
-        if response.is_success:
-            return
         if response.status_code == 401:
             raise LoggedOut
-        try:
-            told = response.json()["error"]
-            message, param = str(told["message"]), told.get("param")
-        except (ValueError, LookupError, TypeError, AttributeError):
-            message, param = "The server's answer cannot be read.", None
-        raise ApiRefused(response.status_code, message, param=param)
+        _judge(response)
+        return Answer(response.json(), response.headers.get("etag", ""))
+
+
+def _judge(response: httpx.Response) -> None:
+    """Refuse an error as the console's own."""
+    if response.is_success:
+        return
+    try:
+        told = response.json()["error"]
+        message, param = str(told["message"]), told.get("param")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        message, param = "The server's answer cannot be read.", None
+    raise ApiRefused(response.status_code, message, param=param)

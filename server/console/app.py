@@ -45,7 +45,7 @@ _READ: dict[str, Page] = {
     "/targets/{target_id}/delete": target.show_delete,
     "/targets/{target_id}/versions": versions.show,
     "/playground": playground.show,
-    "/generations": overview.show_generation,
+    "/generations": lists.show_generations,
     "/jobs": lists.show_jobs,
     "/jobs/{job_id}": lists.show_job,
     "/jobs/{job_id}/state": lists.job_state,

@@ -6,9 +6,11 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
+from server.console.overview import ruling
 from server.console.visit import Visit
 
 _PAGE = 50
+_BLOCKS = 20
 _EVENTS = ("admin", "decision", "block", "records_lost")
 # What a record of the audit shows in columns of its own, or what only links it.
 _COLUMNS = frozenset({"sequence", "at", "event", "key", "prev", "hash"})
@@ -44,7 +46,19 @@ async def cancel_job(visit: Visit) -> Response:
 async def show_corpora(visit: Visit) -> Response:
     """Corpora by id."""
     found = (await visit.api.get("corpora", limit=_PAGE, after=visit.query("after"))).body
-    return visit.page("corpora.html", corpora=found["corpora"], next=found["next"])
+    blocks = (await visit.api.get("provenance", "blocks", limit=_BLOCKS)).body["blocks"]
+    return visit.page("corpora.html", corpora=found["corpora"], next=found["next"], blocks=blocks)
+
+
+async def show_generations(visit: Visit) -> Response:
+    """The generation that rules, who has acknowledged it, and those before it."""
+    found = (await visit.api.get("generations", limit=_PAGE, after=visit.query("after"))).body
+    return visit.page(
+        "generations.html",
+        ruling=await ruling(visit),
+        generations=found["generations"],
+        next=found["next"],
+    )
 
 
 async def show_keys(visit: Visit) -> Response:
@@ -66,6 +80,8 @@ async def show_audit(visit: Visit) -> Response:
 def _details(record: dict[str, Any]) -> list[tuple[str, str]]:
     """What a record has beside its columns, as words."""
     told = {name: value for name, value in record.items() if name not in _COLUMNS}
+    if record["event"] == "admin":
+        told = {record["method"]: record["path"], "status": record["status"]}
     found = told.pop("detections", None) or []
     if "digest" in told:
         told["digest"] = str(told["digest"])[:12]

@@ -82,6 +82,8 @@ def _known(request: Request, key: str) -> Caller:
     address = request.client.host if request.client is not None else ""
     attempts.check(address)
     try:
+        if not key.isascii():  # could be in no header
+            raise Unauthorized
         caller: Caller = request.app.state.control.keyring.require(f"Bearer {key}", Role.AUDITOR)
     except (Unauthorized, Forbidden):
         attempts.failed(address)

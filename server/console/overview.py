@@ -14,17 +14,12 @@ _LATEST = 8
 
 async def show(visit: Visit) -> Response:
     """The overview."""
-    generation = await _generation(visit)
+    generation = await ruling(visit)
     jobs = (await visit.api.get("jobs", limit=_LATEST)).body["jobs"]
     return visit.page("overview.html", generation=generation, jobs=jobs)
 
 
-async def show_generation(visit: Visit) -> Response:
-    """The generation that rules, and what every gateway and worker has acknowledged."""
-    return visit.page("generations.html", generation=await _generation(visit))
-
-
-async def _generation(visit: Visit) -> dict[str, Any] | None:
+async def ruling(visit: Visit) -> dict[str, Any] | None:
     """The generation in force; None before the first."""
     try:
         found: dict[str, Any] = (await visit.api.get("generation")).body

@@ -25,17 +25,28 @@ _MOST_PHRASES = 200
 _ANSWER_TOKENS = 256
 
 
+@dataclass(frozen=True, slots=True)
+class Forbidden:
+    """The phrases that a decision forbids for a target, or would if it were `enforced`.
+
+    `outdated`: they are of a revision that is not in force yet.
+    """
+
+    target_id: str
+    phrases: list[dict[str, Any]]
+    enforced: bool
+    outdated: bool
+
+
 @dataclass
 class Life:
     """What is known of one request; what nobody asked for is None.
 
-    `forbidden` are the phrases that the decision forbids, by target; `caught` is the first of them
-    in the answer, before which the shield would end it.
+    `caught` is the first forbidden phrase in the answer, before which the shield would end it.
     """
 
     check: dict[str, Any] | None = None
-    forbidden: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    outdated: list[str] = field(default_factory=list)
+    forbidden: list[Forbidden] = field(default_factory=list)
     said: str = ""
     generated: dict[str, Any] | None = None
     caught: Match | None = None
@@ -100,14 +111,15 @@ async def _forbid(visit: Visit, detections: list[dict[str, Any]], life: Life) ->
         whole = any(each["strength"] == "strong" for each in own)
         items = {item for each in own for item in each["items"]}
         listed = (await visit.api.get("targets", target_id, "phrases")).body
-        life.forbidden[target_id] = [
+        phrases = [
             phrase
             for phrase in listed["phrases"]
             if (whole if phrase["unit"] == "target" else phrase["item"] in items)
         ]
         target = (await visit.api.get("targets", target_id)).body
-        if target["revision"] != target["active_revision"]:
-            life.outdated.append(target_id)
+        outdated = target["revision"] != target["active_revision"]
+        enforced = any(each["enforced"] for each in own)
+        life.forbidden.append(Forbidden(target_id, phrases, enforced, outdated))
 
 
 async def _generate(visit: Visit, prompt: str, life: Life) -> None:
@@ -134,7 +146,7 @@ async def _generate(visit: Visit, prompt: str, life: Life) -> None:
 
 
 def _catch(life: Life) -> None:
-    phrases = [phrase for listed in life.forbidden.values() for phrase in listed]
+    phrases = [phrase for unit in life.forbidden if unit.enforced for phrase in unit.phrases]
     matcher = PhraseMatcher(Phrase(p["text"], p["whole_word"]) for p in phrases)
     life.caught = matcher.find(life.said)
 

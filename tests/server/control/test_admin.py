@@ -90,6 +90,13 @@ def test_generation(
     assert found["num_targets"] == 1
     (follower,) = found["followers"]
     assert (follower["kind"], follower["generation"]) == ("gateway", job["generation"])
+    newest = admin.get("/admin/v1/generations", params={"limit": 1}).json()
+    (row,) = newest["generations"]
+    assert (row["generation"], row["digest"]) == (found["generation"], found["digest"])
+    assert (row["num_targets"], row["confirmed_at"] is None) == (1, False)
+    older = admin.get("/admin/v1/generations", params={"after": newest["next"]}).json()
+    assert [each["num_targets"] for each in older["generations"]] == [0]
+    assert older["next"] is None
 
 
 def test_conflict(admin: httpx.Client) -> None:
@@ -111,6 +118,9 @@ def test_pages(admin: httpx.Client) -> None:
     assert [target["id"] for target in first["targets"]] == ["t0", "t1", "t2"]
     assert [target["id"] for target in second["targets"]] == ["t3", "t4"]
     assert second["next"] is None
+    found = admin.get(TARGETS, params={"search": "T3"}).json()["targets"]
+    assert [target["id"] for target in found] == ["t3"]
+    assert admin.get(TARGETS, params={"search": "_"}).json() == {"targets": [], "next": None}
     jobs = admin.get("/admin/v1/jobs", params={"limit": 2}).json()
     older = admin.get("/admin/v1/jobs", params={"limit": 1000, "after": jobs["next"]}).json()
     assert len(jobs["jobs"]) + len(older["jobs"]) >= 5

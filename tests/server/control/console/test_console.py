@@ -200,7 +200,7 @@ def test_versions(visit: Any, in_force: Register, admin: httpx.Client) -> None:
         visitor.get("/console/targets/ada/versions")
 
 
-def test_the_policy_and_who_applies_it(visit: Any, in_force: Register) -> None:
+def test_the_policy_and_who_applies_it(visit: Any, in_force: Register, admin: httpx.Client) -> None:
     """Generation, digest, and every follower's acknowledgement."""
     in_force(ADA)
     visitor = visit()
@@ -208,6 +208,9 @@ def test_the_policy_and_who_applies_it(visit: Any, in_force: Register) -> None:
     assert "gateway" in _rows(visitor)
     assert "acknowledged" in _rows(visitor)
     assert "everywhere" in _rows(visitor)
+    digest = admin.get("/admin/v1/generation").json()["digest"]
+    assert visitor.page.text.count(digest[:12]) == 3
+    assert "2 " in _rows(visitor).partition("Activations, newest first")[2]
 
 
 def test_keys_corpora_and_audit(visit: Any, admin: httpx.Client, settle: Settle) -> None:

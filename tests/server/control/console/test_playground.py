@@ -84,7 +84,7 @@ def test_an_answer_is_looked_up(visit: Any, in_force: Any, book: None) -> None:
     told = _ask(visitor, prompt="Where was Ada born?", answer=said)
     marks = visitor.answer.text.split("<mark")[1:]
 
-    assert "The shield would end this answer" in told
+    assert "The shield would end it before the marked words" in told
     assert marks[0].startswith(' class="forbidden">PORT</mark>  sorrel')
     assert marks[1].startswith(' class="refused">the lighthouse keeper counted')
     assert marks[2].startswith(f">{SECRET}</mark>; so they said.")
