@@ -14,7 +14,8 @@ from guard.errors import GuardParamsError
 from guard.params import PREFIX
 from server.errors import InvalidRequest, UnsupportedFeature
 
-_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking"})
+# No set: a client may send in its place what cannot be hashed.
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
 _TEXT_PART_KEYS = frozenset({"type", "text", "refusal", "thinking", "cache_control"})
 
 _REASONS = {

@@ -15,7 +15,8 @@ from server.errors import InvalidRequest
 
 Decode = Callable[[Sequence[int]], str]
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+# No set: a client may send in its place what cannot be hashed.
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Keys and types of the protocol: no evidence, and noise for the encoder.
 _PROTOCOL_WORDS = frozenset(
     """

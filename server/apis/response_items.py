@@ -24,7 +24,8 @@ ITEMS = {
     "function_call_output": {"call_id", "output"},
     "custom_tool_call_output": {"call_id", "output"},
 }
-_PARTS = frozenset({"input_text", "output_text", "text", "reasoning_text", "summary_text"})
+# No set: a client may send in its place what cannot be hashed.
+_PARTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
 _PART_KEYS = frozenset({"type", "text", "annotations", "logprobs"})
 _HOLDERS = ("content", "summary", "output")
 _GOES_ON = ("in_progress", "incomplete")
