@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from guard.server_life import SERVER_PID
 from server.auth import admin_key
 from server.control import START_AGAIN, own_directory
 from server.errors import StartFault
@@ -119,6 +120,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     os.environ.pop(CONFIG_ENV, None)  # its values are in `settings` already
     return {
         **as_environment(settings),
+        SERVER_PID: str(os.getpid()),
         # It would keep what the engine said. The gateway stores what clients were shown.
         "VLLM_ENABLE_RESPONSES_API_STORE": "0",
         "VLLM_USE_V2_MODEL_RUNNER": str(int(settings.model_runner == "v2")),

@@ -44,6 +44,7 @@ class GuardLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         from guard.follower import Follower
+        from guard.server_life import end_with_server
 
         state_dir = Path(os.environ["LETHEGATE_STATE_DIR"])
         self._steering: Steering = _steering(vllm_config, state_dir, device)
@@ -52,6 +53,7 @@ class GuardLogitsProcessor(LogitsProcessor):
         self._visible: Callable[[], Sequence[int] | None] = lambda: None
         self._follower = Follower(state_dir, "worker", self._steering.preload)
         self._follower.start()
+        end_with_server()
 
     def is_argmax_invariant(self) -> bool:
         """Forbidding the likeliest token changes the greedy choice."""

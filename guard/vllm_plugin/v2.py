@@ -41,6 +41,7 @@ class GuardLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         from guard.follower import Follower
+        from guard.server_life import end_with_server
         from guard.uld.device_subtracting import Lengths
 
         state_dir = Path(os.environ["LETHEGATE_STATE_DIR"])
@@ -49,6 +50,7 @@ class GuardLogitsProcessor(LogitsProcessor):
         self._steering: DeviceSteering = _steering(vllm_config, req_states, state_dir)
         self._follower = Follower(state_dir, "worker", self._steering.preload)
         self._follower.start()
+        end_with_server()
 
     def announce(self, prompts: Iterable[tuple[SamplingParams, Sequence[int]]]) -> None:
         """The tokens of the requests that enter in this step; `guard.vllm_plugin.worker` tells.

@@ -105,6 +105,8 @@ class Servers:
         self.directory = Path(tempfile.mkdtemp(prefix="lethegate-bench-"))
         self.state = self.directory / "state"
         self._running: list[_Server] = []
+        self._starting = threading.Lock()
+        self._closed = False
 
     def start(self, launch: Launch) -> None:
         """Start a server and wait until it is ready.
@@ -112,8 +114,11 @@ class Servers:
         Raises:
             ServerDied: it ended, or was not ready in time.
         """
-        server = _Server(launch, self.directory / f"{launch.name}.log")
-        self._running.append(server)
+        with self._starting:
+            if self._closed:
+                raise ServerDied("the bench is at its end")
+            server = _Server(launch, self.directory / f"{launch.name}.log")
+            self._running.append(server)
         server.wait_until_ready()
 
     def check(self) -> None:
@@ -158,6 +163,8 @@ class Servers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with self._starting:
+            self._closed = True
         if isinstance(error, ServerError):
             # Before they are told to stop: what they say then is of no interest.
             for server in self._running:

@@ -72,6 +72,7 @@ def failures(found: dict[str, Any]) -> list[str]:
         f"in quiet: {', '.join(sorted(quiet))}": bool(quiet),
         "changes of policy failed": bool(found["policy_changes_failed"]),
         "answers not as the changed policy says": bool(found["policy_wrong"]),
+        "processes of a killed server stayed": any(found["processes_left_by_api_deaths"]),
         "the audit is not whole": not found["audit_whole"],
         "slots were closed by faults": found["slots_closed_by_faults"] > 0,
         "requests passed unguarded": found["guard_bypasses"] > 0,

@@ -12,6 +12,7 @@ from guard.decision import Verdict
 from server.attack.answers import surfaces_of
 from server.bench.figures import Window
 from server.bench.soak.exchange import Spoken
+from server.bench.soak.requests import says
 from server.sse import EventSplitter, event_data
 
 # Where the text of an answer is, by API.
@@ -100,7 +101,7 @@ def _wrong(spoken: Spoken) -> tuple[Outcome, str] | None:
         return None if broken_off else (Outcome.BROKEN, "unreadable")
     prey = spoken.ask.prey
     if prey is not None:
-        found = [name for name, text in said.items() if prey.forbidden.find(text)]
+        found = [name for name, text in said.items() if says(prey, text)]
         return (Outcome.LEAK, ", ".join(found)) if found else None
     if spoken.decision != Verdict.ALLOW:
         return None

@@ -54,6 +54,10 @@ class Killer:
         """Begin."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """Have it end, and do not wait for that."""
+        self._stop.set()
+
     def stop(self) -> None:
         """End after the present death."""
         self._stop.set()

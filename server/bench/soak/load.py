@@ -46,6 +46,10 @@ class Load:
         """Begin."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """Have it end, and do not wait for that."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Let every client finish its request."""
         self._stop.set()

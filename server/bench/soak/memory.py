@@ -48,6 +48,10 @@ class MemoryWatch:
         """Begin to look."""
         self._thread.start()
 
+    def abandon(self) -> None:
+        """Have it end, and do not wait for that."""
+        self._stop.set()
+
     def stop(self) -> None:
         """Look no more."""
         self._stop.set()

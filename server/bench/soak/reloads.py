@@ -20,6 +20,7 @@ from server.attack.cases import Prey, prey_of
 from server.bench.figures import Window
 from server.bench.servers import SERVED_NAME, GuardedLaunch
 from server.bench.soak.questions import Known
+from server.bench.soak.requests import says
 from server.client import AdminClient
 from server.errors import ServerError
 
@@ -68,6 +69,10 @@ class Reloader:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    def abandon(self) -> None:
+        """Have it end, and do not wait for that."""
+        self._stop.set()
 
     def stop(self) -> None:
         """End after the present change."""
@@ -139,9 +144,9 @@ class Reloader:
 
     def _is_right(self, after: str, text: str, finish: str) -> bool:
         if after == "register":
-            return self._prey.forbidden.find(text) is None
+            return not says(self._prey, text)
         if after == "alter":
-            return finish == "content_filter" and self._prey.forbidden.find(text) is None
+            return finish == "content_filter" and not says(self._prey, text)
         return text == self._known.chat
 
     def _put_right(self) -> None:

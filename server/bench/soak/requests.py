@@ -75,6 +75,11 @@ def matched(prey: Prey, shape: str, manner: Manner, model: str) -> Ask:
     return Ask(shape, manner, request.path, body, prey=prey)
 
 
+def says(prey: Prey, text: str) -> bool:
+    """Whether a text says what no answer to the registered question may say."""
+    return prey.of_target.find(text) is not None or prey.own.find(text) is not None
+
+
 def asks(known: Sequence[Known], prey: Sequence[Prey], model: str, seed: int) -> Iterator[Ask]:
     """Requests without end, matched and unmatched in equal parts, the same for the same seed."""
     chance = random.Random(seed)  # noqa: S311 - the same load every time

@@ -36,7 +36,7 @@ from server.bench.soak.load import Load, all_of
 from server.bench.soak.memory import MemoryWatch, memory_figures
 from server.bench.soak.questions import Known, known_questions
 from server.bench.soak.reloads import Reloader, changing_prey
-from server.bench.soak.requests import CHAT_SHAPES, Manner, asks, unmatched
+from server.bench.soak.requests import CHAT_SHAPES, Manner, asks, says, unmatched
 from server.bench.verdicts import leave_out_matched
 from server.schemas import TargetIn
 
@@ -133,10 +133,10 @@ def choose_changing(known: Sequence[Known]) -> tuple[Known, list[Known]]:
         ArmInvalid: every answer's phrases are in others.
     """
     for one in reversed(known):
-        forbidden = changing_prey(one).forbidden
+        prey = changing_prey(one)
         others = [other for other in known if other is not one]
         texts = [t for o in others for t in (o.question, o.chat, o.completion or "")]
-        if forbidden.find(one.chat) and not any(map(forbidden.find, texts)):
+        if says(prey, one.chat) and not any(says(prey, text) for text in texts):
             return one, others
     raise ArmInvalid("no question's answer can be forbidden without changing others")
 
@@ -195,9 +195,13 @@ def _soak(
         for part in parts:
             part.start()
         _wait(plan, load, killer, progress)
-    finally:
-        for part in reversed(parts):
-            part.stop()
+    except BaseException:
+        # Nobody waits for them: they end with the servers.
+        for part in parts:
+            part.abandon()
+        raise
+    for part in reversed(parts):
+        part.stop()
     load.check()
     killer.check()
     servers.check()
