@@ -30,7 +30,7 @@ from server.admin_versions import router as versions_router
 from server.assistant_routes import assistants_router
 from server.audit.acts import RecordedActs
 from server.audit.routes import audit_router
-from server.auth import Role
+from server.auth import KeyRing, Role
 from server.body import BodyGuard, error_response
 from server.console.app import ConsoleBeside, ConsoleOptions, create_console
 from server.errors import (
@@ -44,11 +44,14 @@ from server.errors import (
 from server.explain import explain
 from server.idempotency import Idempotent
 from server.keys.routes import keys_router
+from server.nodes.admin_routes import nodes_router
+from server.nodes.routes import is_for_nodes, node_router
 from server.parameters import After, AfterNumber, IfMatch, Limit, PathId, Search
 from server.provenance.page import PATH as PAGE_PATH
 from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
 from server.records import utc
+from server.request_body import header
 from server.schemas import (
     Accepted,
     FollowerOut,
@@ -91,6 +94,8 @@ def create_admin_app(
     app.include_router(assistants_router, prefix=PREFIX)
     app.include_router(keys_router, prefix=PREFIX)
     app.include_router(audit_router, prefix=PREFIX)
+    app.include_router(nodes_router, prefix=PREFIX)
+    app.include_router(node_router)
     app.include_router(_probes)
     app.add_exception_handler(ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -106,7 +111,7 @@ def create_admin_app(
     app.add_middleware(
         BodyGuard,
         max_bytes=max_body_bytes,
-        admit=lambda authorization: control.keyring.require(authorization, Role.AUDITOR),
+        admit=lambda scope: _admit(control.keyring, scope),
         streams=lambda scope: reads_itself(scope) or reads_lines(scope),
         routes=lambda scope: scope["method"] in _methods(app, scope),
     )
@@ -123,6 +128,15 @@ def _methods(app: FastAPI, scope: Scope) -> set[str]:
         if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
             found |= route.methods or set()
     return found
+
+
+def _admit(keyring: KeyRing, scope: Scope) -> None:
+    """Refuse the body of a stranger before it is read."""
+    authorization = header(scope, b"authorization")
+    if is_for_nodes(str(scope["path"])):
+        keyring.require_exactly(authorization, Role.NODE)
+    else:
+        keyring.require(authorization, Role.AUDITOR)
 
 
 def _takes_no_key(scope: Scope) -> bool:
@@ -234,13 +248,14 @@ def get_generation(here: Here, role: Auditor) -> GenerationOut:
     return GenerationOut(
         generation=active.generation,
         digest=active.digest,
-        in_force=record.confirmed_at is not None and not behind,
+        in_force=record.confirmed_at is not None and not behind and here.nodes.fleet.all_apply(),
         num_targets=record.num_targets,
         cause=record.cause,
         created_at=utc(record.created_at),
         followers=[
             FollowerOut(
                 kind=follower.kind,
+                node=follower.node or None,
                 pid=follower.pid,
                 generation=follower.generation,
                 digest=follower.digest,

@@ -16,6 +16,7 @@ from server.errors import InvalidField, NotReady
 from server.jobs import JobWorker
 from server.keys.routes import Keys
 from server.lease import Lease
+from server.nodes.routes import Nodes
 from server.policy import Publisher
 from server.provenance.routes import Corpora
 from server.records import JobRecord, TargetRecord
@@ -41,6 +42,7 @@ class Control:
     lease: Lease
     audit: AuditWriter
     trainings: Trainings
+    nodes: Nodes
 
     def require_lead(self) -> None:
         """Refuse what only the process that compiles can do.

@@ -24,8 +24,9 @@ from server.settings import Settings, is_loopback
 
 
 class Role(IntEnum):
-    """What a key allows; a higher role includes the lower ones."""
+    """What a key allows; a higher role includes the lower ones, but none includes NODE."""
 
+    NODE = 0
     CLIENT = 1
     AUDITOR = 2
     ADMIN = 3
@@ -121,6 +122,18 @@ class KeyRing:
             raise Forbidden(f"This needs a key with the role {role.name.lower()}.")
         return caller
 
+    def require_exactly(self, authorization: str | None, role: Role) -> Caller:
+        """The caller, if its role is `role`.
+
+        Raises:
+            KeysUnreadable, Unauthorized: as `require`.
+            Forbidden: a known key of another role.
+        """
+        caller = self.require(authorization, Role.NODE)
+        if caller.role is not role:
+            raise Forbidden(f"This needs a key with the role {role.name.lower()}.")
+        return caller
+
     def admit(self, authorization: str | None, role: Role = Role.CLIENT) -> Caller:
         """A client of the guarded endpoint: whose key it is, or anybody where none is needed.
 
@@ -142,6 +155,7 @@ def load_keyring(settings: Settings, listed: Callable[[], ListedKeys | None] = _
         StartFault: the admin key's file cannot be written or read.
     """
     keys = {key.get_secret_value(): Role.CLIENT for key in settings.api_keys}
+    keys |= {key.get_secret_value(): Role.NODE for key in settings.node_keys}
     keys |= {key.get_secret_value(): Role.AUDITOR for key in settings.auditor_keys}
     keys[admin_key(settings)] = Role.ADMIN
     return KeyRing(keys, listed, clients_need_keys=not is_loopback(settings.host))

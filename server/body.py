@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import MalformedBody, ServerError, reply_to
 from server.log import fault_fields, get_logger
-from server.request_body import header, parse_object, read_body, replay, require_json
+from server.request_body import parse_object, read_body, replay, require_json
 
 log = get_logger("admin")
 
@@ -23,7 +23,7 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 class BodyGuard:
     """Lets a request through only with a body that is fit to be parsed.
 
-    `admit` is given the Authorization header before a body is read and raises for strangers.
+    `admit` is given the request before its body is read and raises for strangers.
     `streams` says which requests' bodies the application reads itself, after asking who sends them
     and with its own bound, `routes` whether the application has such a resource with such a method:
     what it has not it says itself, whatever the body.
@@ -33,7 +33,7 @@ class BodyGuard:
         self,
         app: ASGIApp,
         max_bytes: int,
-        admit: Callable[[str | None], object],
+        admit: Callable[[Scope], object],
         streams: Callable[[Scope], bool] = lambda scope: False,
         routes: Callable[[Scope], bool] = lambda scope: True,
     ) -> None:
@@ -69,7 +69,7 @@ class BodyGuard:
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         if self._streams(scope):
             return receive
-        self._admit(header(scope, b"authorization"))
+        self._admit(scope)
         require_json(scope, patch=scope["method"] == "PATCH")
         body = await read_body(scope, receive, self._max_bytes)
         if body is None:

@@ -1,5 +1,5 @@
-"""The command line: `lethegate serve`, `control`, `targets`, `jobs`, `keys`, `audit`,
-`corpus`, `index`, `assistant`, `bench`, `eval` and `version`.
+"""The command line: `lethegate serve`, `control`, `node`, `nodes`, `targets`, `jobs`, `keys`,
+`audit`, `corpus`, `index`, `assistant`, `bench`, `eval` and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
 """
@@ -22,6 +22,7 @@ from server.cli_corpus import corpus_app
 from server.cli_eval import eval_app
 from server.cli_index import index_app
 from server.cli_keys import keys_app
+from server.cli_nodes import nodes_app
 from server.cli_settings import Fail, with_settings
 from server.cli_store import backup, encryption_app, restore
 from server.settings import Settings
@@ -39,6 +40,7 @@ app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(audit_app, name="audit")
+app.add_typer(nodes_app, name="nodes")
 app.add_typer(assistant_app, name="assistant")
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(index_app, name="index")
@@ -98,6 +100,21 @@ def control(
             with_parent=with_parent,
         )
     )
+
+
+@app.command()
+@with_settings()
+def node(
+    *,
+    settings: Settings,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="End when the starting process is gone.")
+    ] = False,
+) -> None:
+    """Follow a control process on another machine, for the gateways and workers of this one."""
+    from server.nodes.agent import run_node
+
+    raise typer.Exit(run_node(settings, with_parent=with_parent))
 
 
 @app.command()

@@ -23,7 +23,7 @@ def add_key(
     name: Annotated[str, typer.Argument(help="Whose key it is.")],
     *,
     settings: Settings,
-    role: Annotated[str, typer.Option(help="client, auditor or admin.")] = "client",
+    role: Annotated[str, typer.Option(help="client, auditor, admin or node.")] = "client",
     days: Annotated[
         float | None, typer.Option(help="Days until it expires; else never.", min=0)
     ] = None,

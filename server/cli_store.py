@@ -43,9 +43,9 @@ def backup(file: BackupFile, *, settings: Settings, as_json: AsJson = False) -> 
 @with_settings(_SETTINGS)
 def restore(file: BackupFile, *, settings: Settings, as_json: AsJson = False) -> None:
     """Restore a backup into an empty state directory and an empty store of either kind."""
-    from server.control import own_directory
     from server.restore import restore as run
     from server.sealing import vault_of
+    from server.state_dir import own_directory
 
     own_directory(settings.state_dir)
     rows = run(settings, vault_of(settings), file.absolute())

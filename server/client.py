@@ -161,6 +161,23 @@ class AdminClient:
         """Revoke an API key."""
         return self._call("DELETE", f"/keys/{_quoted(key_id)}")
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes."""
+        found: list[dict[str, Any]] = self._call("GET", "/nodes")["nodes"]
+        return found
+
+    def fence_node(self, node_id: str) -> dict[str, Any]:
+        """Keep a node from serving."""
+        return self._call("POST", f"/nodes/{_quoted(node_id)}:fence", json={})
+
+    def unfence_node(self, node_id: str) -> dict[str, Any]:
+        """Let a node serve again."""
+        return self._call("POST", f"/nodes/{_quoted(node_id)}:unfence", json={})
+
+    def forget_node(self, node_id: str) -> dict[str, Any]:
+        """Forget a node that is gone."""
+        return self._call("DELETE", f"/nodes/{_quoted(node_id)}")
+
     def train_assistant(self, training: dict[str, Any]) -> dict[str, Any]:
         """Have an assistant trained by the server."""
         return self._call("POST", "/assistants:train", json=training)

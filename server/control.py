@@ -5,7 +5,6 @@ It may die at any moment and be started again; gateways and workers go on with t
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
@@ -39,12 +38,19 @@ from server.keys.store import KeyStore
 from server.lease import Lease
 from server.log import configure_logging, fault_fields, get_logger
 from server.metrics import ControlMetrics, Storage
+from server.nodes.channels import Channel
+from server.nodes.fleet import Fleet
+from server.nodes.offer import Offer
+from server.nodes.publisher import Elsewhere, WithNodes
+from server.nodes.routes import Nodes
+from server.nodes.store import NodeStore
 from server.policy import Compiler, Publisher
 from server.provenance.routes import Corpora
 from server.restore import refuse_half_restored
 from server.retention import GRACE_SECONDS, prune_snapshots
 from server.sealing import vault_of
 from server.settings import Settings, is_loopback
+from server.state_dir import locked, own_directory
 from server.store import Store
 from server.training.service import Trainings, assemble_trainings
 from server.training.store import TrainingStore
@@ -110,6 +116,8 @@ def serve_control(
         StartFault: the state directory, store, keys or address cannot be used.
     """
     configure_logging(settings.log_level, settings.log_format, capture=True)
+    if settings.control_url is not None:
+        raise StartFault("control_url: a node has no control process of its own")
     own_directory(settings.state_dir)
     # On a database server, several take turns: see `server.lease`.
     # The control process of a server that was killed takes a moment to notice.
@@ -153,8 +161,9 @@ def _serve(
         on_lost=lambda: _end(server),
     )
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
-    publisher = assistants.publisher
-    metrics = ControlMetrics(registry, publisher.followers)
+    nodes = _nodes(settings, database, lease)
+    publisher = WithNodes(assistants.publisher, partial(nodes.fleet.followers, Channel.POLICY))
+    metrics = ControlMetrics(registry, publisher.followers, nodes.fleet.facts)
     database.on_fault = partial(metrics.record_storage_failure, Storage.STORE)
     corpora: Future[Corpora] = Future()
     worker = JobWorker(
@@ -171,7 +180,8 @@ def _serve(
         on_fault=lambda: _end(server),
     )
     key_store = KeyStore(database)
-    keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
+    gateways = partial(nodes.fleet.followers, Channel.KEYS)
+    keys = Keys(key_store, KeyPublisher(key_store, settings.keys, gateways))
     keyring = load_keyring(settings, keys.publisher.current)
     trainings = assemble_trainings(
         settings,
@@ -195,6 +205,7 @@ def _serve(
         lease,
         audit,
         trainings,
+        nodes,
     )
     app = create_admin_app(
         control,
@@ -207,11 +218,15 @@ def _serve(
     keys.publisher.start()
 
     def open_corpora() -> Corpora:
-        return _open_corpora(settings, database, store, metrics, worker.notify, lease)
+        elsewhere = partial(nodes.fleet.followers, Channel.CORPORA)
+        return _open_corpora(settings, database, store, metrics, worker.notify, lease, elsewhere)
 
     leader = threading.Thread(
         target=_lead,
-        args=(lease, publisher, assistants.shelf, worker, trainings, corpora, open_corpora, server),
+        args=(
+            *(lease, publisher, nodes.fleet, assistants.shelf),
+            *(worker, trainings, corpora, open_corpora, server),
+        ),
         daemon=True,
     )
     leader.start()
@@ -238,6 +253,7 @@ def _serve(
 def _lead(
     lease: Lease,
     publisher: Publisher,
+    fleet: Fleet,
     shelf: Shelf,
     worker: JobWorker,
     trainings: Trainings,
@@ -253,6 +269,7 @@ def _lead(
         if not lease.acquire():
             return
         publisher.claim(lease.epoch)
+        fleet.begin(lease.epoch)
     except Exception as error:
         log.error("lead_not_taken", **fault_fields(error))
         _end(server)
@@ -275,14 +292,27 @@ def _open_corpora(
     metrics: ControlMetrics,
     notify: Callable[[], None],
     lease: Lease,
+    elsewhere: Elsewhere,
 ) -> Corpora:
     from server.provenance.service import assemble_corpora
 
     corpora = assemble_corpora(
-        settings, database, store, metrics, notify, lease.write, epoch=lease.epoch
+        settings,
+        database,
+        store,
+        metrics,
+        notify,
+        lease.write,
+        epoch=lease.epoch,
+        elsewhere=elsewhere,
     )
     corpora.worker.start()
     return corpora
+
+
+def _nodes(settings: Settings, database: Database, lease: Lease) -> Nodes:
+    offer = Offer(settings)
+    return Nodes(Fleet(NodeStore(database, lease.write), offer.active), offer)
 
 
 def _highest_epoch(settings: Settings) -> int:
@@ -291,46 +321,13 @@ def _highest_epoch(settings: Settings) -> int:
     return max((active.epoch for active in pointers if active is not None), default=0)
 
 
-def own_directory(directory: Path) -> None:
-    """Make a directory that only its owner can enter.
-
-    Raises:
-        StartFault: it cannot be made, or belongs to someone else.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_mode & 0o077:
-            directory.chmod(0o700)
-    except OSError as error:
-        raise StartFault(f"cannot use the state directory {directory}: {error.strerror}") from None
-
-
 @contextmanager
 def _only_one(state_dir: Path, patience_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the state directory's lock, which the kernel releases when the process dies."""
-    descriptor = os.open(state_dir / "control.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        end = time.monotonic() + patience_seconds
-        while not _locked(descriptor):
-            if time.monotonic() >= end:
-                holder = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-                raise ControlRunning(
-                    f"another control process (pid {holder or '?'}) owns {state_dir}"
-                )
-            time.sleep(_PARENT_POLL_SECONDS)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    """Hold the state directory's lock."""
+    with locked(state_dir / "control.lock", patience_seconds) as holder:
+        if holder is not None:
+            raise ControlRunning(f"another control process (pid {holder or '?'}) owns {state_dir}")
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextmanager

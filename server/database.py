@@ -18,7 +18,8 @@ from sqlalchemy.exc import (
     TimeoutError as PoolTimeout,
 )
 
-import server.keys.table  # noqa: F401  (its tables are the store's)
+import server.keys.table
+import server.nodes.table  # noqa: F401
 from server import postgres, sqlite
 from server.errors import StartFault, StoreAway, StoreFault
 from server.migration import upgrade

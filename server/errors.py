@@ -28,6 +28,8 @@ ServerError
 │   ├── NotReady              503: starting, or without a policy
 │   ├── KeysUnreadable        503: nobody can tell which keys are good
 │   ├── AuditUnavailable      503: what was asked for could not be recorded
+│   ├── NodeFenced            503: the operator keeps this node from serving
+│   ├── NodeBehind            503: this node does not know what is in force, or not for too long
 │   ├── LeaseLost             503: another control process leads by now
 │   └── StoreFault            500: the store cannot be read or written
 ├── StartFault                the process does not start
@@ -35,6 +37,11 @@ ServerError
 │   ├── StoreVersionError     the store was written by another version
 │   ├── StoreAway             the database server does not answer now
 │   └── ControlRunning        another control process owns the state directory
+├── NodeFault                 a node cannot follow its control process now
+│   ├── ControlUnreachable    there is no answer, or none of a process that leads
+│   └── ControlRefused        an answer cannot be used, or a key is not taken
+│       ├── DamagedFile       a file came with other content than its digest says
+│       └── Outdated          what it says is older than what this node knows
 ├── PolicyFault               a policy did not come into force; the last good one rules
 │   ├── PolicyNotCompiled     the compiler refused it
 │   ├── PolicyRejected        a follower could not load it
@@ -216,6 +223,14 @@ class AuditUnavailable(ServerFault):
     """The audit cannot be written, so what must be recorded may not happen."""
 
 
+class NodeFenced(ServerFault):
+    """The operator keeps this node from serving."""
+
+
+class NodeBehind(ServerFault):
+    """This node was never current, or has not been known to be for longer than it may."""
+
+
 class StoreFault(ServerFault):
     """The store cannot be read or written."""
 
@@ -238,6 +253,26 @@ class StoreAway(StartFault):
 
 class ControlRunning(StartFault):
     """Another control process owns the state directory."""
+
+
+class NodeFault(ServerError):
+    """A node cannot follow its control process now; it goes on with what it has."""
+
+
+class ControlUnreachable(NodeFault):
+    """No control process that leads answers."""
+
+
+class ControlRefused(NodeFault):
+    """The control process refuses, or what it says cannot be used."""
+
+
+class DamagedFile(ControlRefused):
+    """A file came with other content than its digest says, or without end."""
+
+
+class Outdated(ControlRefused):
+    """What the control process says is older than what this node knows."""
 
 
 class PolicyFault(ServerError):
@@ -345,12 +380,19 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     AuditUnavailable: ErrorRow(503, _SERVER, "audit_unavailable", "The audit cannot be written."),
     KeysUnreadable: ErrorRow(503, _SERVER, "keys_unavailable", "Keys cannot be checked."),
     LeaseLost: ErrorRow(503, _SERVER, "lease_lost"),
+    NodeFenced: ErrorRow(503, _SERVER, "node_fenced", "This node does not serve now."),
+    NodeBehind: ErrorRow(503, _SERVER, "node_behind", "This node is not up to date."),
     StoreFault: ErrorRow(500, _SERVER, "store_error", "The store failed."),
     StartFault: _INTERNAL,
     SettingsError: ErrorRow(500, _SERVER, "invalid_settings"),
     StoreVersionError: ErrorRow(500, _SERVER, "store_version"),
     StoreAway: ErrorRow(503, _SERVER, "store_away"),
     ControlRunning: ErrorRow(500, _SERVER, "control_running"),
+    NodeFault: ErrorRow(503, _SERVER, "control_unreachable"),
+    ControlUnreachable: ErrorRow(503, _SERVER, "control_unreachable"),
+    ControlRefused: ErrorRow(502, _SERVER, "control_refused"),
+    DamagedFile: ErrorRow(502, _SERVER, "file_damaged"),
+    Outdated: ErrorRow(502, _SERVER, "control_outdated"),
     PolicyFault: ErrorRow(500, _SERVER, "policy_error"),
     PolicyNotCompiled: ErrorRow(422, _CLIENT, "policy_not_compiled"),
     PolicyRejected: ErrorRow(500, _SERVER, "policy_rejected"),

@@ -44,6 +44,8 @@ from server.errors import (
     GuardUnavailable,
     InvalidRequest,
     KeysUnreadable,
+    NodeBehind,
+    NodeFenced,
     Overloaded,
     ServerError,
     UnsupportedFeature,
@@ -61,6 +63,7 @@ from server.keys.limited import KeyLimits, LimitedRequest
 from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics import Failure, GatewayMetrics, Stage
+from server.nodes.standing import NodeGate
 from server.off_loop import off_loop
 from server.readiness import readiness
 from server.reply import Reply, reply_of
@@ -92,6 +95,7 @@ class Gateway:
         engine: Engine,
         limiter: Limiter | None = None,
         audit: Recorder = NO_AUDIT,
+        node: NodeGate | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -104,6 +108,7 @@ class Gateway:
         self._watch = AnswerWatch(guard, engine, metrics)
         self._limits = KeyLimits(limiter, settings, metrics)
         self._audit = audit
+        self._node = node
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -138,10 +143,13 @@ class Gateway:
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
         caller = self._authenticate(scope, endpoint)
+        if self._node is not None and _asks(scope, endpoint):
+            self._node.check()
         if endpoint.handling is Handling.CHECKS and scope["method"] == "POST":
             require_auditor(caller)
         if endpoint.handling is Handling.READY:
-            ready = await readiness(self._guard, self._keys, self._app, scope)
+            serves = self._node is None or self._node.may_serve()
+            ready = await readiness(self._guard, self._keys, self._app, scope, may_serve=serves)
             await send_reply(send, ready, [])
         elif endpoint.handling is Handling.RESPONSE:
             with self._limits.request(caller, endpoint, send) as request:
@@ -395,6 +403,11 @@ def _in_shape_of(scope: Scope, reply: Reply) -> Reply:
     return reply if api is None else api.error(reply)
 
 
+def _asks(scope: Scope, endpoint: Endpoint) -> bool:
+    """Whether it is a request for what a model says, not a probe or a list."""
+    return scope["method"] == "POST" or endpoint.handling is Handling.RESPONSE
+
+
 def _failure(error: Exception, guard: Guard) -> Failure:
     if isinstance(error, GuardTimeout):
         return Failure.TIMEOUT
@@ -402,6 +415,8 @@ def _failure(error: Exception, guard: Guard) -> Failure:
         return Failure.OVERLOADED
     if isinstance(error, KeysUnreadable):
         return Failure.KEYS
+    if isinstance(error, NodeFenced | NodeBehind):
+        return Failure.NODE
     if isinstance(error, AuditUnavailable):
         return Failure.AUDIT
     return Failure.NO_POLICY if guard.current() is None else Failure.GUARD_ERROR

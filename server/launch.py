@@ -18,10 +18,11 @@ from typing import Any
 
 from guard.server_life import SERVER_PID
 from server.auth import admin_key
-from server.control import START_AGAIN, own_directory
+from server.control import START_AGAIN
 from server.errors import StartFault
 from server.log import configure_logging, get_logger
 from server.settings import CONFIG_ENV, ENV_PREFIX, Settings, as_environment
+from server.state_dir import own_directory
 
 MIDDLEWARE = "server.middleware.GuardMiddleware"
 # By vLLM's model runner: each takes its own interface only.
@@ -32,6 +33,7 @@ PROCESSORS = {
 # Tells the processors about prompts, so that assistants keep pace and read nothing twice.
 WORKER = "guard.vllm_plugin.worker.GuardWorker"
 LOGPROBS_MODE = "processed_logprobs"
+NODE = ["node", "--with-parent"]
 DRAIN_SECONDS = 30
 _STOP_SECONDS = 15
 _BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0, 10.0)
@@ -55,17 +57,17 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     args = _parse(settings, model, vllm_args)
     _clear_facts(settings.state_dir)
     engine_died = _note_engine_death()
-    control = ControlChild(args)
-    control.start()
+    child = Child("node", NODE) if settings.control_url else Child("control", _control(args))
+    child.start()
     try:
         _run_vllm(args)
     except KeyboardInterrupt:
         log.info("stopped while starting")
     finally:
-        control.stop()
+        child.stop()
     if engine_died.is_set():
         log.error("the engine died")
-    return int(control.failed or engine_died.is_set())
+    return int(child.failed or engine_died.is_set())
 
 
 def _interrupt(_number: int, _frame: Any) -> None:
@@ -184,22 +186,28 @@ def _clear_facts(state_dir: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class ControlChild:
-    """The control process, started again when it dies.
+def _control(args: argparse.Namespace) -> list[str]:
+    """The arguments of the control process."""
+    command = ["control", "--with-parent", "--model", args.model]
+    if args.tokenizer:
+        command += ["--tokenizer", args.tokenizer]
+    if args.trust_remote_code:
+        command.append("--trust-remote-code")
+    return command
+
+
+class Child:
+    """The control process, or on a node what stands for it: started again when it dies.
 
     `failed` tells that it cannot start, which ends the server: a wrong address or a locked store
     does not mend itself. Whatever it dies of once it was up, the server goes on.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self._command = [sys.executable, "-m", "server", "control", "--with-parent"]
-        self._command += ["--model", args.model]
-        if args.tokenizer:
-            self._command += ["--tokenizer", args.tokenizer]
-        if args.trust_remote_code:
-            self._command.append("--trust-remote-code")
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self._name = name
+        self._command = [sys.executable, "-m", "server", *arguments]
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._supervise, name="control", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
         self._process: subprocess.Popen[bytes] | None = None
         self.failed = False
 
@@ -231,10 +239,14 @@ class ControlChild:
                 return
             if status > 0 and status != START_AGAIN and attempt == 0:
                 self.failed = True
-                log.error("the control process does not start; stopping")
+                log.error("a process beside the engine does not start; stopping", which=self._name)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
-            log.warning("the control process died; starting it again", status=status)
+            log.warning(
+                "a process beside the engine died; starting it again",
+                which=self._name,
+                status=status,
+            )
             self._stopping.wait(pause)
             attempt += 1

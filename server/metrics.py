@@ -48,6 +48,7 @@ class Failure(StrEnum):
     NO_POLICY = "no_policy"
     AUDIT = "audit"
     KEYS = "keys"
+    NODE = "node"
     OVERLOADED = "overloaded"
 
 
@@ -84,7 +85,7 @@ _MATCH_BUCKETS = (
     *(0.01, 0.025, 0.05, 0.1, 0.5),
 )
 # What `FollowerStatus.kind` may be.
-_KINDS = ("gateway", "worker")
+_KINDS = ("gateway", "worker", "node")
 _FINISHED = ("done", "failed")
 _COMPILE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -100,6 +101,18 @@ class WorkerFacts:
     subtracted_steps: int = 0
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     snapshot_load_failures: int = 0
+    # Of the machine, not of a worker; None beside a control process.
+    node_lag_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node as the leading control process sees it; see `server.nodes.fleet`."""
+
+    id: str
+    lag: int
+    seen_seconds: float
+    fenced: bool
 
 
 class AuditMetrics:
@@ -320,12 +333,13 @@ class GatewayMetrics:
 
 
 class ControlMetrics:
-    """What the control process counts and measures; `followers` is read at every scrape."""
+    """What the control process counts and measures; the last two are read at every scrape."""
 
     def __init__(
         self,
         registry: CollectorRegistry,
         followers: Callable[[], Sequence[FollowerStatus]] = tuple,
+        nodes: Callable[[], Sequence[NodeFacts]] = tuple,
     ) -> None:
         self._targets = Gauge(
             "lethegate_policy_targets",
@@ -383,6 +397,7 @@ class ControlMetrics:
         )
         self.audit = AuditMetrics(registry)
         registry.register(_FollowerCollector(followers))
+        registry.register(_NodeCollector(nodes))
         _tell_build(registry)
         _begin(self._jobs, _FINISHED)
         _begin(self._storage, Storage)
@@ -447,6 +462,19 @@ class _FollowerCollector(Collector):
         return _follower_families(self._followers())
 
 
+class _NodeCollector(Collector):
+    """Tells at every scrape how the nodes stand; their ids are the operator's, and bounded."""
+
+    def __init__(self, nodes: Callable[[], Sequence[NodeFacts]]) -> None:
+        self._nodes = nodes
+
+    def describe(self) -> Iterable[Metric]:
+        return _node_families(())
+
+    def collect(self) -> Iterable[Metric]:
+        return _node_families(self._nodes())
+
+
 class WorkerCollector(Collector):
     """Turns the workers' facts into metrics at every scrape."""
 
@@ -505,6 +533,13 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
         "Policy snapshots that a worker could not load.",
         value=facts.snapshot_load_failures,
     )
+    lag = GaugeMetricFamily(
+        "lethegate_node_lag_seconds",
+        "Time since this node last knew that it applies what is in force; nodes only.",
+    )
+    if facts.node_lag_seconds is not None:
+        lag.add_metric([], facts.node_lag_seconds)
+    yield lag
 
 
 def _count_block(counter: Counter, surface: str, caught: Catch | None) -> None:
@@ -539,6 +574,26 @@ def _follower_families(followers: Sequence[FollowerStatus]) -> Iterator[Metric]:
         if those:
             oldest.add_metric([kind], min(follower.generation or 0 for follower in those))
     yield from (live, refusing, oldest)
+
+
+def _node_families(nodes: Sequence[NodeFacts]) -> Iterator[Metric]:
+    lag = GaugeMetricFamily(
+        "lethegate_node_generation_lag",
+        "Generations that the last process of a node is behind the policy in force.",
+        labels=["node"],
+    )
+    seen = GaugeMetricFamily(
+        "lethegate_node_last_seen_seconds",
+        "Time since a node's last report.",
+        labels=["node"],
+    )
+    fenced = GaugeMetricFamily("lethegate_fenced_nodes", "Nodes that may not serve.")
+    for node in nodes:
+        if not node.fenced:
+            lag.add_metric([node.id], node.lag)
+        seen.add_metric([node.id], node.seen_seconds)
+    fenced.add_metric([], sum(node.fenced for node in nodes))
+    yield from (lag, seen, fenced)
 
 
 def _tell_build(registry: CollectorRegistry) -> None:

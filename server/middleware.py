@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -22,9 +23,10 @@ from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter
 from server.log import configure_logging, hide_exception_texts
-from server.metrics import GatewayMetrics
+from server.metrics import GatewayMetrics, WorkerFacts
+from server.nodes.standing import NodeGate
 from server.screening import Screening
-from server.settings import load_settings
+from server.settings import Settings, load_settings
 
 # The encoder's thread gives up the interpreter's lock at every tensor operation and, while the
 # event loop is busy, waits for it again this long. Python's 5 ms would make a 15 ms encoding last
@@ -48,7 +50,8 @@ class GuardMiddleware:
         configure_logging(self._settings.log_level, self._settings.log_format)
         hide_exception_texts(_ENGINE_LOGGERS)
         self._screening = Screening(self._settings)
-        self._metrics = GatewayMetrics(REGISTRY, self._screening.worker_facts)
+        self._node = _node(self._settings)
+        self._metrics = GatewayMetrics(REGISTRY, self._facts)
         self._screening.start(self._metrics)
         self._keys = KeysFollower(self._settings.keys, self._metrics)
         self._keys.start()
@@ -66,7 +69,7 @@ class GuardMiddleware:
 
     def _assemble(self, vllm_app: Any) -> Gateway:
         return Gateway(
-            with_worker_facts(self._app, self._screening.worker_facts),
+            with_worker_facts(self._app, self._facts),
             settings=self._settings,
             guard=self._screening,
             metrics=self._metrics,
@@ -74,7 +77,23 @@ class GuardMiddleware:
             engine=_engine(vllm_app),
             limiter=self._limiter,
             audit=open_audit(self._settings, self._metrics.audit),
+            node=self._node,
         )
+
+    def _facts(self) -> WorkerFacts:
+        facts = self._screening.worker_facts()
+        return (
+            facts
+            if self._node is None
+            else replace(facts, node_lag_seconds=self._node.lag_seconds())
+        )
+
+
+def _node(settings: Settings) -> NodeGate | None:
+    """What keeps a node from serving; None beside a control process."""
+    if settings.control_url is None:
+        return None
+    return NodeGate(settings.state_dir, settings.node_max_lag_seconds)
 
 
 def _engine(vllm_app: Any) -> Engine:

@@ -28,7 +28,11 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class FollowerStatus:
-    """A live gateway or worker process: what it acknowledged, what it failed to load and why."""
+    """A live gateway or worker process: what it acknowledged, what it failed to load and why.
+
+    `node` is where it runs, "" for beside the control process. The node itself is one of the kind
+    "node": it has put in force there what it names.
+    """
 
     kind: str
     pid: int
@@ -36,6 +40,7 @@ class FollowerStatus:
     digest: str | None
     failed_generation: int | None = None
     error: str | None = None
+    node: str = ""
 
 
 class Compiler(Protocol):

@@ -10,10 +10,17 @@ from server.reply import Reply
 from server.sse import encode_json
 
 
-async def readiness(guard: Guard, keys: KeyRing, app: ASGIApp, scope: Scope) -> Reply:
-    """200 when everything is ready, else 503 with the names of the parts that are not."""
+async def readiness(
+    guard: Guard, keys: KeyRing, app: ASGIApp, scope: Scope, *, may_serve: bool = True
+) -> Reply:
+    """200 when everything is ready, else 503 with the names of the parts that are not.
+
+    `may_serve` is False on a node that must not.
+    """
     view = guard.current()
     waiting = dict.fromkeys([*guard.unready(), *([] if view is not None else ["policy"])])
+    if not may_serve:
+        waiting["node"] = None
     if not keys.readable:
         waiting["keys"] = None
     if not await _is_healthy(app, scope):

@@ -347,9 +347,13 @@ class JobPage(BaseModel):
 
 
 class FollowerOut(BaseModel):
-    """A live gateway or worker process and the policy it applies."""
+    """A live gateway or worker process, or a node, and the policy it applies.
+
+    `node` is where it runs; null beside the control process.
+    """
 
     kind: str
+    node: str | None
     pid: int
     generation: int | None
     digest: str | None

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -72,6 +73,31 @@ class Settings(BaseModel):
     auditor_keys: tuple[SecretStr, ...] = Field(
         default=(),
         description="Keys that may read jobs, lists, audit and metrics, but no forget text.",
+    )
+    node_keys: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Keys of nodes, beside those made with `lethegate keys add --role node`.",
+    )
+    node_key: SecretStr | None = Field(
+        default=None, description="On a node: its key for the control process."
+    )
+    control_url: str | None = Field(
+        default=None,
+        description="On a node: where the control process is; several, separated by commas.",
+    )
+    control_ca_file: Path | None = Field(
+        default=None,
+        description="On a node: certificates (PEM) that a control process with TLS is known by.",
+    )
+    node_id: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="On a node: what the control process knows it by; by default the host's name.",
+    )
+    node_max_lag_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="On a node: seconds not known to be current before it refuses; 0: never.",
     )
     api_keys: tuple[SecretStr, ...] = Field(
         default=(),
@@ -246,14 +272,24 @@ class Settings(BaseModel):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("admin_key", "database_url")
+    @field_validator("control_url")
+    @classmethod
+    def _urls(cls, value: str | None) -> str | None:
+        parts = [urlsplit(part.strip()) for part in (value or "").split(",")]
+        if value is not None and any(
+            part.scheme not in ("http", "https") or not part.hostname for part in parts
+        ):
+            raise ValueError("must be http:// or https:// addresses, separated by commas")
+        return value
+
+    @field_validator("admin_key", "node_key", "database_url")
     @classmethod
     def _not_blank(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().strip():
             raise ValueError("must not be blank")
         return value
 
-    @field_validator("api_keys", "auditor_keys")
+    @field_validator("api_keys", "auditor_keys", "node_keys")
     @classmethod
     def _no_blank_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if any(not key.get_secret_value().strip() for key in keys):
@@ -310,6 +346,11 @@ class Settings(BaseModel):
         return self.state_dir / "admin.key"
 
     @property
+    def control_urls(self) -> tuple[str, ...]:
+        """Where control processes are, on a node; empty elsewhere."""
+        return tuple(url.strip().rstrip("/") for url in (self.control_url or "").split(",") if url)
+
+    @property
     def endpoint_url(self) -> str:
         """Base URL of the guarded endpoint, as reached from this machine."""
         return _local_url(self.host, self.port)
@@ -320,8 +361,10 @@ class Settings(BaseModel):
         return _local_url(self.admin_host, self.admin_port)
 
 
-SECRETS = frozenset({"admin_key", "auditor_keys", "api_keys", "database_url"})
-_LISTS = frozenset({"auditor_keys", "api_keys"})
+SECRETS = frozenset(
+    {"admin_key", "auditor_keys", "api_keys", "node_keys", "node_key", "database_url"}
+)
+_LISTS = frozenset({"auditor_keys", "api_keys", "node_keys"})
 
 
 def _local_url(host: str, port: int) -> str:

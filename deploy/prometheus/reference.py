@@ -55,7 +55,8 @@ def _labels(registry: CollectorRegistry) -> dict[str, tuple[str, ...]]:
     for collector in registry._collector_to_names:
         for metric in collector.collect():
             scraped = metric.samples[0].labels if metric.samples else {}
-            found[metric.name] = tuple(getattr(collector, "_labelnames", scraped))
+            made = getattr(metric, "_labelnames", ()) or scraped
+            found[metric.name] = tuple(getattr(collector, "_labelnames", made))
     return found
 
 

@@ -19,7 +19,8 @@ from guard.uld.card import CARD, Card
 from guard.uld.steps import LOG, Step, read_steps
 
 NAMES = "names.json"
-_FILES = (CARD, "config.json", "model.safetensors")
+# What an assistant's digest is made of, in this order.
+FILES = (CARD, "config.json", "model.safetensors")
 _LONGEST_LOG = 256 * 1024 * 1024
 
 
@@ -47,7 +48,7 @@ class Shelf:
         draft = self._folder / f".{uuid.uuid4().hex}.draft"
         draft.mkdir(mode=0o700)
         try:
-            for file in _FILES:
+            for file in FILES:
                 _copy(source / file, draft / file)
             Card.read(draft)  # what is kept, whatever becomes of the source
             _copy_log(source / LOG, draft / LOG)
@@ -132,7 +133,7 @@ def _copy_log(source: Path, to: Path) -> None:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for name in _FILES:
+    for name in FILES:
         with (folder / name).open("rb") as file:
             whole = hashlib.file_digest(file, "sha256")
         digest.update(whole.digest())

@@ -18,8 +18,12 @@ _CHANGES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 # Ids, numbers and words of this API.
 _PLAIN = re.compile(r"[A-Za-z0-9._:/-]{1,256}", re.ASCII)
 _COLLECTION = re.compile(r"/admin/v1/[a-z]+(?=/)", re.ASCII)
-# What shows forget text.
-_READS = re.compile(r"/admin/v1/(targets:export|targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?")
+# What shows forget text; of a snapshot's many files the manifest stands for all.
+_READS = re.compile(
+    r"/admin/v1/(targets:export|targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?"
+    r"|/node/v1/(lists|assistants|indexes)/[^/]+(/[0-9a-f]{64})?"
+)
+_REPORTS = re.compile(r"/node/v1/nodes/[^/]+")
 
 
 class RecordedActs:
@@ -36,7 +40,12 @@ class RecordedActs:
         Raises:
             AuditUnavailable: a change could not be recorded now.
         """
-        changes = scope["type"] == "http" and scope["method"] in _CHANGES
+        changes = (
+            scope["type"] == "http"
+            and scope["method"] in _CHANGES
+            # Nodes say how they are every few seconds.
+            and not _REPORTS.fullmatch(scope["path"])
+        )
         reads = scope["type"] == "http" and _READS.fullmatch(scope["path"]) is not None
         caller = self._identify(header(scope, b"authorization")) if changes or reads else None
         if caller is None:  # strangers are turned away

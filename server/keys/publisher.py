@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from guard.follower import ActivePointer, followers
@@ -15,6 +16,7 @@ from server.errors import KeysUnreadable, StoreFault
 from server.keys.published import KeyList, prune_lists, read_list, write_list
 from server.keys.store import KeyStore
 from server.log import fault_fields, get_logger
+from server.policy import FollowerStatus
 
 POLL_SECONDS = 1.0
 
@@ -24,8 +26,14 @@ log = get_logger("keys")
 class KeyPublisher:
     """Publishes the store's keys in a directory."""
 
-    def __init__(self, store: KeyStore, directory: Path) -> None:
-        self._store, self.directory = store, directory
+    def __init__(
+        self,
+        store: KeyStore,
+        directory: Path,
+        elsewhere: Callable[[], Sequence[FollowerStatus]] = tuple,
+    ) -> None:
+        """`elsewhere` gives the gateways of other machines."""
+        self._store, self.directory, self._elsewhere = store, directory, elsewhere
         self._pointer = ActivePointer(directory)
         self._lock = threading.Lock()
         self._revision = -1
@@ -73,11 +81,15 @@ class KeyPublisher:
         if generation is None:
             return False
         end = time.monotonic() + timeout_seconds
-        while any(f.generation < generation for f in followers(self.directory)):
+        while self._is_behind(generation):
             if time.monotonic() >= end:
                 return False
             time.sleep(0.01)
         return True
+
+    def _is_behind(self, generation: int) -> bool:
+        here = any(f.generation < generation for f in followers(self.directory))
+        return here or any((f.generation or 0) < generation for f in self._elsewhere())
 
     def _try(self) -> int | None:
         try:

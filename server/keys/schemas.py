@@ -69,7 +69,7 @@ class KeyIn(_Input):
     """
 
     name: KeyName
-    role: Literal["client", "auditor", "admin"] = "client"
+    role: Literal["client", "auditor", "admin", "node"] = "client"
     disabled: StrictBool = False
     expires_at: Expiry | None = None
     targets: TargetIds | None = None

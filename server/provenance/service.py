@@ -9,6 +9,7 @@ from server.activation import SnapshotPublisher
 from server.database import Database, Write
 from server.errors import NotFound
 from server.metrics import ControlMetrics
+from server.nodes.publisher import Elsewhere, WithNodes
 from server.provenance.attribution import Attributor
 from server.provenance.audit import AuditLog
 from server.provenance.library import Library
@@ -33,11 +34,13 @@ def assemble_corpora(
     write: Write | None = None,
     *,
     epoch: int = 0,
+    elsewhere: Elsewhere = tuple,
 ) -> Corpora:
     """Everything about corpora; its worker is not started yet.
 
     `notify` is called when a job for the policy's worker is queued; `write` begins the worker's
-    transactions that may write, by default the database's own. `epoch` numbers the lead.
+    transactions that may write, by default the database's own. `epoch` numbers the lead;
+    `elsewhere` gives the gateways of other machines.
 
     Raises:
         LeaseLost: another process leads by now.
@@ -46,7 +49,7 @@ def assemble_corpora(
     places.root.mkdir(mode=0o700, parents=True, exist_ok=True)
     stopped = threading.Event()
     own, library = CorpusStore(database, write), Library(places)
-    publisher = SnapshotPublisher(places.root, places.registries)
+    publisher = WithNodes(SnapshotPublisher(places.root, places.registries), elsewhere)
     publisher.claim(epoch)
     publication = Publication(
         places,

@@ -35,6 +35,8 @@ UNITS = (
     "_total",
     "_seconds",
     "_generation",
+    "_generation_lag",
+    "_nodes",
     "_targets",
     "_queued",
     "_documents",

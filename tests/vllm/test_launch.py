@@ -98,7 +98,7 @@ def test_an_engine_that_dies_is_noted(monkeypatch, module):
 def test_hub_names_pass_and_answers_may_end(tmp_path):
     """The model reaches vLLM and the control process as it was given; SIGTERM waits for streams."""
     args = launch._parse(settings(tmp_path, "v1"), "Org/Name-0.6B", [])
-    command = launch.ControlChild(args)._command
+    command = launch._control(args)
 
     assert args.model == args.model_tag == "Org/Name-0.6B"
     assert command[command.index("--model") + 1] == "Org/Name-0.6B"

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -42,6 +43,12 @@ from server.keys.routes import Keys
 from server.keys.store import KeyStore
 from server.lease import Lease
 from server.metrics import ControlMetrics
+from server.nodes.channels import Channel
+from server.nodes.fleet import Fleet
+from server.nodes.offer import Offer
+from server.nodes.publisher import WithNodes
+from server.nodes.routes import Nodes
+from server.nodes.store import NodeStore
 from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
 from server.settings import Settings
@@ -92,6 +99,7 @@ def settings(tmp_path: Path) -> Settings:
             "admin_key": "admin-key",
             "auditor_keys": ["auditor-key"],
             "api_keys": ["client-key"],
+            "node_keys": ["node-key"],
             "acknowledge_timeout_seconds": 10,
             "veto_max_characters": 100_000,
         }
@@ -160,7 +168,8 @@ def make_worker(
     def make(**options: Any) -> JobWorker:
         build = options.pop("build_compiler", lambda: compiler)
         metrics = options.pop("metrics", None) or ControlMetrics(CollectorRegistry())
-        worker = JobWorker(store, worklist, publisher, build, metrics=metrics, **options)
+        followed = options.pop("publisher", publisher)
+        worker = JobWorker(store, worklist, followed, build, metrics=metrics, **options)
         started.append(worker)
         worker.start()
         return worker
@@ -218,10 +227,20 @@ def endpoint_url() -> str | None:
 
 
 @pytest.fixture
+def nodes(settings: Settings, database: Database) -> Nodes:
+    """The nodes of a control process that leads."""
+    offer = Offer(settings)
+    fleet = Fleet(NodeStore(database), offer.active)
+    fleet.begin(1)
+    return Nodes(fleet, offer)
+
+
+@pytest.fixture
 def admin(
     settings: Settings,
     database: Database,
     store: Store,
+    nodes: Nodes,
     publisher: SnapshotPublisher,
     make_worker: Callable[..., JobWorker],
     served_model: str | None,
@@ -229,9 +248,19 @@ def admin(
 ) -> Iterator[httpx.Client]:
     """An admin's client of the admin API, on a real loopback server."""
     registry = CollectorRegistry()
-    metrics = ControlMetrics(registry)
-    corpora = assemble_corpora(settings, database, store, metrics, lambda: worker.notify())
+    metrics = ControlMetrics(registry, lambda: everywhere.followers(), nodes.fleet.facts)
+    elsewhere = {channel: partial(nodes.fleet.followers, channel) for channel in Channel}
+    corpora = assemble_corpora(
+        settings,
+        database,
+        store,
+        metrics,
+        lambda: worker.notify(),
+        elsewhere=elsewhere[Channel.CORPORA],
+    )
+    everywhere = WithNodes(publisher, elsewhere[Channel.POLICY])
     worker = make_worker(
+        publisher=everywhere,
         metrics=metrics,
         sync_documents=corpora.worker.sync_targets,
         vetoed_corpora=corpora.worker.vetoed,
@@ -246,7 +275,7 @@ def admin(
     )
     trainings.worker.start()
     key_store = KeyStore(database)
-    keys = Keys(key_store, KeyPublisher(key_store, settings.keys))
+    keys = Keys(key_store, KeyPublisher(key_store, settings.keys, elsewhere[Channel.KEYS]))
     keys.publisher.start()
     keyring = load_keyring(settings, keys.publisher.current)
     opened: Future[Corpora] = Future()
@@ -256,7 +285,7 @@ def admin(
     control = Control(
         store,
         worker,
-        publisher,
+        everywhere,
         keyring,
         registry,
         opened,
@@ -265,6 +294,7 @@ def admin(
         lease,
         audit,
         trainings,
+        nodes,
     )
     app = create_admin_app(
         control, version="1", max_body_bytes=settings.max_body_bytes, console=endpoint_url

@@ -1,16 +1,12 @@
 """A control process with a quick compiler: `fake_control.py STATE_DIR PORT [URL [MODEL]]`.
 
-The compiler is a true one: it writes a snapshot directory named by the digest of its content, whole
-and then renamed, so a test can tell a complete snapshot from half of one.
+The compiler is a true one: what it writes are snapshots, with what the targets are called in them.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from pydantic import SecretStr
 
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
+from guard.snapshot import write_snapshot
 from guard.vetoed import VetoedCorpus, corpora_document
 from server.activation import SnapshotPublisher
 from server.control import own_directory, serve_control
@@ -27,7 +24,7 @@ from server.settings import Settings
 
 
 class QuickCompiler:
-    """Compiles to one JSON file; fails for targets labelled `fail: compile`."""
+    """Compiles to two JSON files; fails for targets labelled `fail: compile`."""
 
     def __init__(self, snapshots: Path, fingerprint: str = "quick-1", seconds: float = 0) -> None:
         self.fingerprint = fingerprint
@@ -41,18 +38,17 @@ class QuickCompiler:
         progress: Callable[[str, float], None],
         corpora: Sequence[VetoedCorpus] = (),
     ) -> Compilation:
-        """Write `{id: description}` of all targets, and the corpora, under their SHA-256."""
+        """Write `{id: description}` of all targets, and the corpora."""
         self.calls.append([target.id for target in targets])
         for step in range(5):
             progress("encoding", step / 5)
             time.sleep(self._seconds / 5)
         if any(target.labels.get("fail") == "compile" for target in targets):
             raise CompileError("a target is labelled to fail")
-        content = json.dumps({target.id: target.description for target in targets}).encode()
+        content = {target.id: target.description for target in targets}
         counted = {c.owner: {"documents": len(list(c.texts()))} for c in corpora}
-        vetoed = json.dumps(corpora_document(corpora, counted)).encode()
-        digest = hashlib.sha256(content + vetoed).hexdigest()
-        self._write(digest, {"policy.json": content, "corpora.json": vetoed})
+        documents = {"policy": content, "corpora": corpora_document(corpora, counted)}
+        digest = write_snapshot(self._snapshots, meta={}, arrays={}, documents=documents)
         reports = {target.id: {"phrases": len(target.phrases)} for target in targets}
         return Compilation(digest, reports)
 
@@ -62,21 +58,21 @@ class QuickCompiler:
         warnings = [f"previewed beside {len(others)} others"]
         return {"alpha": 0.005, "thresholds": {"prompt": bounds}, "warnings": warnings}
 
-    def _write(self, digest: str, files: Mapping[str, bytes]) -> None:
-        final = self._snapshots / digest
-        if final.exists():
-            return
-        draft = self._snapshots / f"draft-{uuid.uuid4().hex}"
-        draft.mkdir(parents=True)
-        for name, content in files.items():
-            (draft / name).write_bytes(content)
-        draft.rename(final)
 
-
-def main(state_dir: Path, port: int, url: str = "", model: str | None = None) -> int:
+def main(
+    state_dir: Path, port: int, url: str = "", model: str | None = None, host: str = "127.0.0.1"
+) -> int:
     """Run until a signal; assistants are trained for `model`."""
     key, store = SecretStr("admin-key"), SecretStr(url) if url else None
-    settings = Settings(state_dir=state_dir, admin_port=port, admin_key=key, database_url=store)
+    settings = Settings(
+        state_dir=state_dir,
+        admin_host=host,
+        admin_port=port,
+        admin_key=key,
+        node_keys=(SecretStr("node-key"),),
+        database_url=store,
+        acknowledge_timeout_seconds=20,
+    )
     own_directory(state_dir)
     publisher = SnapshotPublisher(state_dir, settings.snapshots)
     return serve_control(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import signal
@@ -79,10 +78,7 @@ class Watcher:
 
 def read_quick(snapshots: Path, digest: str) -> set[str]:
     """The targets in a snapshot of the quick compiler, which is checked against its name."""
-    content = (snapshots / digest / "policy.json").read_bytes()
-    corpora = (snapshots / digest / "corpora.json").read_bytes()
-    assert hashlib.sha256(content + corpora).hexdigest() == digest
-    return set(json.loads(content))
+    return set(load_snapshot(snapshots, digest).document("policy"))
 
 
 def read_real(snapshots: Path, digest: str) -> set[str]:

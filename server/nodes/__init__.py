@@ -1,0 +1,1 @@
+"""More than one machine: what the control process offers to nodes, and what a node does with it."""

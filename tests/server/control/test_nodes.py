@@ -1,0 +1,466 @@
+"""Nodes that follow over real HTTP: what is in force elsewhere is in force here, nothing else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from guard.checksums import damaged_file
+from guard.follower import Active, ActivePointer, Follower
+from guard.snapshot import load_snapshot
+from server.errors import NodeBehind, NodeFenced, Outdated
+from server.keys.published import read_list
+from server.nodes import agent as agent_module
+from server.nodes.agent import NodeAgent
+from server.nodes.channels import Channel
+from server.nodes.routes import Nodes
+from server.nodes.standing import NodeGate, read_standing
+from server.settings import Settings
+from server.state_dir import own_directory
+
+Settle = Callable[[Callable[[], bool]], None]
+
+
+class Wire:
+    """A way between a node and the control process, which can be cut, and damages what it carries.
+
+    `cut_after` bytes of an answer the connection ends; `flip` is a byte of the next long answer
+    that is changed on its way.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._to = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.cut_after: int | None = None
+        self.flip: int | None = None
+        self.carried = 0
+        self._open: list[socket.socket] = []
+        self._is_cut = False
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """No byte passes from now on."""
+        self._is_cut = True
+        for connection in self._open:
+            _end(connection)
+
+    def heal(self) -> None:
+        """New connections pass."""
+        self._is_cut, self.cut_after = False, None
+
+    def close(self) -> None:
+        """End all."""
+        self.cut()
+        _end(self._listener)
+        self._thread.join()
+        self._listener.close()
+        for connection in self._open:
+            connection.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._is_cut:
+                _end(near)
+                near.close()
+                continue
+            self._open.append(near)
+            try:
+                far = socket.create_connection(self._to)
+            except OSError:
+                _end(near)
+                continue
+            self._open.append(far)
+            for source, sink, back in ((near, far, False), (far, near, True)):
+                threading.Thread(target=self._carry, args=(source, sink, back), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, back: bool) -> None:
+        carried = 0
+        try:
+            while data := source.recv(65536):
+                if back and self.flip is not None and len(data) > self.flip:
+                    data = bytearray(data)
+                    data[self.flip] ^= 1
+                    self.flip = None
+                carried += len(data) if back else 0
+                self.carried += len(data) if back else 0
+                if back and self.cut_after is not None and carried > self.cut_after:
+                    break
+                sink.sendall(data)
+        except OSError:
+            pass
+        _end(source)
+        _end(sink)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+
+
+class Node:
+    """A node with its agent, a gateway's and a worker's follower, and a gateway's gate."""
+
+    def __init__(self, folder: Path, name: str, url: str, **more: Any) -> None:
+        own_directory(folder)
+        self.settings = Settings.model_validate(
+            {"state_dir": folder, "control_url": url, "node_key": "node-key", "node_id": name}
+            | more
+        )
+        self.gate = NodeGate(folder, self.settings.node_max_lag_seconds)
+        self.policies: list[set[str]] = []
+        self.followers: list[Follower] = []
+        self.agent = NodeAgent(self.settings)
+        self.started = False
+
+    def start(self) -> None:
+        """Start the agent."""
+        self.started = True
+        self.agent.start()
+
+    def run_engine(self) -> None:
+        """Start what follows the policy here."""
+        for kind in ("worker", "gateway"):
+            follower = Follower(self.settings.state_dir, kind, self._load)
+            follower.start()
+            self.followers.append(follower)
+
+    def targets(self) -> set[str] | None:
+        """The targets of the policy that the processes here apply."""
+        return self.policies[-1] if self.policies else None
+
+    def stop(self) -> None:
+        """End all."""
+        if self.started:
+            self.agent.stop()
+        self.started = False
+        for follower in self.followers:
+            follower.stop()
+        self.followers.clear()
+
+    def _load(self, active: Active) -> None:
+        snapshot = load_snapshot(self.settings.snapshots, active.digest)
+        self.policies.append(set(snapshot.document("policy")))
+
+
+@pytest.fixture
+def wire(admin: httpx.Client) -> Iterator[Wire]:
+    """The way to the control process."""
+    wire = Wire(int(admin.base_url.port or 0))
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def node(
+    tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Node]]:
+    """Makes nodes that ask over the wire."""
+    monkeypatch.setattr(agent_module, "_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(agent_module, "HEARTBEAT_SECONDS", 0.3)
+    monkeypatch.setattr(agent_module, "LONGEST_WAIT_SECONDS", 1.0)
+    made: list[Node] = []
+
+    def make(name: str = "a", **more: Any) -> Node:
+        made.append(Node(tmp_path / f"node-{name}", name, more.pop("url", wire.url), **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
+
+
+@pytest.fixture
+def put(admin: httpx.Client) -> Callable[[str], dict[str, Any]]:
+    """Registers a target and waits for its job."""
+
+    def register(name: str, **more: Any) -> dict[str, Any]:
+        target = {"id": name, "phrases": ["x"], "description": f"about {name}"} | more
+        answer = admin.post("/admin/v1/targets", json=target)
+        assert answer.status_code == 202, answer.text
+        path, end = f"/admin/v1/jobs/{answer.json()['job']['id']}", time.monotonic() + 20
+        while (job := admin.get(path).json())["state"] in ("queued", "running"):
+            assert time.monotonic() < end, "the job never ended"
+            time.sleep(0.01)
+        found: dict[str, Any] = job
+        return found
+
+    return register
+
+
+def test_nodes_apply_what_is_registered_elsewhere(
+    admin: httpx.Client, node: Callable[..., Node], put: Any, settle: Settle
+) -> None:
+    """The job is done when every worker of every node has it; keys and corpora come along."""
+    nodes = [node(name) for name in ("a", "b", "c")]
+    for one in nodes:
+        with pytest.raises(NodeBehind):
+            one.gate.check()
+        one.run_engine()
+        one.start()
+    settle(lambda: all(one.gate.may_serve() for one in nodes))
+    made = admin.post("/admin/v1/keys", json={"name": "a client"}).json()
+    assert made["in_force"]
+
+    job = put("secret")
+
+    assert job["state"] == "done"
+    assert [one.targets() for one in nodes] == [{"secret"}] * 3
+    generation = admin.get("/admin/v1/generation").json()
+    assert generation["in_force"]
+    kinds = sorted((f["node"], f["kind"]) for f in generation["followers"])
+    assert kinds == [(n, k) for n in "abc" for k in ("gateway", "node", "worker")]
+    for one in nodes:
+        digest = ActivePointer(one.settings.keys).read().digest  # type: ignore[union-attr]
+        assert len(read_list(one.settings.keys, digest).secrets) == 1
+        corpora = one.settings.corpora
+        registry = json.loads(
+            (corpora / "registry" / f"{ActivePointer(corpora).read().digest}.json").read_bytes()  # type: ignore[union-attr]
+        )
+        assert [c["directory"] for c in registry["corpora"]] == ["@boilerplate"]
+        assert (corpora / "index" / "@boilerplate" / "MANIFEST").exists()
+        files = [p for p in one.settings.state_dir.rglob("*") if p.is_file()]
+        assert not [p for p in files if p.stat().st_mode & 0o077]
+    listed = admin.get("/admin/v1/nodes").json()["nodes"]
+    assert [(n["id"], n["state"], n["lag"], n["num_workers"]) for n in listed] == [
+        (name, "current", 0, 1) for name in "abc"
+    ]
+    metrics = admin.get("/metrics").text
+    assert 'lethegate_node_generation_lag{node="b"} 0.0' in metrics
+    assert 'lethegate_live_followers{kind="node"}' in metrics
+    audit = admin.get("/admin/v1/audit?limit=1000").json()["records"]
+    assert any(r.get("role") == "node" and "/lists/policy/" in r["path"] for r in audit)
+    assert "secret" not in json.dumps([r for r in audit if r.get("role") == "node"])
+
+
+def test_a_cut_off_node_goes_on_and_comes_back(
+    admin: httpx.Client,
+    node: Callable[..., Node],
+    nodes: Nodes,
+    wire: Wire,
+    put: Any,
+    settle: Settle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under what it has; the change does not wait for it, and everybody can see that it lags."""
+    monkeypatch.setattr("server.nodes.fleet.LIVE_SECONDS", 1.0)
+    one = node()
+    one.run_engine()
+    one.start()
+    settle(one.gate.may_serve)
+    put("first")
+    wire.cut()
+
+    assert put("second")["state"] == "done"
+    assert one.targets() == {"first"}
+    assert one.gate.may_serve()
+    assert not admin.get("/admin/v1/generation").json()["in_force"]
+    (view,) = admin.get("/admin/v1/nodes").json()["nodes"]
+    assert (view["state"], view["lag"], view["holds_up"]) == ("silent", 1, False)
+    settle(lambda: one.agent._problems["reports"] == "ControlUnreachable")
+    wire.heal()
+
+    settle(lambda: one.targets() == {"first", "second"})
+    settle(lambda: bool(admin.get("/admin/v1/generation").json()["in_force"]))
+
+
+def test_past_its_longest_lag_a_node_refuses(
+    node: Callable[..., Node], wire: Wire, put: Any, settle: Settle
+) -> None:
+    """Also after a restart, when nobody knows for how long; until it is current again."""
+    one = node(node_max_lag_seconds=1)
+    one.run_engine()
+    one.start()
+    settle(one.gate.may_serve)
+    wire.cut()
+
+    settle(lambda: not one.gate.may_serve())
+    with pytest.raises(NodeBehind):
+        one.gate.check()
+    assert one.gate.lag_seconds() > 1
+    wire.heal()
+    settle(one.gate.may_serve)
+
+    standing = json.loads((one.settings.state_dir / "node.json").read_bytes())
+    standing["boot"] = "another start of the machine"
+    (one.settings.state_dir / "elsewhere").mkdir()
+    (one.settings.state_dir / "elsewhere" / "node.json").write_text(json.dumps(standing))
+    assert not NodeGate(one.settings.state_dir / "elsewhere", 1).may_serve()
+    assert NodeGate(one.settings.state_dir / "elsewhere", 0).may_serve()
+
+
+def test_a_fenced_node_refuses_until_it_is_not(
+    admin: httpx.Client, node: Callable[..., Node], wire: Wire, put: Any, settle: Settle
+) -> None:
+    """It goes on following, no change waits for it, and a restart away from the control process
+    does not let it out."""
+    one = node()
+    one.run_engine()
+    one.start()
+    settle(one.gate.may_serve)
+
+    assert admin.post("/admin/v1/nodes/a:fence", json={}).json()["state"] == "fenced"
+    settle(lambda: not one.gate.may_serve())
+    with pytest.raises(NodeFenced):
+        one.gate.check()
+    settle(lambda: bool(admin.get("/admin/v1/nodes/a").json()["refuses"]))
+    assert put("while-fenced")["state"] == "done"
+    settle(lambda: one.targets() == {"while-fenced"})
+    assert "lethegate_fenced_nodes 1.0" in admin.get("/metrics").text
+    wire.cut()
+    again = NodeGate(one.settings.state_dir, 0)
+    assert not again.may_serve()
+    wire.heal()
+    assert admin.post("/admin/v1/nodes/a:unfence", json={}).json()["state"] != "fenced"
+    settle(one.gate.may_serve)
+    assert admin.post("/admin/v1/nodes/nobody:fence", json={}).status_code == 404
+
+
+def test_what_is_damaged_on_its_way_is_fetched_again(
+    node: Callable[..., Node], wire: Wire, put: Any, settle: Settle
+) -> None:
+    """A bit that flips is seen by the digest, and nothing of it comes into force."""
+    put("big", description="y" * 1_900)
+    for number in range(30):
+        put(f"t{number}", description="z" * 1_900)
+    one = node()
+    one.run_engine()
+    wire.flip = 40_000
+    one.start()
+
+    settle(lambda: one.targets() is not None)
+    assert wire.flip is None
+    active = ActivePointer(one.settings.state_dir).read()
+    assert active is not None
+    assert damaged_file(one.settings.snapshots / active.digest) is None
+
+
+def test_a_file_that_broke_off_goes_on_where_it_ended(
+    node: Callable[..., Node], wire: Wire, put: Any, settle: Settle, settings: Settings
+) -> None:
+    """Also over a restart of the node."""
+    put("t119", description="z" * 1_900)
+    one = node()
+    digest = ActivePointer(settings.state_dir).read().digest  # type: ignore[union-attr]
+    length = (settings.snapshots / digest / "policy.json").stat().st_size
+    draft = one.settings.snapshots / f".{digest}.draft"
+    draft.mkdir(parents=True, mode=0o700)
+    whole = (settings.snapshots / digest / "policy.json").read_bytes()
+    (draft / ".policy.json.part").write_bytes(whole[: length // 2])
+    asked: list[int] = []
+    pieces = one.agent._orders.pieces
+    one.agent._orders.pieces = lambda path, first: (asked.append(first), pieces(path, first))[1]  # type: ignore[method-assign]
+    one.run_engine()
+    one.start()
+
+    settle(lambda: one.targets() == {"t119"})
+    assert length // 2 in asked
+
+
+def test_what_is_damaged_on_the_disk_is_fetched_again(
+    node: Callable[..., Node], put: Any, settle: Settle
+) -> None:
+    """A node that starts with a damaged snapshot applies nothing of it, and mends it."""
+    put("secret")
+    first = node("a")
+    first.start()
+    settle(lambda: first.gate.may_serve())
+    active = ActivePointer(first.settings.state_dir).read()
+    assert active is not None
+    first.stop()
+    file = first.settings.snapshots / active.digest / "policy.json"
+    content = bytearray(file.read_bytes())
+    content[3] ^= 1
+    file.write_bytes(content)
+    second = node("a")
+    second.run_engine()
+    assert second.targets() is None
+    assert {f.state.error for f in second.followers} == {"SnapshotCorrupt"}
+    second.start()
+
+    settle(lambda: second.targets() == {"secret"})
+
+
+def test_nothing_earlier_comes_into_force(
+    node: Callable[..., Node], nodes: Nodes, put: Any, settle: Settle, settings: Settings
+) -> None:
+    """Orders of an earlier lead, or an earlier pointer of the same: a replay, a former leader, or a
+    control process that was restored from a backup."""
+    put("first")
+    nodes.fleet.lead = 7
+    old = nodes.orders("a")
+    one = node()
+    one.run_engine()
+    one.start()
+    settle(lambda: one.targets() == {"first"})
+    put("second")
+    settle(lambda: one.targets() == {"first", "second"})
+    assert one.agent._standing.lead == 7
+    assert old.policy is not None
+    before = ActivePointer(one.settings.state_dir).read()
+
+    for stale in (old, old.model_copy(update={"lead": 6}), old.model_copy(update={"policy": None})):
+        with pytest.raises(Outdated):
+            one.agent._obey(stale)
+    assert ActivePointer(one.settings.state_dir).read() == before
+
+    nodes.fleet.lead = 3
+    settle(lambda: one.agent._problems["reports"] == "Outdated")
+    assert one.gate.may_serve()
+    assert ActivePointer(one.settings.state_dir).read() == before
+
+
+def test_erased_documents_go_from_nodes_too(
+    admin: httpx.Client, node: Callable[..., Node], settle: Settle
+) -> None:
+    """An index is brought to the same state, without what it had before."""
+    admin.post("/admin/v1/corpora", json={"id": "leak", "label": "unsafe"})
+    lines = "".join(
+        json.dumps({"text": f"{word} " + "one two three four five six seven eight nine ten"}) + "\n"
+        for word in ("quetzal", "ocelot")
+    )
+    headers = {"content-type": "application/x-ndjson"}
+    uploaded = admin.post("/admin/v1/corpora/leak/documents", content=lines, headers=headers)
+    assert uploaded.status_code == 202, uploaded.text
+    one = node()
+    one.start()
+
+    def text_here() -> bytes:
+        index = one.settings.corpora / "index"
+        return b"".join(p.read_bytes() for p in index.rglob("*") if p.is_file())
+
+    settle(lambda: b"quetzal" in text_here() and b"ocelot" in text_here())
+    erased = admin.delete("/admin/v1/corpora/leak/documents/0", params={"erase": "true"})
+    assert erased.status_code == 202, erased.text
+
+    settle(lambda: b"quetzal" not in text_here() and b"ocelot" in text_here())
+
+
+def test_a_wrong_key_changes_nothing(
+    node: Callable[..., Node], put: Any, settle: Settle, admin: httpx.Client
+) -> None:
+    """It says why, and the node is not there."""
+    put("secret")
+    one = node(node_key="client-key")
+    one.start()
+
+    settle(lambda: one.agent._problems["orders"] == "ControlRefused")
+    assert not one.gate.may_serve()
+    assert admin.get("/admin/v1/nodes").json() == {"nodes": []}
+    assert read_standing(one.settings.state_dir) is not None
+    assert not one.settings.snapshots.exists()
+    assert Channel.POLICY not in one.agent._verified
