@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from server.access import Admin, Auditor
 from server.nodes.fleet import Fleet, NodeView
+from server.parameters import PathId
 from server.records import utc
 
 
@@ -74,7 +75,6 @@ def _fleet(request: Request) -> Fleet:
 
 
 Here = Annotated[Fleet, Depends(_fleet)]
-NodePath = Annotated[str, Path(max_length=64)]
 
 nodes_router = APIRouter(tags=["nodes"])
 
@@ -85,26 +85,26 @@ def list_nodes(here: Here, role: Auditor) -> NodeList:
     return NodeList(nodes=[NodeOut.of(view) for view in here.all()])
 
 
-@nodes_router.get("/nodes/{node_id}")
-def get_node(node_id: NodePath, here: Here, role: Auditor) -> NodeOut:
+@nodes_router.get("/nodes/{node_id:id}")
+def get_node(node_id: PathId, here: Here, role: Auditor) -> NodeOut:
     """One node."""
     return NodeOut.of(here.view(node_id))
 
 
-@nodes_router.post("/nodes/{node_id}:fence")
-def fence_node(node_id: NodePath, here: Here, role: Admin) -> NodeOut:
+@nodes_router.post("/nodes/{node_id:id}:fence")
+def fence_node(node_id: PathId, here: Here, role: Admin) -> NodeOut:
     """Have a node refuse every request, until it is unfenced; no change waits for it."""
     return NodeOut.of(here.fence(node_id, True))
 
 
-@nodes_router.post("/nodes/{node_id}:unfence")
-def unfence_node(node_id: NodePath, here: Here, role: Admin) -> NodeOut:
+@nodes_router.post("/nodes/{node_id:id}:unfence")
+def unfence_node(node_id: PathId, here: Here, role: Admin) -> NodeOut:
     """Let a node serve again."""
     return NodeOut.of(here.fence(node_id, False))
 
 
-@nodes_router.delete("/nodes/{node_id}")
-def forget_node(node_id: NodePath, here: Here, role: Admin) -> NodeOut:
+@nodes_router.delete("/nodes/{node_id:id}")
+def forget_node(node_id: PathId, here: Here, role: Admin) -> NodeOut:
     """Forget a node that is gone; one that lives comes again as a new one."""
     gone = NodeOut.of(here.view(node_id))
     here.forget(node_id)

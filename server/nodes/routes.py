@@ -80,10 +80,11 @@ Here = Annotated[Nodes, Depends(_nodes)]
 DigestPath = Annotated[str, Path(pattern=r"^[0-9a-f]{64}$")]
 NamePath = Annotated[str, Path(max_length=128)]
 
-node_router = APIRouter(prefix=PREFIX, tags=["nodes"])
+# Between processes of one version, so in no document for operators.
+node_router = APIRouter(prefix=PREFIX, include_in_schema=False)
 
 
-@node_router.get("/nodes/{node_id}/orders", responses={304: {"description": "as before"}})
+@node_router.get("/nodes/{node_id}/orders")
 async def get_orders(
     node_id: NodeId,
     caller: Node,
