@@ -41,6 +41,7 @@ HEARTBEAT_SECONDS = 2.0
 _POLL_SECONDS = 0.05
 _RETRY_SECONDS = 1.0
 _PARENT_POLL_SECONDS = 0.5
+_PREDECESSOR_SECONDS = 30.0
 
 log = get_logger("node")
 
@@ -242,7 +243,9 @@ def run_node(settings: Settings, *, with_parent: bool = False) -> int:
     if not settings.control_urls:
         raise StartFault("a node needs a control process: set control_url")
     own_directory(settings.state_dir)
-    with locked(settings.state_dir / "node.lock") as holder:
+    # The process of a server that was killed takes a moment to notice.
+    patience = _PREDECESSOR_SECONDS if with_parent else 0.0
+    with locked(settings.state_dir / "node.lock", patience) as holder:
         if holder is not None:
             raise StartFault(f"another node process (pid {holder or '?'}) is at work here")
         for host in warn_of_clear_text(settings):
