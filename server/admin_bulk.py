@@ -15,9 +15,9 @@ from starlette.types import Scope
 from server.access import Admin
 from server.admin_parts import PREFIX, Control, Here, check_target
 from server.errors import InvalidField, UnsupportedMediaType
+from server.on_conflict import OnConflict
 from server.request_body import header
 from server.schemas import JobOut
-from server.store import OnConflict
 from server.target_lines import TargetLines
 
 router = APIRouter(tags=["targets"])

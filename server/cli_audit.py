@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from server.audit.opening import audit_files
-from server.audit.verify import verify
 from server.cli_settings import Fail, with_settings
 from server.settings import Settings
 
@@ -25,6 +23,9 @@ def verify_audit(
     ] = None,
 ) -> None:
     """Check every hash and link; prints the last record's hash, to be kept elsewhere."""
+    from server.audit.opening import audit_files
+    from server.audit.verify import verify
+
     found = verify(audit_files(settings), head)
     if found.fault is not None:
         raise Fail(f"the audit is not whole: {found.fault}")
@@ -43,5 +44,7 @@ def tail_audit(
     ] = None,
 ) -> None:
     """Print the newest records as JSON lines, oldest first."""
+    from server.audit.opening import audit_files
+
     for record in reversed(audit_files(settings).newest(number, None, event)):
         typer.echo(json.dumps(record))

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from detectors.encoder import DEFAULT_ENCODER
 from detectors.errors import DetectorError
 from server.errors import ServerError
+from server.settings import DEFAULT_ENCODER
 
 bench_app = typer.Typer(help="Measure what the guard costs, against plain vLLM on this machine.")
 
@@ -158,7 +158,6 @@ def device(
 ) -> None:
     """Cost of the token filter's step and of the encoder on this machine's GPU."""
     with _one_line_errors():
-        from detectors.encoder import DEFAULT_ENCODER
         from server.bench.device import DevicePlan, bench_device
 
         plan = DevicePlan(steps=steps, largest=largest, encoder=encoder or DEFAULT_ENCODER)

@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from detectors.encoder import DEFAULT_ENCODER
 from server.errors import ServerError
-from server.settings import DATA_ENV
+from server.settings import DATA_ENV, DEFAULT_ENCODER
 
 eval_app = typer.Typer(help="Measure what the guard finds, on public data.")
 

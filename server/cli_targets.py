@@ -25,8 +25,8 @@ from server.cli_admin import (
 )
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
+from server.on_conflict import OnConflict
 from server.settings import Settings
-from server.store import OnConflict
 
 LinesFile = Annotated[
     str, typer.Argument(help="JSON lines, a target each, or - for standard input.")

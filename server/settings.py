@@ -28,6 +28,7 @@ DATA_ENV = "LETHEGATE_TEST_DATA"
 # Between our own processes; never settings of an operator.
 INTERNAL_ENV_PREFIX = "LETHEGATE_INTERNAL_"
 
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REFUSAL = "I'm sorry, but I can't help with that."
 MIB = 1024 * 1024
 
@@ -104,7 +105,7 @@ class Settings(BaseModel):
         description="Keys of clients, beside those made with `lethegate keys`.",
     )
     encoder: str = Field(
-        default="sentence-transformers/all-MiniLM-L6-v2",
+        default=DEFAULT_ENCODER,
         description="Sentence encoder of the prompt classifier: hub name or local path.",
     )
     encoder_device: str = Field(

@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
@@ -18,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from server.database import Database
 from server.errors import Conflict, NotFound, PreconditionFailed
+from server.on_conflict import OnConflict
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
 from server.replays import Replays
 from server.schemas import TargetIn
@@ -48,14 +48,6 @@ _LEFT_TO_RUN = (
     "trainings and changes of a corpus's documents. A target is withdrawn or replaced instead."
 )
 _BATCH = 500
-
-
-class OnConflict(StrEnum):
-    """What an import does with a target whose id is registered."""
-
-    FAIL = "fail"
-    REPLACE = "replace"
-    SKIP = "skip"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from server.jobs import JobWorker
+from server.on_conflict import OnConflict
 from server.schemas import TargetIn
-from server.store import OnConflict, Store
+from server.store import Store
 from server.tables import JobState
 from server.target_lines import MAX_PROBLEMS
 
