@@ -3,6 +3,7 @@ PostgreSQL, started when a test asks for it; and schemathesis, which makes reque
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,69 @@ def _built(preset: str) -> Path:
     trainer = CHECKOUT / "deploy" / "demo" / "train.py"
     subprocess.run([sys.executable, str(trainer), "--preset", preset], check=True)
     return CACHE / f"{preset}-model"
+
+
+@pytest.fixture(scope="session")
+def blocks_of() -> Callable[[Path], list[Any]]:
+    """`docs/blocks.py`: a document's code blocks."""
+    spec = importlib.util.spec_from_file_location("blocks", CHECKOUT / "docs" / "blocks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    found: Callable[[Path], list[Any]] = module.blocks_of
+    return found
+
+
+# Fails on what curl alone would print and go on; `make` is only asked whether it could.
+_SHELL = """
+set -euo pipefail
+curl() { command curl --fail-with-body --max-time 60 "$@"; }
+make() { command make -C "$CHECKOUT" -n "$@" >/dev/null; }
+lethegate() { "$PYTHON" -m server "$@"; }
+python() { "$PYTHON" "$@"; }
+"""
+
+
+@pytest.fixture
+def run_document(
+    blocks_of: Callable[[Path], list[Any]], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a document's blocks as one shell session in an empty directory, and tells what it says.
+
+    `replaced` are texts that stand for something else on this machine; `environment` is added.
+    """
+
+    def run(
+        document: Path, replaced: Mapping[str, str], environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        script = _SHELL
+        for block in blocks_of(document):
+            if block.reason is None:
+                text = block.text
+                if block.language == "python":
+                    text = f"python - <<'PYTHON'\n{text}PYTHON\n"
+                script += text
+        for old, new in replaced.items():
+            script = script.replace(old, new)
+        (tmp_path / "script").write_text(script, encoding="utf-8")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
+        own = {"CHECKOUT": str(CHECKOUT), "PYTHON": sys.executable, "HOME": str(tmp_path)}
+        folder = tmp_path / "work"
+        folder.mkdir(exist_ok=True)
+        return subprocess.run(
+            ["bash", "-x", str(tmp_path / "script")],
+            cwd=folder,
+            env={**kept, **own, "PYTHONPATH": str(CHECKOUT), **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
 
 
 class PostgresServer:

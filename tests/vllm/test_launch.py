@@ -1,6 +1,10 @@
 """How the server's settings become vLLM's arguments and environment."""
 
 import importlib
+import itertools
+import re
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +17,12 @@ from server.settings import Settings
 
 # Importing all of vLLM warns about parts of torch.
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    path
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs" / "pages").rglob("*.md")))
+    if "\nlethegate serve " in path.read_text(encoding="utf-8")
+]
 SPECULATIVE = ["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}']
 
 
@@ -46,6 +56,20 @@ def test_flags_that_do_not_go_with_the_guard(tmp_path, flags, told):
     """The start stops with a sentence that says what to change."""
     with pytest.raises(StartFault, match=told):
         launch._parse(settings(tmp_path, "v1"), "model", flags)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_vllm_takes_the_documents_flags(tmp_path, document, blocks_of):
+    """Every `lethegate serve` of a document is one that vLLM and the guard would start with."""
+    for block in blocks_of(document):
+        for line in re.findall(r"^lethegate serve (.+)$", block.text, re.MULTILINE):
+            words = shlex.split(line, comments=True)
+            given = dict(itertools.pairwise(words))
+            known = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
+            ours = {known[flag]: value for flag, value in given.items() if flag in known}
+            rest = [w for at, w in enumerate(words) if not {w, words[at - 1]} & known.keys()]
+
+            assert launch._parse(settings(tmp_path, "v1", **ours), rest[0], rest[1:]).model
 
 
 @pytest.mark.parametrize(
