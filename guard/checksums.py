@@ -44,7 +44,7 @@ def damaged_file(directory: Path, pause: Callable[[], object] = lambda: None) ->
     for name, expected in manifest["files"].items():
         try:
             sound = sha256(directory / name, pause) == expected["sha256"]
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             sound = False
         if not sound:
             return str(name)

@@ -109,13 +109,33 @@ def load_snapshot(root: Path, digest: str, pause: Callable[[], object] | None = 
         raise SnapshotMissing(f"no policy snapshot {digest[:12]}") from error
     if hashlib.sha256(raw).hexdigest() != digest:
         raise SnapshotCorrupt(f"the manifest of policy snapshot {digest[:12]} is damaged")
-    manifest = json.loads(raw)
+    manifest = _manifest_in(raw, digest)
     _check_version(manifest, digest)
+    if not _is_whole(manifest):
+        raise SnapshotCorrupt(f"the manifest of policy snapshot {digest[:12]} lacks a part")
     if pause is None or not are_sound_elsewhere(directory):
         damaged = damaged_file(directory, pause or (lambda: None))
         if damaged is not None:
             raise SnapshotCorrupt(f"file {damaged} of policy snapshot {digest[:12]} is damaged")
     return Snapshot(digest, directory, manifest["meta"])
+
+
+def _manifest_in(raw: bytes, digest: str) -> Mapping[str, Any]:
+    try:
+        manifest = json.loads(raw)
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict):
+        raise SnapshotCorrupt(f"the manifest of policy snapshot {digest[:12]} cannot be read")
+    return manifest
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    files = manifest.get("files")
+    entries = list(files.values()) if isinstance(files, dict) else [None]
+    return isinstance(manifest.get("meta"), dict) and all(
+        isinstance(entry, dict) and "sha256" in entry for entry in entries
+    )
 
 
 def _check_version(manifest: Mapping[str, Any], digest: str) -> None:

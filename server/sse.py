@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 DONE = b"data: [DONE]\n\n"
 _BLANK_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LONGEST_BLANK_LINE = 4
 
 
 class EventSplitter:
-    """Cuts a byte stream into events; joined again they are the stream."""
+    """Cuts a byte stream into events; joined again they are the stream.
+
+    In time linear in the bytes, however they are cut.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """The events that are now complete, each with the blank line that ends it."""
         alone = data.endswith(b"\n\n") and data.find(b"\n\n") == len(data) - 2
         if alone and not self._rest and b"\r" not in data:
             # As vLLM sends them, one by one.
-            yield data
-            return
+            return [data]
+        # What was there holds no blank line, but perhaps the beginning of one.
+        start = max(0, len(self._rest) - _LONGEST_BLANK_LINE + 1)
         self._rest += data
-        while (blank := _BLANK_LINE.search(self._rest)) is not None:
-            event, self._rest = self._rest[: blank.end()], self._rest[blank.end() :]
-            yield event
+        ends = [blank.end() for blank in _BLANK_LINE.finditer(self._rest, start)]
+        events = [bytes(self._rest[begin:end]) for begin, end in pairwise((0, *ends))]
+        if ends:
+            del self._rest[: ends[-1]]
+        return events
 
     @property
     def rest(self) -> bytes:
         """Bytes of an unfinished event."""
-        return self._rest
+        return bytes(self._rest)
 
 
 def event_data(event: bytes) -> bytes | None:

@@ -112,16 +112,30 @@ def open_container(path: Path) -> Container:
     raw = mapped[_PREFIX : _PREFIX + length] if length <= size else b""
     if mapped[:8] != _MAGIC or zlib.crc32(raw) != checksum:
         raise IndexCorrupt(f"the header of {path.name} is damaged")
-    header = json.loads(raw)
-    places = _places(_PREFIX + length, header["arrays"])
-    if size != (max(places.values(), default=(0, _PREFIX + length))[1]):
+    try:
+        return _opened(path, checksum, json.loads(raw), mapped, _PREFIX + length)
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
+        raise IndexCorrupt(f"the header of {path.name} cannot be read") from None
+
+
+def _opened(
+    path: Path, checksum: int, header: Mapping[str, Any], mapped: mmap.mmap, start: int
+) -> Container:
+    """The file behind its header, whose checksum fits but tells nothing of who wrote it."""
+    entries = header["arrays"]
+    if not all(type(entry["count"]) is int and entry["count"] >= 0 for entry in entries.values()):
+        raise ValueError
+    places = _places(start, entries)
+    if len(mapped) != (max(places.values(), default=(0, start))[1]):
         raise IndexCorrupt(f"{path.name} has another length than its header says")
     arrays = {
         name: np.frombuffer(mapped, np.dtype(entry["dtype"]), entry["count"], places[name][0])
-        for name, entry in header["arrays"].items()
+        if entry["count"]
+        else np.empty(0, np.dtype(entry["dtype"]))
+        for name, entry in entries.items()
     }
-    blocks = {name: entry["crc32"] for name, entry in header["arrays"].items()}
-    return Container(path, checksum, header["meta"], arrays, blocks, mapped)
+    blocks = {name: entry["crc32"] for name, entry in entries.items()}
+    return Container(path, checksum, dict(header["meta"]), arrays, blocks, mapped)
 
 
 def create(path: Path) -> BinaryIO:

@@ -80,8 +80,25 @@ def read_manifest(directory: Path) -> Manifest:
         raise IndexMissing("there is no provenance index in that directory") from None
     if head != b"%08x" % zlib.crc32(body):
         raise IndexCorrupt("the manifest of a provenance index is damaged")
-    fields = json.loads(body)
-    if fields.pop("format") != FORMAT:
-        raise IndexCorrupt("a provenance index has another format version")
-    segments = tuple(SegmentName(**segment) for segment in fields.pop("segments"))
-    return Manifest(**fields | {"segments": segments, "withdrawn": tuple(fields["withdrawn"])})
+    try:
+        fields = json.loads(body)
+        if fields.pop("format") != FORMAT:
+            raise IndexCorrupt("a provenance index has another format version")
+        segments = tuple(SegmentName(**segment) for segment in fields.pop("segments"))
+        withdrawn = tuple(fields.pop("withdrawn"))
+        manifest = Manifest(**fields, segments=segments, withdrawn=withdrawn)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise IndexCorrupt("the manifest of a provenance index cannot be read") from None
+    if not _is_sound(manifest):
+        raise IndexCorrupt("the manifest of a provenance index says what cannot be")
+    return manifest
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    """Whether every field is of its type; its checksum tells nothing of who wrote it."""
+    numbers = [manifest.depth, manifest.generation, manifest.next_id, *manifest.withdrawn]
+    numbers += [n for segment in manifest.segments for n in (segment.checksum, segment.words)]
+    names = [manifest.view, *(segment.name for segment in manifest.segments)]
+    return all(type(n) is int and n >= 0 for n in numbers) and all(
+        isinstance(name, str) for name in names
+    )

@@ -43,7 +43,8 @@ class UploadWriter:
         self._limit = limit
         descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "wb")
-        self._rest = b""
+        # The line that has begun, in the pieces in which it came.
+        self._begun: list[bytes] = []
         self._bytes = 0
         self._lines = 0
         self._kept = False
@@ -67,9 +68,11 @@ class UploadWriter:
         self._bytes += len(data)
         if self._bytes > self._limit:
             raise BodyTooLarge(f"The upload is longer than {self._limit} bytes.")
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        end, *lines = data.split(b"\n")
+        self._begun.append(end)
         for line in lines:
-            self._take(line)
+            self._take(b"".join(self._begun))
+            self._begun = [line]
 
     def add(self, documents: Sequence[DocumentIn]) -> None:
         """Take documents that were checked already."""
@@ -82,7 +85,7 @@ class UploadWriter:
         Raises:
             InvalidField: the last line is not a document, or there was none at all.
         """
-        self._take(self._rest)
+        self._take(b"".join(self._begun))
         if not self.count:
             raise InvalidField("documents: must not be empty", param="documents")
         self._file.flush()

@@ -1,10 +1,13 @@
 """Policy snapshots on disk."""
 
+import contextlib
 import hashlib
 import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from guard import snapshot
 from guard.checksums import are_sound_elsewhere
@@ -57,6 +60,38 @@ def test_a_flipped_bit_is_refused(tmp_path, name):
 
     with pytest.raises(SnapshotCorrupt):
         load_snapshot(tmp_path, digest)
+
+
+@given(
+    st.binary(max_size=40)
+    | st.recursive(
+        st.none() | st.integers() | st.text(max_size=2),
+        lambda inner: (
+            st.lists(inner, max_size=2)
+            | st.dictionaries(st.sampled_from(["sha256", "a", "../x", "\0"]), inner, max_size=2)
+        ),
+        max_leaves=5,
+    )
+)
+def test_a_manifest_by_another_hand_is_refused(tmp_path_factory, part):
+    """Its name tells of damage, not of who wrote it; nothing but the declared errors."""
+    versions = {"format": snapshot.FORMAT, "compiler": snapshot.COMPILER_VERSION}
+    contents = (
+        [part]
+        if isinstance(part, bytes)
+        else [
+            json.dumps(content).encode()
+            for content in (part, versions, {**versions, "meta": {}, "files": part})
+        ]
+    )
+    root = tmp_path_factory.mktemp("crafted")
+    for raw in contents:
+        digest = hashlib.sha256(raw).hexdigest()
+        (root / digest).mkdir(exist_ok=True)
+        (root / digest / "manifest.json").write_bytes(raw)
+        with contextlib.suppress(SnapshotCorrupt, SnapshotOutdated):
+            assert {} == load_snapshot(root, digest).meta
+            assert b'"files": {}' in raw
 
 
 @pytest.mark.parametrize("elsewhere", [True, False])
