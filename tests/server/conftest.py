@@ -35,6 +35,7 @@ from server.guarding import Engine
 from server.keys.counters import Counters
 from server.keys.limits import Limiter
 from server.metrics import GatewayMetrics
+from server.nodes.standing import NodeGate
 from server.settings import Settings
 
 DIGEST = "d" * 64
@@ -369,6 +370,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         keys: dict[str, Role] | None = None,
         keyring: KeyRing | None = None,
         guard: Any = None,
+        node: NodeGate | None = None,
         **settings: Any,
     ) -> Stack:
         vllm, registry = FakeVllm(), CollectorRegistry()
@@ -385,6 +387,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             engine=Engine("demo", vllm.vocabulary.decode),
             limiter=Limiter(counters),
             audit=audit,
+            node=node,
         )
         url, stop = _serve(gateway)
         http = httpx.Client(base_url=url, timeout=10)

@@ -391,16 +391,17 @@ class ControlProcess:
         state_dir: Path,
         url: str | None = None,
         model: Path | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._nursery_of = nursery_of
         self.state_dir = state_dir
         self.script = Path(__file__).with_name("fake_control.py")
-        self.url, self.model = url, model
-        with socket.create_server(("127.0.0.1", 0)) as listener:
+        self.url, self.model, self.host = url, model, host
+        with socket.create_server((host, 0)) as listener:
             self.port = listener.getsockname()[1]
         self.process: Forked | None = None
         self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}/admin/v1",
+            base_url=f"http://{host}:{self.port}/admin/v1",
             headers={"authorization": "Bearer admin-key"},
             timeout=5,
             trust_env=False,
@@ -408,8 +409,8 @@ class ControlProcess:
 
     def start(self) -> Forked:
         """Start it without waiting."""
-        arguments = [str(self.state_dir), str(self.port), self.url or ""]
-        arguments += [] if self.model is None else [str(self.model)]
+        arguments = [str(self.state_dir), str(self.port)]
+        arguments += [self.url or "", str(self.model or ""), self.host]
         log = self.state_dir.parent / "log"
         self.process = Forked(self._nursery_of(self.script), arguments, log)
         return self.process
@@ -434,7 +435,7 @@ class ControlProcess:
 
     def ready(self) -> bool:
         """Whether a policy is in force."""
-        return self.http.get(f"http://127.0.0.1:{self.port}/readyz").status_code == 200
+        return self.http.get(f"http://{self.host}:{self.port}/readyz").status_code == 200
 
     def close(self) -> None:
         """End everything."""
@@ -451,8 +452,8 @@ def make_control(
     own_directory(state_dir)
     made: list[ControlProcess] = []
 
-    def make(url: str | None = None, model: Path | None = None) -> ControlProcess:
-        made.append(ControlProcess(nursery_of, state_dir, url, model))
+    def make(*options: Any, **more: Any) -> ControlProcess:
+        made.append(ControlProcess(nursery_of, state_dir, *options, **more))
         return made[-1]
 
     yield make

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
+import server.nodes.fleet
 from detectors.targets import ForgetTarget
 from guard.errors import CompileError
 from guard.snapshot import write_snapshot
@@ -73,6 +74,7 @@ def main(
         database_url=store,
         acknowledge_timeout_seconds=20,
     )
+    server.nodes.fleet.LIVE_SECONDS = 4.0
     own_directory(state_dir)
     publisher = SnapshotPublisher(state_dir, settings.snapshots)
     return serve_control(
@@ -85,7 +87,8 @@ def main(
 
 def run(arguments: Sequence[str]) -> int:
     """`main` with the arguments of a command line."""
-    return main(Path(arguments[0]), int(arguments[1]), *arguments[2:])
+    folder, port, url, model, host = [*arguments, *("", "", "")[len(arguments) - 2 :]]
+    return main(Path(folder), int(port), url, model or None, host or "127.0.0.1")
 
 
 def warm() -> None:
