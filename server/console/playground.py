@@ -21,7 +21,8 @@ from server.provenance.marks import Piece, first_shown, pieces
 from server.provenance.page import MAX_SHOWN
 from server.provenance.schemas import AttributeOut
 
-_MOST_PHRASES = 200
+_FEW_PHRASES = 24
+_MOST_PHRASES = 2000
 _ANSWER_TOKENS = 256
 
 
@@ -90,6 +91,7 @@ def _page(visit: Visit, prompt: str, said: str, life: Life | None) -> Response:
         said=said,
         life=life,
         spans=spans,
+        few_phrases=_FEW_PHRASES,
         most_phrases=_MOST_PHRASES,
     )
 
