@@ -200,6 +200,7 @@ def invitation(settings: Settings) -> str:
     bearer = "$LETHEGATE_ADMIN_KEY" if settings.admin_key else f"$(cat {key})"
     authorization = f'-H "Authorization: Bearer {bearer}"'
     target = f"{admin}/targets/{json.loads(TARGET.read_bytes())['id']}"
+    console = f"http://{settings.admin_host}:{settings.admin_port}/console"
     lines = [
         "",
         f"The guarded endpoint is {endpoint(settings)}/v1 (model: {SERVED_NAME}). Try:",
@@ -215,6 +216,7 @@ def invitation(settings: Settings) -> str:
         "# and forget it again, a moment later",
         f"curl -s -X POST {authorization} -H 'Content-Type: application/json' "
         f"--data-binary @{shlex.quote(str(TARGET))} {admin}/targets",
+        f"# or all of it in a browser, with that key: {console}" if settings.console else "",
         "",
         "Ctrl-C stops the server.",
     ]

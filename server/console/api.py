@@ -16,11 +16,12 @@ from starlette.types import ASGIApp
 
 from server.admin_parts import PREFIX
 from server.console.errors import ApiRefused, EndpointSilent, LoggedOut
-from server.errors import NotFound
+from server.errors import NotFound, PreconditionFailed
 
 _ENDPOINT_SECONDS = 120.0
 # Ids, numbers and verbs; what is no segment of a path of the API is not looked for.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
+_ETAG = re.compile(r"[\x21-\x7e]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,8 @@ class AdminApi:
     ) -> Answer:
         if not all(map(_PART.fullmatch, parts)):
             raise NotFound("There is no such resource.")
+        if etag is not None and not _ETAG.fullmatch(etag):
+            raise PreconditionFailed("The target has been changed: read it again.")
         path = "/".join([PREFIX, *parts])
         headers = self._headers | ({"if-match": etag} if etag else {})
         params = {name: value for name, value in (query or {}).items() if value is not None}

@@ -303,3 +303,10 @@ def test_openapi(admin: httpx.Client) -> None:
     fields = document["components"]["schemas"]["TargetIn"]["properties"]
     assert "examples" in fields
     assert "uld" in fields
+
+
+def test_without_a_console(admin: httpx.Client) -> None:
+    """Where there is none its addresses are as unknown as any other."""
+    answer = admin.get("/console/login")
+
+    assert (answer.status_code, _error(answer)["code"]) == (404, "not_found")

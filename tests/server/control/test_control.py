@@ -33,10 +33,12 @@ def test_sigterm_drains(control: ControlProcess) -> None:
         process = control.start() if control.process is None else control.process
         control.until(control.ready)
         generation = control.http.get("/generation").json()["generation"]
+        console = httpx.get(f"http://127.0.0.1:{control.port}/console/login", trust_env=False)
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(20) == 0
         assert generation == 1
+        assert "Log in" in console.text
         control.process = None
 
 

@@ -246,3 +246,28 @@ def test_what_is_not_there(visit: Any) -> None:
         assert answer.status_code == 404
         assert answer.headers["content-type"].startswith("text/html")
     assert http.get("/console/logout").status_code == 405
+
+
+def test_whatever_is_sent_is_answered(visit: Any, in_force: Register) -> None:
+    """With a page that says what is wrong with it; nothing of it is a fault of the server."""
+    in_force(ADA)
+    visitor = visit()
+    csrf = visitor.page.forms["/console/logout"]["csrf"]
+    lists = ("targets", "jobs", "corpora", "keys", "generations", "audit", "targets/ada")
+    cursors = ("after", "before", "event", "search", "from", "job")
+    changes = ("enforcement", "edit", "phrases", "rollback")
+    fields = ("id", "description", "aliases", "prompt", "answer", "action", "scope", "document")
+    fields += ("enforcement", "add", "strike", "revision", "etag", "anywhere")
+    odd = ("\x00", "-1", "\u00b2", "9" * 30, "../..", "x" * 3000, "a:b", "%", "\U0001f4a5", "[]")
+    answers: list[httpx.Response] = []
+    for value in odd:
+        query, form = dict.fromkeys(cursors, value), {**dict.fromkeys(fields, value), "csrf": csrf}
+        answers += [visitor.http.get(f"/console/{path}", params=query) for path in lists]
+        between = {"from": "1", "to": value}
+        answers.append(visitor.http.get("/console/targets/ada/versions", params=between))
+        for path in (*(f"targets/ada/{change}" for change in changes), "new-target"):
+            answers.append(visitor.http.post(f"/console/{path}", data=form))
+    for answer in answers:
+        assert answer.status_code < 500, answer.url
+        assert answer.headers["content-type"].startswith("text/html")
+    assert {answer.status_code for answer in answers} >= {200, 404, 412, 422}

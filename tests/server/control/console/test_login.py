@@ -168,7 +168,11 @@ def test_readers(visit: Any, admin: httpx.Client) -> None:
         assert "a secret" not in reader.answer.text
         actions = set(reader.page.forms) - {"/console/audit", "/console/targets"}
         assert actions <= {"/console/logout", "/console/playground"}
-        assert "/console/targets/ada" not in reader.answer.text
+        targets = {a["href"] for a in reader.page.all("a") if "/targets/" in a["href"]}
+        assert targets <= {"/console/targets/ada/versions"}
+    assert reader.get("/console/targets/ada/versions").status_code == 200
+    assert set(reader.page.forms) == {"/console/logout"}
+    assert reader.get("/console/targets/ada/versions?from=1").status_code == 403
     for path in ("/console/targets/ada", "/console/targets/ada/edit", "/console/new-target"):
         answer = reader.get(path)
         assert answer.status_code == 403
