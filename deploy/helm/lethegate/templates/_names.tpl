@@ -1,0 +1,3 @@
+{{- define "lethegate.labels" -}}
+app.kubernetes.io/name: {{ .Release.Name }}
+{{- end -}}
