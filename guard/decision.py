@@ -24,7 +24,8 @@ class Decision:
     `targets` and `items` index the snapshot's target units and item units (see
     `guard.params`); both are empty unless the verdict is STEER. `detections` were enforced,
     `observed` belong to targets in observe mode and changed nothing. `scope` is that of the key
-    that asked; where it only observes, `would` is what had been decided had it enforced.
+    that asked; where it only observes, `would` is what had been decided had it enforced. `refusing`
+    are the detected targets, enforced or observed, of which each by itself asks for a refusal.
     """
 
     verdict: Verdict
@@ -36,6 +37,7 @@ class Decision:
     observed: tuple[Detection, ...] = ()
     scope: KeyScope = ALL_TARGETS
     would: Decision | None = None
+    refusing: frozenset[str] = frozenset()
 
     @property
     def steers_for_targets(self) -> bool:

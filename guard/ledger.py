@@ -1,8 +1,9 @@
 """What the worker has to tell the gateway, in a memory-mapped file of 64-bit numbers.
 
 The worker has no HTTP server and no place in the answer's stream, so it writes facts where the
-gateway can read them: counters for the metrics, and for each request whose slot it had to close the
-request's nonce with the reason. Both processes are on one machine; a write is one aligned store.
+gateway can read them: counters for the metrics, for each request whose slot it had to close the
+request's nonce with the reason, and in how many steps it kept a request from completing a phrase
+(the V1 runner only). Both processes are on one machine; a write is one aligned store.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class CloseReason(IntEnum):
 
 _CLOSED = len(Counter)  # then one counter per reason
 _HEADER = 16
-_WORDS = _HEADER + 2 * RING
+_PREVENTED = _HEADER + 2 * RING
+_WORDS = _PREVENTED + 2 * RING
 
 
 class LedgerWriter:
@@ -67,6 +69,14 @@ class LedgerWriter:
         self._words[place + 1] = reason
         self._words[place] = nonce
 
+    def prevent(self, nonce: int) -> None:
+        """Count a step in which request `nonce` could not complete a phrase it had begun."""
+        place = _PREVENTED + 2 * (nonce % RING)
+        if self._words[place] != nonce:
+            self._words[place + 1] = 0
+            self._words[place] = nonce
+        self._words[place + 1] += 1
+
     def withdraw(self, nonce: int, reason: CloseReason) -> None:
         """Take back `close_slot`: the row that had nothing left was a draft that was rejected."""
         self._words[_CLOSED + reason - 1] -= 1
@@ -89,6 +99,14 @@ class LedgerReader:
             if words[place] == nonce:
                 return CloseReason(int(words[place + 1]))
         return None
+
+    def prevented(self, nonce: int) -> int:
+        """In how many steps this request could not complete a phrase it had begun.
+
+        Workers that compute the same request count the same steps.
+        """
+        place = _PREVENTED + 2 * (nonce % RING)
+        return max((int(w[place + 1]) for w in self._open() if w[place] == nonce), default=0)
 
     def total(self, counter: Counter) -> int:
         """A counter over all workers."""

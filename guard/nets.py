@@ -59,6 +59,8 @@ class Net(Protocol):
 
 
 MakeNet = Callable[[], Net]
+# Told what ends an answer, and whose it is: ids of targets.
+CutWitness = Callable[[Catch, Sequence[str]], None]
 
 
 @dataclass(frozen=True, slots=True)

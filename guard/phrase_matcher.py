@@ -7,7 +7,7 @@ reader of a stream meets first, however the stream is cut into chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import ahocorasick
@@ -38,14 +38,24 @@ class FoldedMatch:
     start: int
 
 
+def _nobody(_phrase: str) -> Sequence[str]:
+    return ()
+
+
 class PhraseMatcher:
     """Finds a fixed set of phrases; immutable, so one serves many requests at once.
 
-    `catch` says what an occurrence is.
+    `catch` says what an occurrence is, `owners` of which targets a phrase is, given as it was
+    folded.
     """
 
-    def __init__(self, phrases: Iterable[Phrase], catch: Catch = Catch.PHRASE) -> None:
-        self.catch = catch
+    def __init__(
+        self,
+        phrases: Iterable[Phrase],
+        catch: Catch = Catch.PHRASE,
+        owners: Callable[[str], Sequence[str]] = _nobody,
+    ) -> None:
+        self.catch, self.owners = catch, owners
         self._whole: dict[str, None] = {}
         self._anywhere: dict[str, None] = {}
         for phrase in phrases:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from detectors.classifier import ClassifierTables, Judgement, PromptClassifier
 from detectors.detection import Detection, Layer, Strength
+from detectors.normaliser import fold
 from detectors.targets import Action, Enforcement, Phrase, Scope
 from guard.decision import Decision, Verdict
 from guard.errors import SnapshotCorrupt
@@ -93,6 +94,11 @@ class Policy:
         self._watches_of = lru_cache(WATCHES_KEPT)(self._build_watches)
         self.watches(ALL_TARGETS)
 
+    @property
+    def target_ids(self) -> frozenset[str]:
+        """All its targets."""
+        return frozenset(self._rules)
+
     def _covered(self, scope: KeyScope) -> frozenset[str] | None:
         """The targets that apply to a key; None if all do."""
         if not scope.is_limited:
@@ -151,6 +157,7 @@ class Policy:
             observed=seen,
             scope=scope,
             would=decided,
+            refusing=decided.refusing,
         )
 
     def _decide(self, detections: Iterable[Detection], scope: KeyScope) -> Decision:
@@ -163,7 +170,8 @@ class Policy:
             rule = self._rules[detection.target_id]
             (enforced if rule.enforcement is Enforcement.ENFORCE else observed).append(detection)
         strong = {d.target_id for d in enforced if d.strength is Strength.STRONG}
-        if any(self._rules[target].action is Action.REFUSE for target in strong):
+        refusing = self._refusing((*enforced, *observed))
+        if not refusing.isdisjoint(strong):
             verdict = Verdict.REFUSE
         else:
             verdict = Verdict.STEER if enforced or self._vetoes_always else Verdict.ALLOW
@@ -177,7 +185,12 @@ class Policy:
             detections=tuple(enforced),
             observed=tuple(observed),
             scope=scope,
+            refusing=refusing,
         )
+
+    def _refusing(self, detections: Iterable[Detection]) -> frozenset[str]:
+        strong = {d.target_id for d in detections if d.strength is Strength.STRONG}
+        return frozenset(t for t in strong if self._rules[t].action is Action.REFUSE)
 
     def matchers(self, decision: Decision) -> list[PhraseMatcher]:
         """The text matchers of the units that a decision switches on."""
@@ -194,18 +207,33 @@ class Policy:
     def _build_watches(self, covered: frozenset[str] | None) -> Watches:
         rules = [r for r in self._rules.values() if covered is None or r.id in covered]
         enforced, observed = (
-            _watch(self._names[rule.unit] for rule in rules if rule.enforcement is enforcement)
+            _watch({r.id: self._names[r.unit] for r in rules if r.enforcement is enforcement})
             for enforcement in (Enforcement.ENFORCE, Enforcement.OBSERVE)
         )
         return Watches(enforced, observed)
 
     def _build_matcher(self, is_target: bool, unit: int) -> PhraseMatcher:
         phrases = (self._target_phrases if is_target else self._item_phrases)[unit]
-        return PhraseMatcher(Phrase(text, whole_word) for text, whole_word in phrases)
+        owner = (self._owner(unit, is_target=is_target),)
+        spelled = (Phrase(text, whole_word) for text, whole_word in phrases)
+        return PhraseMatcher(spelled, owners=lambda _: owner)
+
+    def _owner(self, unit: int, *, is_target: bool) -> str:
+        """The target that a unit belongs to."""
+        if is_target:
+            return next(rule.id for rule in self._rules.values() if rule.unit == unit)
+        before = [rule for rule in self._rules.values() if rule.first_item <= unit]
+        return max(before, key=lambda rule: (rule.first_item, rule.unit)).id
 
 
-def _watch(names: Iterable[Iterable[str]]) -> PhraseMatcher:
-    return PhraseMatcher((Phrase(name) for group in names for name in group), Catch.NAME)
+def _watch(names: Mapping[str, Iterable[str]]) -> PhraseMatcher:
+    owners: dict[str, tuple[str, ...]] = {}
+    for target, group in names.items():
+        for name in group:
+            folded = fold(name).strip()
+            owners[folded] = (*owners.get(folded, ()), target)
+    spelled = (Phrase(name) for group in names.values() for name in group)
+    return PhraseMatcher(spelled, Catch.NAME, lambda name: owners.get(name, ()))
 
 
 def _rules(documents: Sequence[Mapping[str, Any]]) -> list[TargetRule]:

@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from detectors.normaliser import at_border, fold, fold_with_origins
-from guard.nets import Catch, Released
-from guard.phrase_matcher import PhraseMatchers
+from guard.nets import Catch, CutWitness, Released
+from guard.phrase_matcher import PhraseMatcher, PhraseMatchers
 
 DEFAULT_HOLDBACK_CHARS = 2000
 
@@ -32,16 +32,25 @@ _UNFINISHED_ESCAPE = re.compile(
 _SIMPLE_ESCAPES = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
+def _unseen(_caught: Catch, _targets: Sequence[str]) -> None:
+    pass
+
+
 class OutputShield:
     """The net of phrases: shield of one surface of one choice.
 
     `holdback_chars` bounds the window: text that stays undecided for longer (a phrase padded with
-    thousands of invisible characters) is blocked.
+    thousands of invisible characters) is blocked. `witness` is told of which targets a phrase is
+    that it blocks for.
     """
 
     def __init__(
-        self, matchers: PhraseMatchers, holdback_chars: int = DEFAULT_HOLDBACK_CHARS
+        self,
+        matchers: PhraseMatchers,
+        holdback_chars: int = DEFAULT_HOLDBACK_CHARS,
+        witness: CutWitness = _unseen,
     ) -> None:
+        self._witness = witness
         self._matchers = [matcher for matcher in matchers if matcher]
         self._shortest = min((matcher.shortest for matcher in self._matchers), default=0)
         self._limit = holdback_chars
@@ -81,14 +90,16 @@ class OutputShield:
             # Folding makes no ASCII text longer.
             return None
         found = self._find(text)
-        return None if found is None else found.catch
+        return None if found is None else found.matcher.catch
 
     def _advance(self, *, final: bool) -> Released:
         text = self._context + self._window
         readings = self._readings(text, final=final)
         match = self._first_match(readings, final=final)
         if match is not None:
-            return self._block(self._clean_cut(text, match.start), match.catch)
+            matcher = match.matcher
+            self._witness(matcher.catch, matcher.owners(match.phrase))
+            return self._block(self._clean_cut(text, match.start), matcher.catch)
         if final:
             return self._release(len(text))
         cut = min(self._safe_ends(text, readings), default=len(text))
@@ -128,6 +139,7 @@ class OutputShield:
 
     def _first_match(self, readings: list[_Reading], *, final: bool) -> _Found | None:
         best: tuple[int, bool, int, Catch] | None = None
+        result: _Found | None = None
         for reading in readings:
             for matcher in self._matchers:
                 found = matcher.find_folded(
@@ -137,8 +149,10 @@ class OutputShield:
                     end = reading.origins[found.end - 1] + 1
                     start = reading.origins[found.start]
                     key = (end, found.needs_border, start, matcher.catch)
-                    best = key if best is None else min(best, key)
-        return None if best is None else _Found(best[2], best[3])
+                    if best is None or key < best:
+                        phrase = reading.folded[found.start : found.end]
+                        best, result = key, _Found(start, matcher, phrase)
+        return result
 
     def _safe_ends(self, text: str, readings: list[_Reading]) -> Iterator[int]:
         """Where the text may end so that nothing shown can become part of an occurrence."""
@@ -166,10 +180,11 @@ class OutputShield:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Where the occurrence that ends first begins in the text, and what it is."""
+    """Where the occurrence that ends first begins in the text, and which phrase it is, folded."""
 
     start: int
-    catch: Catch
+    matcher: PhraseMatcher
+    phrase: str
 
 
 class _Reading:

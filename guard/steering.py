@@ -249,6 +249,9 @@ class Steering:
         self._ledger.add(Counter.STEERED_STEPS, len(group.slots))
         self._ledger.add(Counter.FORBIDDEN_TOKENS, found.count)
         self._ledger.add(Counter.INTERCEPTED_STEPS, found.begun)
+        if found.where is not None:
+            for i in np.flatnonzero(found.where).tolist():
+                self._ledger.prevent(group.slots[i].nonce)
         if len(indices):
             index = torch.from_numpy(indices).to(logits.device, non_blocking=True)
             logits.view(-1).index_fill_(0, index, float("-inf"))

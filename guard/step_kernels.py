@@ -225,7 +225,8 @@ def step_rows(
     `slots`, `tokens` (-1: none) and `rows` [n] are this step's; `states`, `classes`, `unfinished`
     and `sets` [capacity] are `guard.positions.Positions`. `bounds` [sets, 5] delimits each active
     set's tokens in `pool`: always forbidden, then forbidden at the start of a word. `work` [at
-    least n, 6] int64 is the loops' own.
+    least n, 6] int64 is the loops' own; its first column then says of each slot whether a begun
+    phrase could be completed.
 
     Writes minus infinity into `logits` [rows, width] float32; where that has no rows, flat indices
     row * width + token into `out`. `totals` becomes: forbidden tokens (when more than `out` holds,
@@ -251,6 +252,7 @@ def step_rows(
     count, begun, inside = 0, 0, 0
     for i in range(slots.shape[0]):
         slot, row = slots[i], rows[i]
+        work[i, 0] = 0
         if unfinished[slot]:
             inside += 1
             continue
@@ -274,6 +276,7 @@ def step_rows(
             width,
             count,
         )
+        work[i, 0] = count > before
         begun += count > before
     totals[0], totals[1], totals[2] = count, begun, inside
 

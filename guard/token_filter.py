@@ -36,13 +36,15 @@ class Forbidden:
     """What one step forbade.
 
     `count` is the number of tokens over all rows, `begun` that of rows in which a phrase that had
-    begun could be completed. `indices`, flat (row * width + token), are there only where no logits
+    begun could be completed, `where` [n] bool which slots' those are (None for none; valid until
+    the next step). `indices`, flat (row * width + token), are there only where no logits
     were given, and only until the next step.
     """
 
     count: int
     begun: int
     indices: Int64
+    where: npt.NDArray[np.bool_] | None = None
 
 
 class TokenFilter:
@@ -128,7 +130,8 @@ class TokenFilter:
                 logits.reshape(-1)[extra] = -np.inf
             else:
                 indices = np.concatenate([indices, extra])
-        return Forbidden(count, begun, indices)
+        where = self._work[: len(slots), 0] != 0 if begun else None
+        return Forbidden(count, begun, indices, where)
 
     def forbidden(
         self,

@@ -63,6 +63,7 @@ from server.schemas import (
     TargetOut,
     TargetPage,
 )
+from server.statistics.routes import statistics_router
 from server.tables import JobKind
 from server.training.routes import router as trainings_router
 
@@ -87,6 +88,7 @@ def create_admin_app(
     app.include_router(versions_router, prefix=PREFIX)
     app.include_router(bulk_router, prefix=PREFIX)
     app.include_router(phrases_router, prefix=PREFIX)
+    app.include_router(statistics_router, prefix=PREFIX)
     app.include_router(_jobs, prefix=PREFIX)
     app.include_router(corpora_router, prefix=PREFIX)
     app.include_router(page_router)
@@ -170,7 +172,9 @@ def list_targets(
 ) -> TargetPage:
     """List targets by id, without forget text."""
     found = here.store.target_page(after, limit + 1, search)
-    page = [record.to_summary(described=role >= Role.ADMIN) for record in found[:limit]]
+    shown, described = found[:limit], role >= Role.ADMIN
+    counted = here.store.statistics().of([record.id for record in shown])
+    page = [record.to_summary(described=described, counts=counted[record.id]) for record in shown]
     return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
 
 
@@ -307,9 +311,13 @@ def readyz(here: Here) -> dict[str, str]:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(here: Here) -> Response:
-    """The control process's metrics, for Prometheus."""
-    return Response(generate_latest(here.registry), media_type=CONTENT_TYPE_LATEST)
+def metrics(here: Here, request: Request) -> Response:
+    """The control process's metrics, for Prometheus; single targets' with an auditor's key only."""
+    told = generate_latest(here.registry)
+    caller = here.keyring.identify(request.headers.get("authorization"))
+    if caller is not None and caller.role >= Role.AUDITOR:
+        told += generate_latest(here.target_registry)
+    return Response(told, media_type=CONTENT_TYPE_LATEST)
 
 
 async def _on_server_error(_request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -43,6 +43,8 @@ class Control:
     audit: AuditWriter
     trainings: Trainings
     nodes: Nodes
+    # Metrics that name targets.
+    target_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def require_lead(self) -> None:
         """Refuse what only the process that compiles can do.

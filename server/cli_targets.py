@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -126,6 +126,33 @@ def patch_target(
         follow(client, client.patch(target_id, patch), wait, timeout, as_json)
 
 
+@targets_app.command("stats")
+@with_settings(CLIENT_SETTINGS)
+def show_statistics(
+    target_id: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A target; by default all.")
+    ] = None,
+    *,
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Show how often targets were detected, what followed or would have, and what one costs."""
+    with AdminClient.of(settings) as client:
+        if target_id is not None:
+            found = client.statistics(target_id)
+            if as_json:
+                print_json(found)
+            else:
+                _print_statistics(found)
+            return
+        rows = [{"id": row["id"], **row["statistics"]} for row in client.targets()]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ("id", "matched", "refused", "steered", "cut", "would_refuse", "would_steer")
+    print_table((*columns, "would_cut", "last_matched_at"), rows)
+
+
 @targets_app.command("versions")
 @with_settings(CLIENT_SETTINGS)
 def list_versions(target_id: TargetId, *, settings: Settings, as_json: AsJson = False) -> None:
@@ -166,3 +193,15 @@ def roll_back(
     """Make a kept revision of a target the newest again."""
     with AdminClient.of(settings) as client:
         follow(client, client.roll_back(target_id, revision), wait, timeout, as_json)
+
+
+def _print_statistics(found: dict[str, Any]) -> None:
+    """One target's statistics, a number a line."""
+    rows = [
+        {"about": part, "number": name.replace("_", " "), "value": value}
+        for part in ("prompts", "answers", "cost")
+        for name, value in found[part].items()
+    ]
+    print_table(("about", "number", "value"), rows)
+    seen = found["last_matched_at"] or "never"
+    typer.echo(f"since {found['since']}, detected last: {seen}")

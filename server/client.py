@@ -67,6 +67,10 @@ class AdminClient:
         """One whole target."""
         return self._call("GET", f"/targets/{_quoted(target_id)}")
 
+    def statistics(self, target_id: str) -> dict[str, Any]:
+        """What a target did and costs."""
+        return self._call("GET", f"/targets/{_quoted(target_id)}/statistics")
+
     def withdraw(self, target_id: str) -> dict[str, Any]:
         """Withdraw a target."""
         return self._call("DELETE", f"/targets/{_quoted(target_id)}")

@@ -37,7 +37,7 @@ from server.keys.routes import Keys
 from server.keys.store import KeyStore
 from server.lease import Lease
 from server.log import configure_logging, fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage
+from server.metrics import ControlMetrics, Storage, TargetMetrics
 from server.nodes.channels import Channel
 from server.nodes.fleet import Fleet
 from server.nodes.offer import Offer
@@ -51,6 +51,8 @@ from server.retention import GRACE_SECONDS, prune_snapshots
 from server.sealing import vault_of
 from server.settings import Settings, is_loopback
 from server.state_dir import locked, own_directory
+from server.statistics.keeper import StatisticsKeeper
+from server.statistics.store import StatisticsStore
 from server.store import Store
 from server.training.service import Trainings, assemble_trainings
 from server.training.store import TrainingStore
@@ -207,6 +209,12 @@ def _serve(
         trainings,
         nodes,
     )
+    statistics = StatisticsKeeper(
+        StatisticsStore(database, lease.write),
+        settings.statistics,
+        tells_all=settings.target_series > 0,
+    )
+    TargetMetrics(control.target_registry, statistics.sums, settings.target_series)
     app = create_admin_app(
         control,
         version=version("lethegate"),
@@ -225,7 +233,7 @@ def _serve(
         target=_lead,
         args=(
             *(lease, publisher, nodes.fleet, assistants.shelf),
-            *(worker, trainings, corpora, open_corpora, server),
+            *(worker, trainings, statistics, corpora, open_corpora, server),
         ),
         daemon=True,
     )
@@ -241,6 +249,7 @@ def _serve(
     # It may be waiting for the corpora, whose end must find it told to stop.
     worker.stop(timeout_seconds=0)
     trainings.worker.stop()
+    statistics.stop()
     if corpora.done():
         corpora.result().worker.stop()
     worker.stop()
@@ -257,6 +266,7 @@ def _lead(
     shelf: Shelf,
     worker: JobWorker,
     trainings: Trainings,
+    statistics: StatisticsKeeper,
     corpora: Future[Corpora],
     open_corpora: Callable[[], Corpora],
     server: uvicorn.Server,
@@ -277,6 +287,7 @@ def _lead(
     shelf.discard_drafts()
     worker.start()
     trainings.worker.start()
+    statistics.start()
     try:
         corpora.set_result(open_corpora())
     except Exception as error:

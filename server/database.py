@@ -19,7 +19,8 @@ from sqlalchemy.exc import (
 )
 
 import server.keys.table
-import server.nodes.table  # noqa: F401
+import server.nodes.table
+import server.statistics.table  # noqa: F401  (their tables are the store's)
 from server import postgres, sqlite
 from server.errors import StartFault, StoreAway, StoreFault
 from server.migration import upgrade

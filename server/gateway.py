@@ -73,6 +73,7 @@ from server.response_turns import ResponseTurns
 from server.settings import Settings
 from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
+from server.statistics.tally import TargetTally
 from server.steering import OutgoingRequest, steer, untouched
 
 GENERATION_HEADER = b"x-lethegate-generation"
@@ -96,6 +97,7 @@ class Gateway:
         limiter: Limiter | None = None,
         audit: Recorder = NO_AUDIT,
         node: NodeGate | None = None,
+        tally: TargetTally | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -109,6 +111,7 @@ class Gateway:
         self._limits = KeyLimits(limiter, settings, metrics)
         self._audit = audit
         self._node = node
+        self._tally = tally or TargetTally()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -274,6 +277,7 @@ class Gateway:
 
     async def _guarded(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         reject_reserved(call.body)
+        begun = time.perf_counter()
         try:
             decision = await self._screen(call)
         except GuardUnavailable as error:
@@ -288,6 +292,7 @@ class Gateway:
         if view is None or view.enforces_for(call.caller.scope):
             call.api.reject_unguardable(call.body)
         self._metrics.record_decision(decision)
+        self._tally.decided(decision, time.perf_counter() - begun)
         call.audit.decided(decision)
         headers = self._decision_headers(call, decision)
         if decision.verdict is Verdict.REFUSE:
@@ -308,7 +313,9 @@ class Gateway:
             scope = readable_scope(scope, request.body)
         if shielded:
             policy = self._watch.policy(call, request, nets, prefixes)
-            await self._shield(call, request, policy, scope, receive, send, headers)
+            seconds = await self._shield(call, request, policy, scope, receive, send, headers)
+            prevented = 0 if request.nonce is None else self._guard.prevented(request.nonce)
+            self._tally.shielded(decision, seconds, prevented)
         else:
             await self._app(scope, replay(request.body, receive), adding(send, headers))
 
@@ -364,7 +371,8 @@ class Gateway:
         receive: Receive,
         send: Send,
         headers: Headers,
-    ) -> None:
+    ) -> float:
+        """Answer; how many seconds were spent on looking through the answer."""
         response = ShieldedResponse(
             send,
             call.api,
@@ -378,6 +386,7 @@ class Gateway:
         inner = self._app(scope, body, response.send)
         await run_until(inner, response)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
+        return response.shield_seconds
 
     def _decision_headers(self, call: Call, decision: Decision) -> Headers:
         headers = [(GENERATION_HEADER, str(decision.generation).encode())]

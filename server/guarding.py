@@ -54,6 +54,9 @@ class Guard(Protocol):
     def closed(self, nonce: int) -> CloseReason | None:
         """Why the worker closed the slot of a request; None if it did not."""
 
+    def prevented(self, nonce: int) -> int:
+        """In how many steps a request could not complete a phrase it had begun."""
+
 
 @dataclass(frozen=True, slots=True)
 class Engine:

@@ -27,6 +27,9 @@ from server.metrics import GatewayMetrics, WorkerFacts
 from server.nodes.standing import NodeGate
 from server.screening import Screening
 from server.settings import Settings, load_settings
+from server.statistics.files import StatisticsFile
+from server.statistics.tally import TargetTally
+from server.statistics.writer import StatisticsWriter
 
 # The encoder's thread gives up the interpreter's lock at every tensor operation and, while the
 # event loop is busy, waits for it again this long. Python's 5 ms would make a 15 ms encoding last
@@ -52,7 +55,9 @@ class GuardMiddleware:
         self._screening = Screening(self._settings)
         self._node = _node(self._settings)
         self._metrics = GatewayMetrics(REGISTRY, self._facts)
-        self._screening.start(self._metrics)
+        self._tally = TargetTally()
+        self._screening.start(self._metrics, self._tally)
+        StatisticsWriter(StatisticsFile(self._settings.statistics), self._tally).start()
         self._keys = KeysFollower(self._settings.keys, self._metrics)
         self._keys.start()
         self._limiter = Limiter(Counters(self._settings.keys))
@@ -78,6 +83,7 @@ class GuardMiddleware:
             limiter=self._limiter,
             audit=open_audit(self._settings, self._metrics.audit),
             node=self._node,
+            tally=self._tally,
         )
 
     def _facts(self) -> WorkerFacts:

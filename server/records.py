@@ -9,7 +9,16 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from server.schemas import GenerationRow, JobError, JobOut, TargetIn, TargetOut, TargetSummary
+from server.schemas import (
+    GenerationRow,
+    JobError,
+    JobOut,
+    TargetIn,
+    TargetOut,
+    TargetSummary,
+    TargetUse,
+)
+from server.statistics.counts import TargetCounts
 from server.tables import JobKind, JobState, TargetStatus
 
 # Of a job that carries thousands.
@@ -54,8 +63,8 @@ class TargetRecord:
         """Differs for every revision, also of a target that took the id of a withdrawn one."""
         return f'"{int(self.created_at * 1000):x}.{self.revision}"'
 
-    def to_summary(self, *, described: bool) -> TargetSummary:
-        """For lists; `described` adds the operator's description."""
+    def to_summary(self, *, described: bool, counts: TargetCounts | None = None) -> TargetSummary:
+        """For lists; `described` adds the operator's description, `counts` what it did."""
         shown = {**self.summary, "description": self.summary["description"] if described else None}
         return TargetSummary(
             id=self.id,
@@ -67,6 +76,7 @@ class TargetRecord:
             expires_at=_time(self.expires_at),
             created_at=utc(self.created_at),
             updated_at=utc(self.updated_at),
+            statistics=None if counts is None else _use(counts),
             **shown,
         )
 
@@ -205,6 +215,19 @@ def summarise(target: TargetIn) -> dict[str, Any]:
 def utc(seconds: float) -> datetime:
     """A stored time as the API shows it."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _use(counts: TargetCounts) -> TargetUse:
+    return TargetUse(
+        matched=counts.matched,
+        refused=counts.refused,
+        steered=counts.steered,
+        cut=counts.cut,
+        would_refuse=counts.would_refuse,
+        would_steer=counts.would_steer,
+        would_cut=counts.would_cut,
+        last_matched_at=_time(counts.last_matched_at or None),
+    )
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -288,8 +288,24 @@ class JobOut(BaseModel):
     finished_at: datetime | None
 
 
+class TargetUse(BaseModel):
+    """What a target did so far: of prompts that it was detected in, and of answers."""
+
+    matched: int
+    refused: int
+    steered: int
+    cut: int
+    would_refuse: int
+    would_steer: int
+    would_cut: int
+    last_matched_at: datetime | None
+
+
 class TargetSummary(BaseModel):
-    """A target in a list: no forget text; `description` is null unless an admin asks."""
+    """A target in a list: no forget text; `description` is null unless an admin asks.
+
+    `statistics` are null where a change is answered.
+    """
 
     id: str
     description: str | None
@@ -308,6 +324,7 @@ class TargetSummary(BaseModel):
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    statistics: TargetUse | None
 
 
 class TargetOut(BaseModel):

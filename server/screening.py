@@ -40,6 +40,7 @@ from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics, Stage, WorkerFacts
 from server.provenance.follow import CorporaFollower
 from server.settings import Settings
+from server.statistics.tally import AnswerCuts, TargetTally
 
 QUEUE_LENGTH = 1024
 LONG_QUEUE_LENGTH = 128
@@ -84,12 +85,17 @@ class Screening:
         self._follower: Follower | None = None
         self._corpora: CorporaFollower | None = None
         self._metrics: GatewayMetrics | None = None
+        self._tally = TargetTally()
 
-    def start(self, metrics: GatewayMetrics) -> None:
-        """Load the encoder and follow the active policy, on a thread of their own."""
+    def start(self, metrics: GatewayMetrics, tally: TargetTally | None = None) -> None:
+        """Load the encoder and follow the active policy, on a thread of their own.
+
+        `tally` counts the answers that nets end, by the targets they end them for.
+        """
         self._metrics = metrics
-        directory = self._settings.corpora
-        self._corpora = CorporaFollower(directory, metrics, self._settings.holdback_chars)
+        self._tally = tally or self._tally
+        directory, limit = self._settings.corpora, self._settings.holdback_chars
+        self._corpora = CorporaFollower(directory, metrics, limit)
         threading.Thread(target=self._run, name="screening-start", daemon=True).start()
 
     def current(self) -> Policy | None:
@@ -152,22 +158,31 @@ class Screening:
             watches = policy.watches(decision.scope)
             enforced.append(watches.enforced)
             observed.append(watches.observed)
+        cuts = AnswerCuts(self._tally, enforced=decision.would is None)
+        would = AnswerCuts(self._tally, enforced=False)
         trace = AnswerNets()
         if self._corpora is not None:
-            trace = self._corpora.nets(decision, request_id, policy.covered(decision.scope))
+            covered = policy.covered(decision.scope)
+            trace = self._corpora.nets(decision, request_id, covered, (cuts, would))
         nets = AnswerNets(
-            trace.enforced + self._phrase_nets(enforced),
-            trace.observed + self._phrase_nets(observed),
+            trace.enforced + self._phrase_nets(enforced, cuts),
+            trace.observed + self._phrase_nets(observed, would),
         )
         return nets if decision.would is None else AnswerNets((), nets.enforced + nets.observed)
 
-    def _phrase_nets(self, matchers: Sequence[PhraseMatcher]) -> tuple[MakeNet, ...]:
+    def _phrase_nets(
+        self, matchers: Sequence[PhraseMatcher], cuts: AnswerCuts
+    ) -> tuple[MakeNet, ...]:
         limit = self._settings.holdback_chars
-        return (lambda: OutputShield(matchers, limit),) if any(matchers) else ()
+        return (lambda: OutputShield(matchers, limit, cuts),) if any(matchers) else ()
 
     def closed(self, nonce: int) -> CloseReason | None:
         """Why the worker closed this request's slot."""
         return self._ledger.closed(nonce)
+
+    def prevented(self, nonce: int) -> int:
+        """In how many steps the worker kept this request from completing a phrase."""
+        return self._ledger.prevented(nonce)
 
     def worker_facts(self) -> WorkerFacts:
         """The workers' counters, for the metrics."""
@@ -222,6 +237,7 @@ class Screening:
         while len(self._recent) > RECENT_POLICIES:
             self._recent.popitem(last=False)
         self._policy = policy
+        self._tally.keep(policy.target_ids)
         if self._metrics is not None:
             self._metrics.set_generation(active.generation)
 

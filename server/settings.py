@@ -261,6 +261,12 @@ class Settings(BaseModel):
         default=False,
         description="Answer 503 while the audit cannot be written; else serve, and count losses.",
     )
+    target_series: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Targets told by id in the admin port's metrics, to auditors only; 0: none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severity that is logged."
     )
@@ -330,6 +336,11 @@ class Settings(BaseModel):
     def audit(self) -> Path:
         """Directory of the audit's files."""
         return self.state_dir / "audit"
+
+    @property
+    def statistics(self) -> Path:
+        """Directory of what gateways have counted of each target."""
+        return self.state_dir / "statistics"
 
     @property
     def trainings(self) -> Path:

@@ -21,6 +21,7 @@ from server.on_conflict import OnConflict
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
 from server.replays import Replays
 from server.schemas import TargetIn
+from server.statistics.store import StatisticsStore
 from server.tables import (
     FINAL_STATES,
     OTHER_KINDS,
@@ -69,6 +70,10 @@ class Store:
     def replays(self) -> Replays:
         """The answers that are given again, of the same database."""
         return Replays(self._database)
+
+    def statistics(self) -> StatisticsStore:
+        """What gateways counted, of the same database."""
+        return StatisticsStore(self._database)
 
     def register(self, target: TargetIn) -> tuple[TargetRecord, JobRecord]:
         """Store a new target and its job.

@@ -15,6 +15,7 @@ from boards.outputs import OUTPUTS
 from boards.overview import OVERVIEW
 from boards.policy import POLICY
 from boards.provenance import PROVENANCE
+from boards.targets import TARGETS
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import (
@@ -26,7 +27,7 @@ from panels import PROMETHEUS
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
 _TAG = "lethegate"
-BOARDS = (OVERVIEW, DECISIONS, LATENCY, OUTPUTS, PROVENANCE, POLICY, FAULTS)
+BOARDS = (OVERVIEW, DECISIONS, LATENCY, OUTPUTS, PROVENANCE, TARGETS, POLICY, FAULTS)
 
 
 def main() -> None:

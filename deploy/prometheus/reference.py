@@ -10,14 +10,16 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from server.metrics import ControlMetrics, GatewayMetrics
+from server.metrics import ControlMetrics, GatewayMetrics, TargetMetrics
 from server.policy import FollowerStatus
+from server.statistics.counts import TargetCounts
 
 PAGE = Path(__file__).resolve().parents[1] / "METRICS.md"
 _HEAD = """# Metrics
 
 Written by `prometheus/reference.py`; a test compares. vLLM's own (`vllm:...`) are beside the
-server's. No label names a target, a user or a text.
+server's. No label names a user or a text, and none a target but those of the last table, which are
+told to auditors' keys only, of at most `target_series` targets.
 """
 # Some metrics have labels only where somebody follows the policy.
 _FOLLOWERS = (FollowerStatus("gateway", 1, 1, ""), FollowerStatus("worker", 2, 1, ""))
@@ -25,6 +27,9 @@ _PLACES: dict[str, Callable[[CollectorRegistry], object]] = {
     "The server's `/metrics`, port 8000": GatewayMetrics,
     "The control process's `/metrics`, admin port": lambda registry: ControlMetrics(
         registry, lambda: _FOLLOWERS
+    ),
+    "There, with an auditor's key": lambda registry: TargetMetrics(
+        registry, lambda: {"id": TargetCounts()}, 1
     ),
 }
 

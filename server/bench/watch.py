@@ -86,6 +86,10 @@ class _Allowing:
     def nets(self, decision: Decision, request_id: str = "") -> AnswerNets:
         return self.answer_nets
 
+    def prevented(self, nonce: int) -> int:
+        """Nothing was."""
+        return 0
+
     def closed(self, nonce: int) -> CloseReason | None:
         return None
 

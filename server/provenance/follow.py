@@ -19,7 +19,7 @@ from guard.background import background, word_view
 from guard.decision import Decision
 from guard.errors import CorporaUnusable
 from guard.follower import Active, ActivePointer, Follower
-from guard.nets import AnswerNets, MakeNet
+from guard.nets import AnswerNets, Catch, CutWitness, MakeNet
 from guard.trace_shield import TraceShield
 from server.log import fault_fields, get_logger
 from server.metrics import GatewayMetrics
@@ -93,6 +93,10 @@ class CorporaState:
         return replace(watched, view=replace(view, segments=segments))
 
 
+def _unseen(_caught: Catch, _targets: Sequence[str]) -> None:
+    pass
+
+
 class CorporaFollower:
     """Follows what the control process publishes."""
 
@@ -118,9 +122,15 @@ class CorporaFollower:
             self._follower.stop()
 
     def nets(
-        self, decision: Decision, request_id: str, covered: frozenset[str] | None = None
+        self,
+        decision: Decision,
+        request_id: str,
+        covered: frozenset[str] | None = None,
+        cuts: tuple[CutWitness, CutWitness] = (_unseen, _unseen),
     ) -> AnswerNets:
         """The nets of TraceShield for one answer; `covered` as for `CorporaState.judge`.
+
+        `cuts` are told of which targets the documents are that end the answer, or would.
 
         Raises:
             CorporaUnusable: there are corpora, and none could be loaded.
@@ -131,7 +141,8 @@ class CorporaFollower:
         if not state.watched:
             return AnswerNets()
         make = partial(self._nets, state, decision, request_id, covered)
-        return AnswerNets(make(Enforcement.ENFORCE), make(Enforcement.OBSERVE))
+        enforced, observed = cuts
+        return AnswerNets(make(Enforcement.ENFORCE, enforced), make(Enforcement.OBSERVE, observed))
 
     def _nets(
         self,
@@ -140,12 +151,13 @@ class CorporaFollower:
         request_id: str,
         covered: frozenset[str] | None,
         enforcement: Enforcement,
+        cuts: CutWitness,
     ) -> tuple[MakeNet, ...]:
         judge = state.judge(enforcement, decision.would or decision, covered)
         if judge is None:
             return ()
         enforced = enforcement is Enforcement.ENFORCE and decision.would is None
-        witness = _Witness(self._audit, self._metrics, state.generation, request_id, enforced)
+        witness = _Witness(self._audit, self._metrics, state.generation, request_id, enforced, cuts)
         return (lambda: TraceShield(judge, word_view(), self._limit, witness),)
 
     def _load(self, active: Active) -> None:
@@ -194,6 +206,7 @@ class _Witness:
     generation: int
     request_id: str
     enforced: bool
+    cuts: CutWitness
     _seen: set[tuple[object, ...]] = field(default_factory=set)
 
     def matched(self, seconds: float) -> None:
@@ -206,6 +219,8 @@ class _Witness:
         if key in self._seen:
             return
         self._seen.add(key)
+        owners = (_owner(finding, at).get("target") for at in finding.sources)
+        self.cuts(Catch.PROVENANCE, [target for target in owners if target is not None])
         self.metrics.record_passage(finding.corpus.label, enforced=self.enforced)
         try:
             self.audit.append(self._record(finding))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.metrics import ControlMetrics, GatewayMetrics
+from server.metrics import ControlMetrics, GatewayMetrics, TargetMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -47,7 +47,7 @@ UNITS = (
 
 def _names() -> set[str]:
     exposed = ""
-    for metrics in (GatewayMetrics, ControlMetrics):
+    for metrics in (GatewayMetrics, ControlMetrics, TargetMetrics):
         registry = CollectorRegistry()
         metrics(registry)
         exposed += generate_latest(registry).decode()

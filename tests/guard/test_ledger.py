@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from guard.ledger import CloseReason, Counter, LedgerReader, LedgerWriter
+from guard.ledger import RING, CloseReason, Counter, LedgerReader, LedgerWriter
 
 
 def test_facts_cross(tmp_path):
@@ -43,3 +43,20 @@ def test_a_full_disk_is_met_at_the_start(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space"):
         LedgerWriter(tmp_path)
+
+
+def test_prevented_steps_are_a_requests_own(tmp_path):
+    """Counted by its nonce; workers that compute the same request count the same steps."""
+    reader = LedgerReader(tmp_path)
+    first, second = LedgerWriter(tmp_path), LedgerWriter(tmp_path)
+    for _ in range(3):
+        first.prevent(7)
+        second.prevent(7)
+    second.prevent(8)
+    assert [reader.prevented(nonce) for nonce in (7, 8, 9)] == [3, 1, 0]
+
+    first.prevent(7 + RING)
+
+    assert (reader.prevented(7 + RING), reader.prevented(7)) == (1, 3)
+    second.prevent(7 + RING)
+    assert reader.prevented(7) == 0

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,6 +179,39 @@ def test_refusing_needs_strong_evidence(compiled):
 
     assert policy.decide([detection("moreau")]).verdict is Verdict.REFUSE
     assert policy.decide([detection("moreau", Strength.WEAK, (0,))]).verdict is Verdict.STEER
+    assert policy.decide([detection("moreau")]).refusing == {"moreau"}
+    assert policy.decide([detection("moreau", Strength.WEAK, (0,))]).refusing == frozenset()
+
+
+def test_what_observing_would_have_refused_is_told(compiled):
+    """Of a target that observes, and of a key."""
+    asked = {"action": Action.REFUSE, "enforcement": Enforcement.OBSERVE}
+    decision = policy_of(compiled(target(**asked))[1]).decide([detection("moreau")])
+    policy = policy_of(compiled(target(action=Action.REFUSE))[1])
+    scope = KeyScope(enforcement=Enforcement.OBSERVE)
+
+    assert (decision.verdict, decision.refusing) == (Verdict.ALLOW, {"moreau"})
+    assert policy.decide([detection("moreau")], scope).refusing == {"moreau"}
+
+
+def test_phrases_tell_whose_they_are(compiled):
+    """Units of targets and of items lead back to the target, in whatever order they were built."""
+    first, second = target(), replace(target(), id="other", examples=target().examples * 2)
+    bare = ForgetTarget("bare", phrases=(Phrase("Port Sorrel"),))
+    policy = policy_of(compiled(first, bare, second)[1])
+    units = {rule.id: rule for rule in policy._rules.values()}
+    owned = {
+        (is_target, unit): policy._owner(unit, is_target=is_target)
+        for is_target, units_ in ((True, 3), (False, len(policy._item_phrases)))
+        for unit in range(units_)
+    }
+
+    assert all(owned[True, rule.unit] == name for name, rule in units.items())
+    items = [owned[False, n] for n in range(len(policy._item_phrases))]
+    assert items.count(first.id) == len(first.examples)
+    assert items.count("other") == len(second.examples)
+    names = policy.watches(ALL_TARGETS).enforced
+    assert set(names.owners("ilse moreau")) == {first.id, "other"}
 
 
 def test_observed_targets_change_nothing(compiled):

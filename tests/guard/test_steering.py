@@ -70,6 +70,26 @@ def test_rows_are_forbidden_by_their_own_text(tmp_path, steering):
     assert {0: set(), 1: set(), 2: {2}} == forbidden(steering, slots)
 
 
+def test_prevented_steps_are_told_of_each_request(tmp_path, steering, reader):
+    """Of those that had begun a phrase, each step in which it could have been completed."""
+    digest = write_policy(tmp_path / "snapshots", [Phrase("a b")])
+    begun, idle = [1, 3], [2]
+    slots = {
+        0: steering.open_slot(GuardParams(digest, 11, (0,)), [], idle, constrained=False),
+        1: steering.open_slot(GuardParams(digest, 12, (0,)), [], begun, constrained=False),
+    }
+    forbidden(steering, slots)
+    begun.append(6)
+    idle.append(6)
+    forbidden(steering, slots)
+    begun.extend([3, 1, 3])
+    idle.append(6)
+    forbidden(steering, slots)
+
+    assert (reader.prevented(11), reader.prevented(12)) == (0, 2)
+    assert reader.total(Counter.INTERCEPTED_STEPS) == 2
+
+
 def test_slots_stay_pinned_to_their_policy(tmp_path, steering):
     """A newer policy changes new requests only."""
     old = write_policy(tmp_path / "snapshots", [Phrase("a")])

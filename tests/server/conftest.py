@@ -37,6 +37,7 @@ from server.keys.limits import Limiter
 from server.metrics import GatewayMetrics
 from server.nodes.standing import NodeGate
 from server.settings import Settings
+from server.statistics.tally import TargetTally
 
 DIGEST = "d" * 64
 
@@ -284,6 +285,7 @@ class RuleGuard:
     seconds: float = 0.0
     missing: list[str] = field(default_factory=list)
     close_reason: CloseReason | None = None
+    prevented_steps: int = 0
     screened: list[list[str]] = field(default_factory=list)
     scopes: list[KeyScope] = field(default_factory=list)
     nonces: list[int] = field(default_factory=list)
@@ -331,6 +333,10 @@ class RuleGuard:
         self.nonces.append(nonce)
         return self.close_reason
 
+    def prevented(self, nonce: int) -> int:
+        """What the test gave."""
+        return self.prevented_steps
+
 
 @dataclass
 class Stack:
@@ -371,6 +377,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         keyring: KeyRing | None = None,
         guard: Any = None,
         node: NodeGate | None = None,
+        tally: TargetTally | None = None,
         **settings: Any,
     ) -> Stack:
         vllm, registry = FakeVllm(), CollectorRegistry()
@@ -388,6 +395,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             limiter=Limiter(counters),
             audit=audit,
             node=node,
+            tally=tally,
         )
         url, stop = _serve(gateway)
         http = httpx.Client(base_url=url, timeout=10)

@@ -150,6 +150,21 @@ def test_documents_of_other_targets_do_not_count(screening: Screening) -> None:
     assert stopped(KeyScope(frozenset({"salt"}))) == [True, False]
 
 
+def test_a_document_that_ends_an_answer_counts_for_its_target(screening: Screening) -> None:
+    """However many surfaces show it; and for no other target, whose prompt it may have been."""
+    nets = screening.nets(_decide(screening, SALT, ALL_TARGETS))
+
+    def cut(name: str) -> int:
+        counts = screening._tally.now().targets.get(name)
+        return 0 if counts is None else counts.cut_provenance
+
+    before = cut("sand"), cut("salt")
+    for _ in range(2):
+        assert any(make().feed(f"{SAND_TEXT} and so on").caught for make in nets.enforced)
+
+    assert (cut("sand"), cut("salt")) == (before[0] + 1, before[1])
+
+
 def test_observing_records_what_enforcing_would_do(screening: Screening) -> None:
     """The request is allowed, its detections are there, and the nets only observe."""
     decision = _decide(screening, SALT, OBSERVING)

@@ -27,6 +27,7 @@ from server.provenance.registry import CorpusEntry, Places, write_registry
 from server.provenance.schemas import Label
 from server.screening import Screening
 from server.settings import Settings
+from server.statistics.tally import TargetTally
 from tracing.document import Document
 from tracing.index import Index
 
@@ -586,3 +587,33 @@ def test_facts_of_the_workers_are_read(screening, settings):
     assert screening.closed(5) is CloseReason.NOTHING_LEFT
     assert screening.closed(6) is None
     assert screening.worker_facts().closed_slots["nothing_left"] == 1
+
+
+def test_answers_are_counted_for_the_targets_they_are_cut_for(tmp_path, encoder, activate):
+    """Of names and phrases, enforced and observed; withdrawn targets are dropped."""
+    screening, tally = Screening(Settings(state_dir=tmp_path)), TargetTally()
+    screening.start(GatewayMetrics(CollectorRegistry(), screening.worker_facts), tally)
+    sand = ForgetTarget(
+        "sand",
+        aliases=("Orla Fenwick",),
+        examples=(Example("Who keeps the mill?", "Orla Fenwick keeps it."),),
+        enforcement=Enforcement.OBSERVE,
+    )
+    activate(1, sand, target("salt"), target("pepper"))
+    wait_for_generation(screening, 1)
+    steered = screening.nets(screen(screening, PROMPT))
+    allowed = screening.nets(screen(screening, "How do I cook rice?"))
+    [make] = steered.enforced
+    [watch] = allowed.observed
+    caught = [make().feed("By Ilse Moreau, I think.").caught for make in (make, watch)]
+    named = watch().feed("Ask Orla Fenwick about it.").caught
+    found = tally.now().targets
+
+    assert caught == ["phrase", None]
+    assert named == "name"
+    assert sum(found[name].cut_phrase for name in ("salt", "pepper") if name in found) == 1
+    assert (found["sand"].would_cut, found["sand"].cut) == (1, 0)
+    activate(2, target("salt"))
+    wait_for_generation(screening, 2)
+
+    assert set(tally.now().targets) <= {"salt"}

@@ -92,7 +92,8 @@ def demo_target():
 @pytest.fixture(scope="session")
 def pair(demo_model, demo_target):
     with Servers() as servers:
-        guarded = on_core(1, guarded_launch(str(demo_model), FLAGS, servers.state))
+        flags = (*FLAGS, "--target-series", "5")
+        guarded = on_core(1, guarded_launch(str(demo_model), flags, servers.state))
         plain = on_core(0, plain_launch(str(demo_model), FLAGS))
         other = threading.Thread(target=servers.start, args=(plain,))
         other.start()

@@ -28,6 +28,8 @@ BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 LOAD_SECONDS = 8
 # What Grafana would put in: four scrape intervals at least.
 UNASKED = {"Time to hold a piece of an answer against the corpora"}  # there are none
+# Metrics that name targets: told on the admin port, to this Prometheus's key.
+NAMING = "lethegate_target_"
 VARIABLES = {"$__rate_interval": "5s", "$instance": ".*"}
 
 
@@ -57,7 +59,7 @@ def configuration(pair, key_file):
     addresses = {"lethegate": pair.http, "lethegate-control": pair.admin_http}
     for job in shipped["scrape_configs"]:
         address = addresses.pop(job["job_name"]).base_url.netloc.decode()
-        if "authorization" in job:
+        if "authorization" in job or job["job_name"] == "lethegate-control":
             job["authorization"] = {"credentials_file": str(key_file)}
         job["static_configs"] = [{"targets": [address]}]
     assert not addresses
@@ -148,6 +150,9 @@ def test_load_is_seen(prometheus):
         "sum(rate(lethegate_blocked_tokens_total[1m])) > 0",
         'sum(rate(lethegate_stage_seconds_count{stage="encode"}[1m])) > 0',
         'lethegate_live_followers{kind="worker"} == 1',
+        'sum(rate(lethegate_target_prompts_total{outcome="steered"}[1m])) > 0',
+        "sum(rate(lethegate_target_prevented_steps_total[1m])) > 0",
+        'sum(rate(lethegate_target_guard_seconds_total{stage="shield"}[1m])) > 0',
         "lethegate_acknowledged_generation == on () group_left lethegate_active_generation",
     ):
         assert prometheus.query(expression), expression
@@ -169,11 +174,36 @@ def test_rules_are_evaluated_and_a_healthy_server_alerts_nobody(prometheus):
 
 
 def test_no_forget_text_is_scraped(prometheus, demo_target):
-    """No label of any series holds a target's id, name or answer."""
-    series = json.dumps(prometheus.get("series", **{"match[]": '{__name__=~"lethegate.*"}'}))
+    """No label of any series holds a target's name or answer, nor its id where none may be."""
+    found = prometheus.get("series", **{"match[]": '{__name__=~"lethegate.*"}'})
+    naming = json.dumps([each for each in found if each["__name__"].startswith(NAMING)])
+    others = json.dumps([each for each in found if not each["__name__"].startswith(NAMING)])
 
-    for secret in (demo_target["id"], *demo_target["aliases"]):
-        assert secret.lower() not in series.lower()
+    assert demo_target["id"] in naming
+    assert demo_target["id"] not in others
+    for secret in demo_target["aliases"]:
+        assert secret.lower() not in (naming + others).lower()
+
+
+def test_targets_are_told_to_auditors_only(pair, demo_target):
+    """Without a key the admin port's metrics name no target."""
+    told = pair.admin_http.get("/metrics").text
+    strangers = httpx.get(f"{pair.admin_http.base_url}/metrics").text
+
+    assert NAMING in told
+    assert NAMING not in strangers
+    assert demo_target["id"] not in strangers
+
+
+def test_statistics_of_a_real_server(prometheus, pair, demo_target):
+    """The admin API tells what the load did, and what it cost."""
+    found = pair.admin_http.get(f"/admin/v1/targets/{demo_target['id']}/statistics").json()
+
+    assert found["prompts"]["steered"] > 0
+    assert found["prompts"]["matched"] == found["prompts"]["steered"]
+    assert found["answers"]["prevented_steps"] > 0
+    assert found["cost"]["shield_seconds"] > 0
+    assert 0 < found["cost"]["share"] < 1
 
 
 def test_pictures_are_drawn_from_what_was_scraped(prometheus, tmp_path):

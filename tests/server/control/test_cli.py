@@ -286,3 +286,20 @@ def test_many_targets_from_the_shell(run: Callable[..., Result], tmp_path: Path)
     assert [change["field"] for change in json.loads(diff.stdout)] == ["description"]
     assert json.loads(rolled.stdout)["state"] == "done"
     assert [version["revision"] for version in json.loads(versions.stdout)] == [3, 2, 1]
+
+
+def test_statistics_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Of all targets as a table, and of one in full."""
+    file = tmp_path / "ada.json"
+    file.write_text('{"id": "ada", "phrases": ["Port Sorrel"]}')
+    assert run("targets", "add", str(file), "--wait").exit_code == 0
+    table = run("targets", "stats")
+    rows = json.loads(run("targets", "stats", "--json").stdout)
+    one = run("targets", "stats", "ada")
+    whole = json.loads(run("targets", "stats", "ada", "--json").stdout)
+
+    assert "would_cut" in table.stdout
+    assert [(row["id"], row["matched"]) for row in rows] == [("ada", 0)]
+    assert "detected last: never" in one.stdout
+    assert whole["prompts"]["would_refuse"] == 0
+    assert run("targets", "stats", "nobody").exit_code == 1

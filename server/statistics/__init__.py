@@ -1,0 +1,1 @@
+"""What each forget target does and costs: counted in gateways, kept by the control process."""

@@ -1,0 +1,92 @@
+"""The numbers that are kept of each target, and of all requests together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Self
+
+Numbers = Mapping[str, float]
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Numbers that are added up; moments, whose names end in `_at`, keep the latest."""
+
+    def add(self, other: Self) -> None:
+        """Add another's numbers to these."""
+        for field in fields(self):
+            mine, more = getattr(self, field.name), getattr(other, field.name)
+            latest = field.name.endswith("_at")
+            setattr(self, field.name, max(mine, more) if latest else mine + more)
+
+    def to_numbers(self) -> dict[str, float]:
+        """By name, without zeros."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @classmethod
+    def of(cls, numbers: Numbers) -> Self:
+        """From numbers by name; unknown ones, of a newer Lethegate, are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in numbers.items() if name in known})
+
+
+@dataclass(slots=True)
+class TargetCounts(_Sum):
+    """One target's.
+
+    Attributes:
+        matched: prompts in which it was detected, enforced or observed.
+        alias, similarity, always: of those, what found it; a prompt may count in several.
+        refused: prompts refused because of it.
+        steered: prompts whose answer was steered away from it.
+        would_refuse, would_steer: the same, had the target and the key not been in observe mode.
+        cut_phrase, cut_name, cut_provenance: answers ended for what is its own.
+        would_cut: answers that would have been ended.
+        prevented_steps: decode steps of answers steered away from it in which a phrase that had
+            begun could not be completed; told by the V1 runner.
+        screen_seconds, shield_seconds: time added to requests in which it was detected, divided
+            by the number of targets detected with it.
+        last_matched_at: when it was last detected, in seconds since the epoch; 0 for never.
+    """
+
+    matched: int = 0
+    alias: int = 0
+    similarity: int = 0
+    always: int = 0
+    refused: int = 0
+    steered: int = 0
+    would_refuse: int = 0
+    would_steer: int = 0
+    cut_phrase: int = 0
+    cut_name: int = 0
+    cut_provenance: int = 0
+    would_cut: int = 0
+    prevented_steps: int = 0
+    screen_seconds: float = 0.0
+    shield_seconds: float = 0.0
+    last_matched_at: float = 0.0
+
+    @property
+    def cut(self) -> int:
+        """Answers ended for it."""
+        return self.cut_phrase + self.cut_name + self.cut_provenance
+
+    @property
+    def seconds(self) -> float:
+        """Time that the guard spent on it."""
+        return self.screen_seconds + self.shield_seconds
+
+
+@dataclass(slots=True)
+class RequestCounts(_Sum):
+    """Of all requests that were decided about: how many, and the time added to them."""
+
+    requests: int = 0
+    screen_seconds: float = 0.0
+    shield_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time that the guard spent on all."""
+        return self.screen_seconds + self.shield_seconds
