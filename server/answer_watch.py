@@ -11,12 +11,13 @@ from server.call import Call
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
 from server.guarding import Engine, Guard
-from server.metrics import GatewayMetrics
+from server.metrics import OTHER, SURFACES, GatewayMetrics
 from server.observed_response import ObservedResponse
 from server.off_loop import off_loop
 from server.prefixes import Prefixes
 from server.shielded_events import RecordBlock
 from server.steering import OutgoingRequest
+from server.telemetry import current_trace
 
 
 class AnswerWatch:
@@ -52,8 +53,12 @@ class AnswerWatch:
     def record_block(self, call: Call) -> RecordBlock:
         """Counts and audits what ends an answer."""
 
+        trace = current_trace()
+
         def record(surface: str, caught: Catch | None) -> None:
             self._metrics.record_shield_block(surface, caught)
+            where = surface if surface in SURFACES else OTHER
+            trace.note(cut=where, caught=OTHER if caught is None else caught.value)
             call.audit.blocked(surface, caught, enforced=True)
 
         return record

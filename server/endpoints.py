@@ -165,8 +165,18 @@ def endpoint_of(scope: dict[str, Any]) -> Endpoint:
 
 def known_endpoint(scope: MutableMapping[str, Any]) -> Endpoint | None:
     """The open route of this path, whatever the method."""
+    return ENDPOINTS.get(_route(scope))
+
+
+def route_of(scope: MutableMapping[str, Any]) -> str:
+    """The open route of this path as it stands in the table; `?` for any other path."""
+    route = _route(scope)
+    return route if route in ENDPOINTS else "?"
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
     path = routed_path(scope)
-    return ENDPOINTS.get(_STORED.sub(_TEMPLATE, path) if _STORED.fullmatch(path) else path)
+    return _STORED.sub(_TEMPLATE, path) if _STORED.fullmatch(path) else path
 
 
 def response_id_of(scope: MutableMapping[str, Any]) -> str:

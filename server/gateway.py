@@ -75,6 +75,7 @@ from server.shielded_response import Headers, ShieldedResponse, send_reply
 from server.sse import encode_json
 from server.statistics.tally import TargetTally
 from server.steering import OutgoingRequest, steer, untouched
+from server.telemetry import Telemetry, current_trace
 
 GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
@@ -98,6 +99,7 @@ class Gateway:
         audit: Recorder = NO_AUDIT,
         node: NodeGate | None = None,
         tally: TargetTally | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._app = app
         self._settings = settings
@@ -112,11 +114,15 @@ class Gateway:
         self._audit = audit
         self._node = node
         self._tally = tally or TargetTally()
+        self._telemetry = telemetry or Telemetry()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] == "POST":
+            with self._telemetry.request(scope, send) as traced:
+                await self._answer(scope, receive, traced)
         elif scope["type"] == "http":
             await self._answer(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -317,7 +323,8 @@ class Gateway:
             prevented = 0 if request.nonce is None else self._guard.prevented(request.nonce)
             self._tally.shielded(decision, seconds, prevented)
         else:
-            await self._app(scope, replay(request.body, receive), adding(send, headers))
+            with current_trace().to_engine(scope) as inner:
+                await self._app(inner, replay(request.body, receive), adding(send, headers))
 
     async def _screen(self, call: Call) -> Decision:
         """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
@@ -329,9 +336,12 @@ class Gateway:
             raise GuardUnavailable()
         texts = await off_loop(len(call.raw), call.api.texts, call.body, self._engine.decode)
         begun = time.perf_counter()
+        step = current_trace().step("screen", texts=len(texts), characters=sum(map(len, texts)))
         try:
-            async with asyncio.timeout(self._settings.screen_timeout_seconds):
-                decision = await self._guard.screen(texts, call.caller.scope)
+            with step as trace:
+                async with asyncio.timeout(self._settings.screen_timeout_seconds):
+                    decision = await self._guard.screen(texts, call.caller.scope)
+                trace.decided(decision)
         except TimeoutError:
             raise GuardTimeout() from None
         except (Overloaded, GuardTimeout, InvalidRequest):
@@ -341,6 +351,7 @@ class Gateway:
             _log.error("screening failed", **fault_fields(error))
             raise GuardUnavailable() from None
         self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
+        current_trace().decided(decision)
         return decision
 
     async def _refuse(self, call: Call, send: Send, headers: Headers) -> None:
@@ -383,8 +394,10 @@ class Gateway:
             record_block=self._watch.record_block(call),
         )
         body = replay(request.body, until_cut_short(receive, response.cut_short))
-        inner = self._app(scope, body, response.send)
-        await run_until(inner, response)
+        trace = current_trace()
+        with trace.step("shield"), trace.to_engine(scope) as inner:
+            await run_until(self._app(inner, body, response.send), response)
+        trace.note(shield_seconds=response.shield_seconds)
         self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
         return response.shield_seconds
 

@@ -146,6 +146,9 @@ def _parse(settings: Settings, model: str, vllm_args: list[str]) -> argparse.Nam
     _check_flags(args, settings)
     if settings.assistant_memory_gib > 0 and args.worker_cls == "auto":
         args.worker_cls = WORKER
+    if settings.otlp_endpoint is not None and args.otlp_traces_endpoint is None:
+        args.otlp_traces_endpoint = settings.otlp_endpoint
+        os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
     args.model = args.model_tag
     # Added last is outermost; of the processors the last has the last word.
     args.middleware = [*(args.middleware or ()), MIDDLEWARE]

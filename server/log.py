@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from io import TextIOBase
 from pathlib import PurePath
 from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.contextvars import bind_contextvars, clear_contextvars, merge_contextvars
+from structlog.contextvars import bound_contextvars, merge_contextvars
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -50,10 +50,12 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
-def bind_request(request_id: str) -> None:
-    """Put the request's id on every further line of this task."""
-    clear_contextvars()
-    bind_contextvars(request_id=request_id)
+@contextmanager
+def bound_request(request_id: str | None, trace_id: str | None = None) -> Iterator[None]:
+    """Put a request's ids, as far as there are any, on the lines of this task meanwhile."""
+    ids = {"request_id": request_id, "trace_id": trace_id}
+    with bound_contextvars(**{name: value for name, value in ids.items() if value is not None}):
+        yield
 
 
 def fault_fields(error: BaseException) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from server.settings import Settings, load_settings
 from server.statistics.files import StatisticsFile
 from server.statistics.tally import TargetTally
 from server.statistics.writer import StatisticsWriter
+from server.telemetry import open_telemetry
 
 # The encoder's thread gives up the interpreter's lock at every tensor operation and, while the
 # event loop is busy, waits for it again this long. Python's 5 ms would make a 15 ms encoding last
@@ -84,6 +85,7 @@ class GuardMiddleware:
             audit=open_audit(self._settings, self._metrics.audit),
             node=self._node,
             tally=self._tally,
+            telemetry=open_telemetry(self._settings),
         )
 
     def _facts(self) -> WorkerFacts:

@@ -261,6 +261,11 @@ class Settings(BaseModel):
         default=False,
         description="Answer 503 while the audit cannot be written; else serve, and count losses.",
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s]+$",
+        description="URL that traces go to, as OTLP over HTTP (.../v1/traces); by default nowhere.",
+    )
     target_series: int = Field(
         default=0,
         ge=0,

@@ -38,6 +38,7 @@ from server.metrics import GatewayMetrics
 from server.nodes.standing import NodeGate
 from server.settings import Settings
 from server.statistics.tally import TargetTally
+from server.telemetry import Telemetry
 
 DIGEST = "d" * 64
 
@@ -378,6 +379,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         guard: Any = None,
         node: NodeGate | None = None,
         tally: TargetTally | None = None,
+        telemetry: Telemetry | None = None,
         **settings: Any,
     ) -> Stack:
         vllm, registry = FakeVllm(), CollectorRegistry()
@@ -396,6 +398,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             audit=audit,
             node=node,
             tally=tally,
+            telemetry=telemetry,
         )
         url, stop = _serve(gateway)
         http = httpx.Client(base_url=url, timeout=10)

@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from server.log import (
-    bind_request,
+    bound_request,
     configure_logging,
     fault_fields,
     get_logger,
@@ -33,9 +33,9 @@ def _restored() -> Iterator[None]:
 def test_json_lines_carry_the_request(capsys: pytest.CaptureFixture[str]) -> None:
     """A line has event, level, time, component and the request's id, on standard error."""
     configure_logging("info", "json")
-    bind_request("r-1")
-    get_logger("jobs").info("policy_active", generation=3)
-    get_logger("jobs").debug("not_shown")
+    with bound_request("r-1", "ab" * 16):
+        get_logger("jobs").info("policy_active", generation=3)
+        get_logger("jobs").debug("not_shown")
     line = json.loads(capsys.readouterr().err)
 
     assert line.pop("timestamp")
@@ -45,7 +45,11 @@ def test_json_lines_carry_the_request(capsys: pytest.CaptureFixture[str]) -> Non
         "component": "jobs",
         "generation": 3,
         "request_id": "r-1",
+        "trace_id": "ab" * 16,
     }
+    with bound_request(None):
+        get_logger("jobs").info("another")
+    assert not {"request_id", "trace_id"} & json.loads(capsys.readouterr().err).keys()
 
 
 def test_captured_records(capsys: pytest.CaptureFixture[str]) -> None:
