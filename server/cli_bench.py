@@ -103,6 +103,43 @@ def registration(
         _run(json_file, lambda progress: bench_registration(plan, progress))
 
 
+@bench_app.command("admin-load", context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def admin_load(
+    context: typer.Context,
+    json_file: JsonFile,
+    model: Model = None,
+    target: TargetFile = None,
+    unmatched: Unmatched = None,
+    matched: Matched = None,
+    windows: Annotated[int, typer.Option(help="Windows without load, as many with.", min=2)] = 6,
+    seconds: Annotated[float, typer.Option(help="Length of a window.", min=1)] = 20,
+    rate: Annotated[float, typer.Option(help="Lists, and checks, a second.", min=0.1)] = 2,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 8,
+    imported: Annotated[int, typer.Option(help="Targets to import; 0: none.", min=0)] = 10_000,
+    max_tokens: MaxTokens = 128,
+) -> None:
+    """What streams notice of a busy admin API; import, list pages and memory at 10k targets."""
+    with _one_line_errors():
+        from server.bench.admin_load import AdminLoadPlan, bench_admin_load
+        from server.bench.inputs import matched_questions, read_target, unmatched_questions
+
+        name, flags = _model_and_flags(model, context.args)
+        plan = AdminLoadPlan(
+            model=name,
+            flags=flags,
+            target=read_target(target),
+            unmatched=unmatched_questions(unmatched),
+            matched=matched_questions(matched),
+            windows=windows,
+            seconds=seconds,
+            rate=rate,
+            concurrency=concurrency,
+            max_tokens=max_tokens,
+            imported=imported,
+        )
+        _run(json_file, lambda progress: bench_admin_load(plan, progress))
+
+
 @bench_app.command()
 def classifier(
     json_file: JsonFile,

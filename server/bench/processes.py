@@ -1,7 +1,8 @@
-"""Processes below one, as Linux's /proc tells."""
+"""Processes below one and their memory, as Linux's /proc tells."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,3 +31,17 @@ def is_alive(pid: int) -> bool:
 def _fields(stat: Path) -> list[str]:
     # The name, in brackets, may hold anything; state and parent follow it.
     return stat.read_text(errors="replace").rpartition(")")[2].split()
+
+
+def peak_mib(pids: Sequence[int], command: str) -> float:
+    """The most memory that the processes of one of our commands took, in MiB; 0: there is none."""
+    found = 0.0
+    for pid in pids:
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[1:4] != [b"-m", b"server", command.encode()]:
+                continue
+            status = Path(f"/proc/{pid}/status").read_text()
+            peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+            found = max(found, int(peak.split()[1]) / 1024)
+    return round(found, 1)
