@@ -16,6 +16,7 @@ from guard.uld.card import Card
 from guard.uld.shelf import Shelf
 from guard.uld.steps import Step
 from server.errors import Conflict, InvalidField, NotFound
+from server.etags import require_match
 from server.policy import Publisher
 from server.schemas import AssistantIn, AssistantOut, TargetIn
 from server.settings import Settings
@@ -67,7 +68,7 @@ class Assistants:
                 digest = self.shelf.put(name, folder)
             except GuardError as error:
                 raise InvalidField(f"folder: {error}", param="folder") from None
-        return self._described(name, digest)
+        return self._described(name, digest, self._used())
 
     def expect_free(self, name: str) -> None:
         """Refuse a name that is taken.
@@ -87,22 +88,35 @@ class Assistants:
         digest = self.shelf.names().get(name)
         return self.shelf.steps(digest) if digest is not None else []
 
-    def all(self) -> list[AssistantOut]:
-        """Every registered assistant, by name."""
-        return [self._described(*entry) for entry in sorted(self.shelf.names().items())]
+    def page(self, after: str | None, limit: int) -> list[AssistantOut]:
+        """Up to `limit` assistants with names greater than `after`, in order."""
+        names = sorted(self.shelf.names().items())
+        found = [entry for entry in names if entry[0] > (after or "")]
+        used = self._used()
+        return [self._described(*entry, used) for entry in found[:limit]]
 
-    def remove(self, name: str) -> AssistantOut:
+    def one(self, name: str) -> AssistantOut:
+        """A registered assistant.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        digest = self.shelf.names().get(name)
+        if digest is None:
+            raise NotFound("There is no such assistant.")
+        return self._described(name, digest, self._used())
+
+    def remove(self, name: str, if_match: str | None = None) -> AssistantOut:
         """Take an assistant off the shelf.
 
         Raises:
             NotFound: there is none of that name.
+            PreconditionFailed: `if_match` names another content.
             Conflict: a target or the policy in force names it.
         """
         with self._changing:
-            digest = self.shelf.names().get(name)
-            if digest is None:
-                raise NotFound("There is no such assistant.")
-            found = self._described(name, digest)
+            found = self.one(name)
+            require_match(assistant_etag(found), if_match, "assistant")
             if found.in_use:
                 raise Conflict("A target names this assistant, or the policy in force does.")
             self.shelf.remove(name)
@@ -125,8 +139,12 @@ class Assistants:
         if not self.settings.assistant_memory_gib:
             raise InvalidField("uld: needs the setting assistant_memory_gib above 0", param="uld")
 
-    def _described(self, name: str, digest: str) -> AssistantOut:
-        in_use = name in self._named() or digest in self._in_force()
+    def _used(self) -> set[str]:
+        """Names that targets give, and digests of what is in force."""
+        return self._named() | self._in_force()
+
+    def _described(self, name: str, digest: str, used: set[str]) -> AssistantOut:
+        in_use = name in used or digest in used
         try:
             card = self.shelf.card(digest)
         except AssistantUnreadable:
@@ -164,6 +182,11 @@ class Assistants:
         except FileNotFoundError:
             return set()
         return {rule["assistant"] for rule in rules if rule is not None}
+
+
+def assistant_etag(assistant: AssistantOut) -> str:
+    """Its content never changes under a name; another that takes the name has another."""
+    return f'"{assistant.digest}"'
 
 
 def fits_model(model: str, tokenizer: str, *, trust_remote_code: bool) -> Callable[[Card], None]:

@@ -141,8 +141,7 @@ class AdminClient:
 
     def assistants(self) -> list[dict[str, Any]]:
         """All registered assistants."""
-        found: list[dict[str, Any]] = self._call("GET", "/assistants")["assistants"]
-        return found
+        return list(self._pages("/assistants", "assistants"))
 
     def remove_assistant(self, name: str) -> dict[str, Any]:
         """Retire an assistant."""

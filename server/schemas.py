@@ -256,10 +256,11 @@ class AssistantOut(BaseModel):
     in_use: bool
 
 
-class AssistantList(BaseModel):
-    """All registered assistants."""
+class AssistantPage(BaseModel):
+    """A page of assistants by id; `next` is the cursor for `after`, null on the last page."""
 
     assistants: list[AssistantOut]
+    next: str | None
 
 
 class JobError(BaseModel):

@@ -18,6 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from server.database import Database
 from server.errors import Conflict, NotFound, PreconditionFailed
 from server.on_conflict import OnConflict
+from server.errors import Conflict, NotFound
+from server.etags import require_match
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
 from server.replays import Replays
 from server.schemas import TargetIn
@@ -409,9 +411,7 @@ def check_match(known: TargetRecord, if_match: str | None) -> None:
     Raises:
         PreconditionFailed: it names another one.
     """
-    wanted = [tag.strip() for tag in (if_match or "*").split(",")]
-    if "*" not in wanted and known.etag not in wanted:
-        raise PreconditionFailed("The target has been changed: read it again.", param="If-Match")
+    require_match(known.etag, if_match, "target")
 
 
 _CHANGED = ("status", "summary", "error_code", "error_message", "expires_at", "updated_at")

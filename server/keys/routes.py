@@ -114,10 +114,15 @@ def delete_key(key_id: PathId, here: Here, role: Admin, if_match: IfMatch = None
 
 @keys_router.post("/keys/{key_id:id}:rotate")
 def rotate_key(
-    key_id: PathId, rotation: RotateIn, here: Here, role: Admin, response: Response
+    key_id: PathId,
+    rotation: RotateIn,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
 ) -> KeyMade:
     """Give a key a second secret; the first goes on for `grace_seconds`."""
-    record, secret = here.store.rotate(key_id, rotation.grace_seconds)
+    record, secret = here.store.rotate(key_id, rotation.grace_seconds, if_match)
     _hide(response, record.etag)
     made: KeyMade = KeyMade.of(record, key=secret, in_force=here.put_in_force())
     return made

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from server.auth import Role
 from server.database import Database
-from server.errors import Conflict, InvalidField, NotFound, PreconditionFailed
+from server.errors import Conflict, InvalidField, NotFound
+from server.etags import require_match
 from server.keys.record import KeyRecord, SecretRecord, StoredKeys
 from server.keys.secret import SHOWN_CHARS, key_digest, new_key
 from server.keys.table import REQUIRED, REVISION, api_key_secrets, api_keys
@@ -103,16 +104,19 @@ class KeyStore:
             connection.execute(update(api_keys).where(api_keys.c.id == key_id).values(changed))
             return _get(connection, key_id)
 
-    def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
+    def rotate(
+        self, key_id: str, grace_seconds: float, if_match: str | None = None
+    ) -> tuple[KeyRecord, str]:
         """Give a key a new secret; the newest before it goes on for the grace, older ones end now.
 
         Raises:
             NotFound: there is no such key.
+            PreconditionFailed: `if_match` names another revision.
         """
         now, key = time.time(), new_key()
         with self._database.write() as connection:
             _count_up(connection)
-            known = _get(connection, key_id)
+            known = _matched(connection, key_id, if_match)
             newest, until = known.secrets[-1], now + grace_seconds
             until = until if newest.expires_at is None else min(until, newest.expires_at)
             of_key = api_key_secrets.c.key_id == key_id
@@ -175,9 +179,7 @@ def _get(connection: Connection, key_id: str) -> KeyRecord:
 
 def _matched(connection: Connection, key_id: str, if_match: str | None) -> KeyRecord:
     known = _get(connection, key_id)
-    wanted = [tag.strip() for tag in (if_match or "*").split(",")]
-    if "*" not in wanted and known.etag not in wanted:
-        raise PreconditionFailed("The key has been changed: read it again.", param="If-Match")
+    require_match(known.etag, if_match, "key")
     return known
 
 

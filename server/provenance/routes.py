@@ -21,7 +21,8 @@ from server.audit.acts import record_act
 from server.audit.writer import Recorder
 from server.auth import KeyRing, Role
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
-from server.parameters import MAX_NUMBER, After, Limit, PathId
+from server.etags import require_match
+from server.parameters import MAX_NUMBER, After, IfMatch, Limit, PathId
 from server.provenance import page
 from server.provenance.schemas import (
     AdoptIn,
@@ -100,6 +101,7 @@ def create_corpus(corpus: CorpusIn, here: Here, role: Admin, response: Response)
     """Register a corpus; documents are added to it afterwards."""
     job = here.store.create(corpus)
     response.headers["location"] = f"/admin/v1/corpora/{corpus.id}"
+    response.headers["etag"] = here.store.corpus(corpus.id).etag
     return _accepted(here, corpus.id, job)
 
 
@@ -112,15 +114,21 @@ def list_corpora(here: Here, role: Auditor, limit: Limit = 100, after: After = N
 
 
 @router.get("/corpora/{corpus_id:id}")
-def get_corpus(corpus_id: PathId, here: Here, role: Auditor) -> CorpusOut:
-    """One corpus with its status, sizes and threshold."""
+def get_corpus(corpus_id: PathId, here: Here, role: Auditor, response: Response) -> CorpusOut:
+    """One corpus with its status, sizes and threshold; its ETag is that of its settings."""
     record = here.store.corpus(corpus_id)
+    response.headers["etag"] = record.etag
     return here.overview.of([record], described=role >= Role.ADMIN)[0]
 
 
 @router.patch("/corpora/{corpus_id:id}", status_code=202)
 def change_corpus(
-    corpus_id: PathId, change: CorpusChange, here: Here, role: Admin
+    corpus_id: PathId,
+    change: CorpusChange,
+    here: Here,
+    role: Admin,
+    response: Response,
+    if_match: IfMatch = None,
 ) -> CorpusAccepted:
     """Change a corpus's settings; its index stays as it is, its threshold is calibrated anew."""
 
@@ -129,14 +137,20 @@ def change_corpus(
             return change.of(corpus)
 
     record = here.store.corpus(corpus_id)
+    require_match(record.etag, if_match, "corpus")
     here.veto.require_room(replace(record, settings=changed(record.settings)))
-    return _accepted(here, corpus_id, here.store.change(corpus_id, changed))
+    job = here.store.change(corpus_id, changed, if_match)
+    response.headers["etag"] = here.store.corpus(corpus_id).etag
+    return _accepted(here, corpus_id, job)
 
 
 @router.delete("/corpora/{corpus_id:id}", status_code=202)
-def withdraw_corpus(corpus_id: PathId, here: Here, role: Admin) -> CorpusAccepted:
+def withdraw_corpus(
+    corpus_id: PathId, here: Here, role: Admin, if_match: IfMatch = None
+) -> CorpusAccepted:
     """Withdraw a corpus with all its documents; they are gone from disk when the job is done."""
-    return _accepted(here, corpus_id, here.store.request(JobKind.CORPUS_DELETE, corpus_id, {}))
+    job = here.store.request(JobKind.CORPUS_DELETE, corpus_id, {}, if_match)
+    return _accepted(here, corpus_id, job)
 
 
 @router.post("/corpora/{corpus_id:id}:verify", status_code=202)

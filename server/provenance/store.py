@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from server.database import Database, Write
 from server.errors import Conflict, NotFound, ServerError, row_of
+from server.etags import content_etag, require_match
 from server.provenance.schemas import CorpusIn
 from server.records import JobRecord
 from server.store import add_job, load_jobs
@@ -56,6 +57,11 @@ class CorpusRecord:
             created_at=row.created_at,
             updated_at=row.updated_at,
         )
+
+    @property
+    def etag(self) -> str:
+        """Differs for all settings, and for a corpus that took the id of a withdrawn one."""
+        return content_etag(self.created_at, self.settings.model_dump(mode="json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +116,22 @@ class CorpusStore:
                 raise Conflict("A corpus with this id exists.", param="id") from None
             return _queue(connection, JobKind.CORPUS_CREATE, corpus.id, {})
 
-    def change(self, corpus_id: str, change: Callable[[CorpusIn], CorpusIn]) -> JobRecord:
+    def change(
+        self,
+        corpus_id: str,
+        change: Callable[[CorpusIn], CorpusIn],
+        if_match: str | None = None,
+    ) -> JobRecord:
         """Store other settings of a corpus, and the job that brings them into force.
 
         Raises:
             NotFound: there is no such corpus.
             Conflict: it is being withdrawn.
+            PreconditionFailed: `if_match` names other settings.
         """
         with self._database.write() as connection:
             known = _get(connection, corpus_id)
+            require_match(known.etag, if_match, "corpus")
             if known.status is CorpusStatus.WITHDRAWN:
                 raise Conflict("The corpus is being withdrawn.", param="id")
             settings = change(known.settings).model_dump(mode="json")
@@ -126,15 +139,23 @@ class CorpusStore:
             connection.execute(update(corpora).where(corpora.c.id == corpus_id).values(values))
             return _queue(connection, JobKind.CORPUS_CHANGE, corpus_id, {})
 
-    def request(self, kind: JobKind, corpus_id: str, payload: Mapping[str, Any]) -> JobRecord:
+    def request(
+        self,
+        kind: JobKind,
+        corpus_id: str,
+        payload: Mapping[str, Any],
+        if_match: str | None = None,
+    ) -> JobRecord:
         """Queue a job on a corpus.
 
         Raises:
             NotFound: there is no such corpus.
             Conflict: it is being withdrawn, which may be asked for again if its job failed.
+            PreconditionFailed: `if_match` names other settings.
         """
         with self._write() as connection:
             known = _get(connection, corpus_id)
+            require_match(known.etag, if_match, "corpus")
             withdrawn = known.status is CorpusStatus.WITHDRAWN
             if withdrawn and kind is not JobKind.CORPUS_DELETE:
                 raise Conflict("The corpus is being withdrawn.", param="id")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from server.access import Auditor
-from server.admin_parts import Here, TargetPath
+from server.admin_parts import Here
+from server.parameters import PathId
 from server.statistics.schemas import TargetStatistics
 
 statistics_router = APIRouter(tags=["targets"])
 
 
-@statistics_router.get("/targets/{target_id}/statistics")
-def target_statistics(target_id: TargetPath, here: Here, role: Auditor) -> TargetStatistics:
+@statistics_router.get("/targets/{target_id:id}/statistics")
+def target_statistics(target_id: PathId, here: Here, role: Auditor) -> TargetStatistics:
     """How often a target was detected, what followed or would have, and the time it costs."""
     record, _ = here.store.target(target_id)
     statistics = here.store.statistics()

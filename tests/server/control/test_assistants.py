@@ -65,7 +65,7 @@ def test_registered_listed_and_retired(admin: httpx.Client, tmp_path: Path) -> N
     }
     assert admin.delete("/admin/v1/assistants/first").status_code == 200
     assert admin.delete("/admin/v1/assistants/first").status_code == 404
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 def test_what_is_no_assistant_of_this_model_is_refused(admin: httpx.Client, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_what_is_no_assistant_of_this_model_is_refused(admin: httpx.Client, tmp_
 
         assert found.status_code == 422
         assert found.json()["error"]["param"] == "folder"
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_malformed_card_is_refused_by_field(
     assert found.status_code == 422
     assert found.json()["error"]["message"].startswith(f"folder: card.json: {named} must be")
     assert found.json()["error"]["param"] == "folder"
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_card_that_is_none_is_refused(
 
     assert found.status_code == 422
     assert "card.json" in found.json()["error"]["message"]
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 def test_a_field_too_many_is_refused(admin: httpx.Client, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_only_regular_files_are_read(admin: httpx.Client, tmp_path: Path, name: 
 
         assert found.status_code == 422
         assert name in found.json()["error"]["message"]
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 @pytest.mark.parametrize("lost", ["card.json", ""])

@@ -206,7 +206,7 @@ def test_cancelled_while_it_runs_and_while_it_waits(api: httpx.Client, settings:
     assert again.status_code == 409
     assert len(steps(api)) > 2
     assert api.get("/admin/v1/assistants/second/log").status_code == 404
-    assert api.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert api.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
 
 
 def test_a_withdrawn_target_ends_its_training(api: httpx.Client, settings: Settings) -> None:
@@ -250,7 +250,7 @@ def test_a_target_that_goes_while_its_assistant_is_registered(
     job = ended(api, train(api))
 
     assert (job["state"], job["error"]["code"]) == ("failed", "target_withdrawn")
-    assert api.get("/admin/v1/assistants").json() == {"assistants": []}
+    assert api.get("/admin/v1/assistants").json() == {"assistants": [], "next": None}
     assert {path.name for path in settings.assistants.iterdir()} == {"names.json"}
     assert [answer.status_code for answer in named] == [422]
 
