@@ -175,7 +175,7 @@ def test_a_damaged_assistant_is_seen_and_retired(
     assert (listed[0]["layers"], listed[0]["metrics"]) == (None, None)
     assert listed[1] == sound
     assert admin.delete("/admin/v1/assistants/damaged").status_code == 200
-    assert admin.get("/admin/v1/assistants").json() == {"assistants": [sound]}
+    assert admin.get("/admin/v1/assistants").json() == {"assistants": [sound], "next": None}
     assert not kept.exists()
 
 
