@@ -16,10 +16,9 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, upda
 from sqlalchemy.exc import IntegrityError
 
 from server.database import Database
-from server.errors import Conflict, NotFound, PreconditionFailed
-from server.on_conflict import OnConflict
 from server.errors import Conflict, NotFound
 from server.etags import require_match
+from server.on_conflict import OnConflict
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
 from server.replays import Replays
 from server.schemas import TargetIn
