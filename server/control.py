@@ -219,7 +219,7 @@ def _serve(
         control,
         version=version("lethegate"),
         max_body_bytes=settings.max_body_bytes,
-        console=settings.endpoint_url if settings.console else None,
+        console=_asked_by_console(settings),
     )
     server = _uvicorn_server(app)
     _announce(settings, listener)
@@ -257,6 +257,13 @@ def _serve(
     if isinstance(worker.fault, StartFault):
         raise worker.fault
     return START_AGAIN if lost or worker.fault is not None else 0
+
+
+def _asked_by_console(settings: Settings) -> str | None:
+    """The guarded endpoint that the console's playground asks; None: there is no console."""
+    if not settings.console:
+        return None
+    return settings.console_endpoint_url or settings.endpoint_url
 
 
 def _lead(

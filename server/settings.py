@@ -67,6 +67,11 @@ class Settings(BaseModel):
     console: bool = Field(
         default=True, description="Serve the Web console, at /console of the admin port."
     )
+    console_endpoint_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@\s]+$",
+        description="Guarded endpoint that the console asks; by default that of host and port.",
+    )
     admin_key: SecretStr | None = Field(
         default=None,
         description="Admin key; by default one is made and kept in admin.key (state dir).",

@@ -56,10 +56,13 @@ class AdminApi:
             EndpointSilent: it does not answer.
             ApiRefused: it answers with an error.
         """
-        # The endpoint speaks plain HTTP; loading certificates would take longer than asking.
-        unused = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # Loading certificates takes longer than asking: only where there is TLS.
+        secure = self._endpoint_url.startswith("https:")
+        trusted = (
+            ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        )
         client = httpx.AsyncClient(
-            base_url=self._endpoint_url, trust_env=False, timeout=_ENDPOINT_SECONDS, verify=unused
+            base_url=self._endpoint_url, trust_env=False, timeout=_ENDPOINT_SECONDS, verify=trusted
         )
         async with client:
             try:

@@ -16,8 +16,9 @@ import pytest
 
 from guard.follower import Active, Follower
 from guard.snapshot import load_snapshot
-from server.control import _only_one, own_directory
-from server.errors import ControlRunning
+from server.control import _asked_by_console, _only_one, own_directory
+from server.errors import ControlRunning, SettingsError
+from server.settings import load_settings
 
 QUICK = Path(__file__).with_name("fake_control.py")
 REAL = Path(__file__).with_name("real_control.py")
@@ -53,6 +54,23 @@ def test_only_one_per_state_directory(control: ControlProcess) -> None:
         _only_one(control.state_dir),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ({}, "http://127.0.0.1:8000"),
+        ({"CONSOLE": "false"}, None),
+        ({"CONSOLE_ENDPOINT_URL": "https://models.example:8443"}, "https://models.example:8443"),
+    ],
+)
+def test_what_the_console_asks(given: dict[str, str], asked: str | None) -> None:
+    """The endpoint of this machine, unless another one is named; a URL with a path is none."""
+    env = {f"LETHEGATE_{name}": value for name, value in given.items()}
+
+    assert _asked_by_console(load_settings(env=env)) == asked
+    with pytest.raises(SettingsError, match="CONSOLE_ENDPOINT_URL"):
+        load_settings(env={"LETHEGATE_CONSOLE_ENDPOINT_URL": "https://user@models.example/v1"})
 
 
 def test_loose_permissions_are_tightened(tmp_path: Path) -> None:
