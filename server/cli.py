@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+import server.cli_bench_nodes
 import server.cli_targets  # noqa: F401  (adds commands to `targets_app`)
 from server.cli_admin import jobs_app, targets_app
 from server.cli_assistant import assistant_app

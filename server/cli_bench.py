@@ -52,7 +52,7 @@ def serving(
     max_tokens: MaxTokens = 256,
 ) -> None:
     """Throughput and latency, guarded against plain, with unmatched and with matched traffic."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.inputs import matched_questions, read_target, unmatched_questions
         from server.bench.serving import ServingPlan, bench_serving
 
@@ -68,7 +68,7 @@ def serving(
             requests=requests,
             max_tokens=max_tokens,
         )
-        _run(json_file, lambda progress: bench_serving(plan, progress))
+        run(json_file, lambda progress: bench_serving(plan, progress))
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
@@ -86,7 +86,7 @@ def registration(
     max_tokens: MaxTokens = 64,
 ) -> None:
     """Time until a registered target is in force, and what running streams notice of it."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.inputs import read_target, unmatched_questions
         from server.bench.registration import RegistrationPlan, bench_registration
 
@@ -100,7 +100,7 @@ def registration(
             concurrency=concurrency,
             max_tokens=max_tokens,
         )
-        _run(json_file, lambda progress: bench_registration(plan, progress))
+        run(json_file, lambda progress: bench_registration(plan, progress))
 
 
 @bench_app.command("admin-load", context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
@@ -156,12 +156,12 @@ def classifier(
     ] = 1_000_000,
 ) -> None:
     """Cost of judging a prompt, against 100, 10k and 1M registered ones; needs 4 GB at 1M."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.classifier import ClassifierBenchPlan, bench_classifier
 
         sizes = sorted({min(size, largest) for size in (100, 10_000, 1_000_000)})
         plan = ClassifierBenchPlan(sizes, encoder, encoder_device, prompts, seconds)
-        _run(json_file, lambda progress: bench_classifier(plan, progress))
+        run(json_file, lambda progress: bench_classifier(plan, progress))
 
 
 @bench_app.command("token-filter")
@@ -175,11 +175,11 @@ def token_filter(
     ] = 1_000_000,
 ) -> None:
     """Cost and completeness of the hard ban, beside vLLM's and transformers' bad words."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.token_filter import FilterPlan, bench_token_filter
 
         plan = FilterPlan(steps=steps, paths=paths, spelled=spelled, largest=largest)
-        _run(json_file, lambda progress: bench_token_filter(plan, progress))
+        run(json_file, lambda progress: bench_token_filter(plan, progress))
 
 
 @bench_app.command()
@@ -194,11 +194,11 @@ def device(
     ] = None,
 ) -> None:
     """Cost of the token filter's step and of the encoder on this machine's GPU."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.device import DevicePlan, bench_device
 
         plan = DevicePlan(steps=steps, largest=largest, encoder=encoder or DEFAULT_ENCODER)
-        _run(json_file, lambda progress: bench_device(plan, progress))
+        run(json_file, lambda progress: bench_device(plan, progress))
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
@@ -219,7 +219,7 @@ def semantic(
     max_tokens: MaxTokens = 64,
 ) -> None:
     """What the semantic filter catches, changes and costs, beside tokens only."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.inputs import forget_rows, read_target, unmatched_questions
         from server.bench.near_verbatim import Question
         from server.bench.semantic import SemanticPlan, bench_semantic
@@ -236,7 +236,7 @@ def semantic(
             requests=requests,
             max_tokens=max_tokens,
         )
-        _run(json_file, lambda progress: bench_semantic(plan, progress))
+        run(json_file, lambda progress: bench_semantic(plan, progress))
 
 
 @bench_app.command()
@@ -247,11 +247,11 @@ def watch(
     megabytes: Annotated[float, typer.Option(help="Text registered for TraceShield.")] = 10,
 ) -> None:
     """What it costs to hold answers against names and registered texts, per streamed chunk."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.watch import WatchPlan, bench_watch
 
         plan = WatchPlan(answers, chunks, megabytes)
-        _run(json_file, lambda progress: bench_watch(plan, progress))
+        run(json_file, lambda progress: bench_watch(plan, progress))
 
 
 @bench_app.command()
@@ -262,11 +262,11 @@ def oracle(
     encoder_device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """What the time to the first byte tells of whether and for which target a prompt matched."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.oracle import OraclePlan, bench_oracle
 
         plan = OraclePlan(requests, encoder, encoder_device)
-        _run(json_file, lambda progress: bench_oracle(plan, progress))
+        run(json_file, lambda progress: bench_oracle(plan, progress))
 
 
 @bench_app.command()
@@ -287,7 +287,7 @@ def uld(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Cost of an assistant per step at batch 1, 8 and 32, and per prompt, against its floor."""
-    with _one_line_errors():
+    with one_line_errors():
         from guard.errors import ModelUnreadable
         from server.bench.errors import InputMissing
         from server.bench.uld import UldBenchPlan, bench_uld
@@ -308,7 +308,7 @@ def uld(
             device,
         )
         try:
-            _run(json_file, lambda progress: bench_uld(plan, progress))
+            run(json_file, lambda progress: bench_uld(plan, progress))
         except ModelUnreadable as error:
             raise InputMissing(str(error)) from None
 
@@ -328,7 +328,7 @@ def recite(
     max_tokens: MaxTokens = 128,
 ) -> None:
     """A model that recites documents: what veto and shield stop, change and cost."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.inputs import DEMO_FLAGS
         from server.bench.recite import RecitePlan, bench_recite
         from server.settings import Settings
@@ -344,7 +344,7 @@ def recite(
             max_tokens=max_tokens,
             minimum_match=Settings().minimum_match_tokens,
         )
-        _run(json_file, lambda progress: bench_recite(plan, progress))
+        run(json_file, lambda progress: bench_recite(plan, progress))
 
 
 @bench_app.command()
@@ -364,7 +364,7 @@ def provenance(
     ] = None,
 ) -> None:
     """Cost of the provenance index: building, opening, spans, streaming, veto."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.provenance import ProvenancePlan, bench_provenance
 
         sizes = sorted({min(size, largest) for size in (1.0, 10.0, 100.0)})
@@ -375,7 +375,7 @@ def provenance(
             rival_megabytes=sizes[-1],
             python=infini_gram,
         )
-        _run(json_file, lambda progress: bench_provenance(plan, progress))
+        run(json_file, lambda progress: bench_provenance(plan, progress))
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
@@ -393,7 +393,7 @@ def soak(
     questions: Annotated[int, typer.Option(help="Unmatched questions, at most.", min=25)] = 100,
 ) -> None:
     """Mixed load while policies change and processes are killed; exit status 1 if not passed."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.inputs import read_target, unmatched_questions
         from server.bench.soak.run import SoakPlan, bench_soak
 
@@ -408,7 +408,7 @@ def soak(
             concurrency=concurrency,
             reload_seconds=reload_seconds,
         )
-        figures = _run(json_file, lambda progress: bench_soak(plan, progress))
+        figures = run(json_file, lambda progress: bench_soak(plan, progress))
         if not figures["passed"]:
             raise typer.Exit(1)
 
@@ -424,7 +424,8 @@ def _model_and_flags(model: str | None, flags: list[str]) -> tuple[str, list[str
     return model_or_demo(model), chosen
 
 
-def _run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:
+def run(json_file: Path, bench: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:
+    """Run a bench with a bar of its progress, write its report and print it."""
     from server.bench.report import check_writable, load_average, write_report
 
     check_writable(json_file)
@@ -452,7 +453,7 @@ def _print(figures: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Errors as one line, then what the servers' logs say; SIGTERM and SIGHUP act as Ctrl-C."""
     # A shell starts background jobs with Ctrl-C ignored; the others would then do nothing either.
     signal.signal(signal.SIGINT, signal.default_int_handler)

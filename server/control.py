@@ -163,7 +163,7 @@ def _serve(
         on_lost=lambda: _end(server),
     )
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
-    nodes = _nodes(settings, database, lease)
+    nodes = _nodes(settings, database, lease, lambda: server.should_exit)
     publisher = WithNodes(assistants.publisher, partial(nodes.fleet.followers, Channel.POLICY))
     metrics = ControlMetrics(registry, publisher.followers, nodes.fleet.facts)
     database.on_fault = partial(metrics.record_storage_failure, Storage.STORE)
@@ -328,9 +328,11 @@ def _open_corpora(
     return corpora
 
 
-def _nodes(settings: Settings, database: Database, lease: Lease) -> Nodes:
+def _nodes(
+    settings: Settings, database: Database, lease: Lease, is_ending: Callable[[], bool]
+) -> Nodes:
     offer = Offer(settings)
-    return Nodes(Fleet(NodeStore(database, lease.write), offer.active), offer)
+    return Nodes(Fleet(NodeStore(database, lease.write), offer.active), offer, is_ending)
 
 
 def _highest_epoch(settings: Settings) -> int:

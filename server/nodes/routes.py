@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated
@@ -27,10 +28,11 @@ _POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """What these handlers work on."""
+    """What these handlers work on; nobody is kept waiting once the process `is_ending`."""
 
     fleet: Fleet
     offer: Offer
+    is_ending: Callable[[], bool] = lambda: False
 
     def orders(self, node_id: str) -> Orders:
         """What a node is to do now."""
@@ -52,7 +54,7 @@ class Nodes:
             if tag != etag:
                 return orders, tag
             while before == (self.offer.changed(), self.fleet.is_fenced(node_id)):
-                if time.monotonic() >= end:
+                if time.monotonic() >= end or self.is_ending():
                     return orders, tag
                 await asyncio.sleep(_POLL_SECONDS)
 

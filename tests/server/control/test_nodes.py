@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -444,6 +446,18 @@ def test_erased_documents_go_from_nodes_too(
     settle(lambda: b"quetzal" not in text_here() and b"ocelot" in text_here())
 
 
+def test_who_waits_keeps_no_process_from_ending(nodes: Nodes, put: Any) -> None:
+    """A node that waits for orders is sent away when the control process is told to stop."""
+    ending = threading.Event()
+    waited = replace(nodes, is_ending=ending.is_set)
+    tag = asyncio.run(waited.changed("a", "", 0))[1]
+    threading.Timer(0.2, ending.set).start()
+    began = time.monotonic()
+
+    assert asyncio.run(waited.changed("a", tag, 10))[1] == tag
+    assert 0.1 < time.monotonic() - began < 5
+
+
 def test_a_wrong_key_changes_nothing(
     node: Callable[..., Node], put: Any, settle: Settle, admin: httpx.Client
 ) -> None:
@@ -482,6 +496,7 @@ def test_another_control_process_takes_over(
     _register(second, "after")
     second.until(lambda: one.targets() == {"before", "after"})
     second.until(lambda: one.agent._standing.lead == lead + 1)
+
     (view,) = second.http.get("/nodes").json()["nodes"]
     assert (view["id"], view["num_workers"]) == ("a", 1)
 
