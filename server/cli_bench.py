@@ -119,7 +119,7 @@ def admin_load(
     max_tokens: MaxTokens = 128,
 ) -> None:
     """What streams notice of a busy admin API; import, list pages and memory at 10k targets."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.admin_load import AdminLoadPlan, bench_admin_load
         from server.bench.inputs import matched_questions, read_target, unmatched_questions
 
@@ -137,7 +137,7 @@ def admin_load(
             max_tokens=max_tokens,
             imported=imported,
         )
-        _run(json_file, lambda progress: bench_admin_load(plan, progress))
+        run(json_file, lambda progress: bench_admin_load(plan, progress))
 
 
 @bench_app.command()
