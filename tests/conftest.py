@@ -86,7 +86,7 @@ def blocks_of() -> Callable[[Path], list[Any]]:
 
 # Fails on what curl alone would print and go on; `make` is only asked whether it could.
 _SHELL = """
-set -euo pipefail
+set -eo pipefail
 curl() { command curl --fail-with-body --max-time 60 "$@"; }
 make() { command make -C "$CHECKOUT" -n "$@" >/dev/null; }
 lethegate() { "$PYTHON" -m server "$@"; }
@@ -120,6 +120,7 @@ def run_document(
         own = {"CHECKOUT": str(CHECKOUT), "PYTHON": sys.executable, "HOME": str(tmp_path)}
         folder = tmp_path / "work"
         folder.mkdir(exist_ok=True)
+        (folder / ".venv").symlink_to(sys.prefix)
         return subprocess.run(
             ["bash", "-x", str(tmp_path / "script")],
             cwd=folder,

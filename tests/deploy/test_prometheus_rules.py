@@ -12,6 +12,7 @@ import yaml
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
+JOBS = ["lethegate", "lethegate-control"]
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 UNIT_TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
 needs_promtool = pytest.mark.skipif(
@@ -38,13 +39,17 @@ def promtool(*arguments):
 def test_configuration_and_rules_are_valid():
     """By the judgement of Prometheus's own tool; the configuration names the rules."""
     # Syntax only: the scrape key is where compose puts it, not here.
-    for command in (("config", "--syntax-only", "prometheus.yml"), ("rules", *map(str, RULES))):
+    configurations = ("prometheus.yml", "loopback.yml")
+    checks = [("config", "--syntax-only", *configurations), ("rules", *map(str, RULES))]
+    for command in checks:
         status, said = promtool("check", *command)
 
         assert status == 0, said
-    shipped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text(encoding="utf-8"))
-    (pattern,) = shipped["rule_files"]
-    assert sorted(PROMETHEUS.glob(pattern)) == RULES
+    for name in configurations:
+        shipped = yaml.safe_load((PROMETHEUS / name).read_text(encoding="utf-8"))
+        (pattern,) = shipped["rule_files"]
+        assert sorted(PROMETHEUS.glob(pattern)) == RULES
+        assert [job["job_name"] for job in shipped["scrape_configs"]] == JOBS
 
 
 @needs_promtool
