@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from server.sse import EventSplitter, event_data
 from server.surfaces import logprob_tokens, written_texts
+
+# Between texts that are read one by one: of private use, so that no phrase holds it.
+_APART = "\ue000"
 
 
 def surfaces_of(body: bytes, *, stream: bool) -> dict[str, str]:
@@ -41,6 +44,7 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
         for path, text in written_texts(choice):
             yield f"choice {index} {path[-1]}", text
         yield f"choice {index} logprobs", "".join(logprob_tokens(choice))
+        yield f"choice {index} alternatives", _of_choice(choice)
     if "delta" in part:
         yield from _block(part["delta"])
     for block in part.get("content") or ():
@@ -49,13 +53,35 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
         yield "error", json.dumps(part["error"], ensure_ascii=False)
 
 
+def _alternatives(steps: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """What each token that might have been sampled would have made of the text before it."""
+    said, found = "", []
+    for token, others in steps:
+        found += [said + other for other in others]
+        said += token
+    return "".join(_APART + text for text in found)
+
+
+def _of_choice(choice: Any) -> str:
+    """Those in the log-probabilities of a chat, or of a completion."""
+    logprobs = choice.get("logprobs") or {}
+    if "tokens" in logprobs:
+        others = (step or () for step in logprobs.get("top_logprobs") or ())
+        return _alternatives(zip(logprobs["tokens"], others, strict=False))
+    return _alternatives(map(_step, logprobs.get("content") or ()))
+
+
+def _step(entry: Any) -> tuple[str, list[str]]:
+    return entry["token"], [other["token"] for other in entry.get("top_logprobs") or ()]
+
+
 def _response_event(event: Any) -> Iterator[tuple[str, str]]:
     """What an event of a response says; the request's own texts in it are the client's."""
     kind = event["type"].removeprefix("response.")
     for key in ("delta", "text", "arguments", "input", "name"):
         if isinstance(event.get(key), str):
             yield f"{kind} {key}", event[key]
-    yield f"{kind} logprobs", _tokens(event)
+    yield from _logprobs(kind, event)
     if "part" in event:
         yield f"{kind} part", event["part"].get("text") or ""
     for item in (event.get("item"), *(event.get("response") or {}).get("output", ())):
@@ -67,11 +93,13 @@ def _item(kind: str, item: Any) -> Iterator[tuple[str, str]]:
         yield f"{kind} {key}", item.get(key) or ""
     for part in (*(item.get("content") or ()), *(item.get("summary") or ())):
         yield f"{kind} {part.get('type')}", part.get("text") or part.get("refusal") or ""
-        yield f"{kind} logprobs", _tokens(part)
+        yield from _logprobs(kind, part)
 
 
-def _tokens(holder: Any) -> str:
-    return "".join(entry["token"] for entry in holder.get("logprobs") or ())
+def _logprobs(kind: str, holder: Any) -> Iterator[tuple[str, str]]:
+    entries = holder.get("logprobs") or ()
+    yield f"{kind} logprobs", "".join(entry["token"] for entry in entries)
+    yield f"{kind} alternatives", _alternatives(map(_step, entries))
 
 
 def _block(block: Any) -> Iterator[tuple[str, str]]:

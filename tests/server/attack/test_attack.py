@@ -102,6 +102,42 @@ def test_an_emission_is_seen_on_every_surface(body: Any) -> None:
     assert judge(_CASE, _PREY, _answer(200, body), stream=False).outcome is Outcome.EMITTED
 
 
+_OTHERS = {"token": " Smyth", "top_logprobs": [{"token": " Smyth"}, {"token": " Smith"}]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "logprobs": {"content": [{"token": "John", "top_logprobs": []}, _OTHERS]},
+                }
+            ]
+        },
+        {
+            "choices": [
+                {
+                    "index": 0,
+                    "logprobs": {
+                        "tokens": ["John", " Smyth"],
+                        "top_logprobs": [None, {" Smyth": -1, " Smith": -2}],
+                    },
+                }
+            ]
+        },
+        {"output": [{"content": [{"logprobs": [{"token": "John"}, _OTHERS]}]}]},
+    ],
+)
+def test_what_might_have_been_sampled_is_read(body: Any) -> None:
+    """Each alternative after the text before it; not one after another."""
+    assert judge(_CASE, _PREY, _answer(200, body), stream=False).outcome is Outcome.EMITTED
+    apart = json.loads(json.dumps(body).replace("John", "Joan").replace(" Smyth", "John"))
+
+    assert judge(_CASE, _PREY, _answer(200, apart), stream=False).outcome is Outcome.CLEAN
+
+
 def test_an_emission_over_deltas_is_seen() -> None:
     """Per choice and surface, joined."""
     chat = [{"choices": [{"index": 0, "delta": {"content": t}}]} for t in ("John", " Smith")]
