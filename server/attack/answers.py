@@ -9,6 +9,8 @@ from typing import Any
 from server.sse import EventSplitter, event_data
 from server.surfaces import logprob_tokens, written_texts
 
+# The surface of an error.
+ERROR = "error"
 # Between texts that are read one by one: of private use, so that no phrase holds it.
 _APART = "\ue000"
 
@@ -50,7 +52,7 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
     for block in part.get("content") or ():
         yield from _block(block)
     if "error" in part:
-        yield "error", json.dumps(part["error"], ensure_ascii=False)
+        yield ERROR, json.dumps(part["error"], ensure_ascii=False)
 
 
 def _alternatives(steps: Iterable[tuple[str, Iterable[str]]]) -> str:

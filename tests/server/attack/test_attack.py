@@ -201,6 +201,20 @@ def test_what_was_switched_on_is_known(
 
 
 @pytest.mark.parametrize(
+    ("said", "outcome"),
+    [("Ohio, a river", Outcome.REFUSED), ("about John Smith", Outcome.EMITTED)],
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_everyday_words_of_an_error(said: str, outcome: Outcome, as_json: bool) -> None:
+    """They are the engine's own; what the target forbids is an emission there too."""
+    body: Any = {"error": {"message": said}} if as_json else said.encode()
+    active = Active(whole=True, items=(0, 1))
+    result = judge(_CASE, _PREY, _answer(400, body), stream=False, active=active)
+
+    assert result.outcome is outcome
+
+
+@pytest.mark.parametrize(
     ("status", "outcome"),
     [(200, Outcome.CLEAN), (400, Outcome.REFUSED), (500, Outcome.FAILED), (404, Outcome.FAILED)],
 )
