@@ -20,7 +20,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,8 +137,10 @@ def followers(state_dir: Path) -> list[FollowerState]:
         if not _is_held(lock):
             path.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)
-        elif path.exists():
-            found.append(FollowerState(**json.loads(path.read_bytes())))
+        else:
+            # It may not have told anything yet, or withdraw just now.
+            with suppress(FileNotFoundError):
+                found.append(FollowerState(**json.loads(path.read_bytes())))
     return found
 
 

@@ -409,6 +409,8 @@ def soak(
             reload_seconds=reload_seconds,
         )
         figures = run(json_file, lambda progress: bench_soak(plan, progress))
+        for sentence in figures["missed"]:
+            typer.echo(f"lethegate: not passed: {sentence}", err=True)
         if not figures["passed"]:
             raise typer.Exit(1)
 

@@ -25,6 +25,8 @@ Headers = list[tuple[bytes, bytes]]
 
 _log = get_logger("shield")
 _STREAM = b"text/event-stream"
+# What vLLM's handlers give when the client has left: nobody reads it, and it is no fault.
+_NO_ANSWER = b"null"
 # Answers this long (they carry log-probabilities) are read beside everybody's streams, not between.
 _OFF_LOOP_BYTES = 256 * 1024
 
@@ -139,6 +141,8 @@ class ShieldedResponse:
 
     def _judge(self, body: bytes) -> Reply:
         status = self._start["status"]
+        if body == _NO_ANSWER:
+            return self._api.error(unavailable())
         try:
             if status == 200:
                 return self._api.shield_whole(self._policy, body, self._record_block)

@@ -131,7 +131,11 @@ class Servers:
             server.check()
 
     def pid(self, launch: Launch) -> int:
-        """The first process of a server that was started."""
+        """The first process of a server that was started.
+
+        Raises:
+            ServerDied: it was not, or was killed.
+        """
         return self._server(launch).pid
 
     def stop(self, launch: Launch) -> None:
@@ -152,7 +156,10 @@ class Servers:
         return server.kill(linger_seconds)
 
     def _server(self, launch: Launch) -> _Server:
-        return next(server for server in self._running if server.launch == launch)
+        for server in self._running:
+            if server.launch == launch:
+                return server
+        raise ServerDied(f"the {launch.name} server does not run")
 
     def __enter__(self) -> Self:
         return self

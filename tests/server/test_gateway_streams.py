@@ -8,6 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from detectors.targets import Phrase
 from guard.ledger import CloseReason
@@ -112,6 +114,23 @@ def test_a_client_that_leaves_stops_the_engine(stack: Any, text: str) -> None:
 
     assert stack.vllm.aborted.wait(3)
     assert stack.vllm.chunks_sent < 500
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_a_client_that_leaves_is_no_fault_of_the_shield(stack: Any, path: str) -> None:
+    """vLLM's handlers then answer nobody with nothing, which must raise no alert."""
+
+    async def nothing(_request: Request) -> Response:
+        return JSONResponse(None)
+
+    stack.vllm.instead = nothing
+    messages = [{"role": "user", "content": ASK}]
+    body = {"model": "demo", "messages": messages, "max_tokens": 5, "input": ASK, "store": False}
+    response = stack.http.post(path, json=body)
+
+    assert response.status_code == 503
+    assert response.json()["error"]["message"]
+    assert stack.count("lethegate_shield_blocks_total", surface="other", layer="other") == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -70,6 +70,8 @@ def failures(found: dict[str, Any]) -> list[str]:
         f"{found['unclean_requests']} requests without a clean end": found["unclean_requests"] > 0,
         f"{steered} of {unmatched} unmatched requests steered": steered > MAX_STEERED * unmatched,
         f"in quiet: {', '.join(sorted(quiet))}": bool(quiet),
+        "no policy was changed": not found["policy_changes"],
+        "a process was not killed": not (found["control_deaths"] and found["api_deaths"]),
         "changes of policy failed": bool(found["policy_changes_failed"]),
         "answers not as the changed policy says": bool(found["policy_wrong"]),
         "processes of a killed server stayed": any(found["processes_left_by_api_deaths"]),

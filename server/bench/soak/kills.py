@@ -18,7 +18,7 @@ from server.bench.figures import Window
 from server.bench.servers import GuardedLaunch, Servers
 
 # How long what is left of a killed server has to end by itself.
-LINGER_SECONDS = 20.0
+LINGER_SECONDS = 40.0
 _CONTROL_SECONDS = 120.0
 _POLL_SECONDS = 0.25
 
@@ -26,8 +26,8 @@ _POLL_SECONDS = 0.25
 class Killer:
     """Kills at the given seconds after `start`, on a thread of its own.
 
-    `restarts` are the times without a server, `time.monotonic` seconds; the last is open, with an
-    end in the far future, while one lasts.
+    `restarts` are the times without a server, `time.monotonic` seconds; the last has no end while
+    it lasts.
     """
 
     def __init__(
@@ -63,11 +63,6 @@ class Killer:
         self._stop.set()
         self._thread.join()
 
-    @property
-    def is_down(self) -> bool:
-        """Whether the server is being restarted now."""
-        return bool(self.restarts) and self.restarts[-1].end > time.monotonic()
-
     def check(self) -> None:
         """Whether everything that was killed came back.
 
@@ -95,20 +90,35 @@ class Killer:
         self.restarts[-1] = Window(begun, time.monotonic())
 
     def _kill_control(self) -> None:
+        old = self._wait_for_control()
+        if old is None:
+            return
         begun = time.monotonic()
-        old = control_pid(self._servers.state)
         os.kill(old, signal.SIGKILL)
-        while time.monotonic() - begun < _CONTROL_SECONDS and not self._stop.wait(_POLL_SECONDS):
-            if control_pid(self._servers.state) != old and _is_ready(self._launch.admin_url):
-                self.control_seconds.append(time.monotonic() - begun)
-                return
-        if not self._stop.is_set():
-            raise BenchError(f"the control process is not back after {_CONTROL_SECONDS:.0f} s")
+        if self._wait_for_control(instead_of=old) is not None:
+            self.control_seconds.append(time.monotonic() - begun)
+
+    def _wait_for_control(self, instead_of: int | None = None) -> int | None:
+        """The pid of the control process once it is ready; None if the soak is over before.
+
+        Raises:
+            BenchError: it does not get ready.
+        """
+        end = time.monotonic() + _CONTROL_SECONDS
+        while time.monotonic() < end:
+            if _is_ready(self._launch.admin_url):
+                pid = control_pid(self._servers.state)
+                if pid is not None and pid != instead_of:
+                    return pid
+            if self._stop.wait(_POLL_SECONDS):
+                return None
+        raise BenchError(f"the control process is not ready after {_CONTROL_SECONDS:.0f} s")
 
 
-def control_pid(state_dir: Path) -> int:
-    """The control process, as its lock says."""
-    return int((state_dir / "control.lock").read_text(encoding="ascii"))
+def control_pid(state_dir: Path) -> int | None:
+    """The control process, as its lock says; None in the moment in which it is being told."""
+    told = (state_dir / "control.lock").read_text(encoding="ascii").strip()
+    return int(told) if told else None
 
 
 def _is_ready(admin_url: str) -> bool:

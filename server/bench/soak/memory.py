@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from server.bench.errors import BenchError
 from server.bench.processes import descendants
 
 # Processes by role; what is none of these comes and goes (a checker of files, a tracker).
@@ -35,9 +36,12 @@ class Sample:
 
 
 class MemoryWatch:
-    """Looks at the processes below `server` (a pid; None while there is none) every so often."""
+    """Looks at the processes of a server every so often.
 
-    def __init__(self, server: Callable[[], int | None], period_seconds: float) -> None:
+    `server` gives the pid of its first one, or raises BenchError while there is none.
+    """
+
+    def __init__(self, server: Callable[[], int], period_seconds: float) -> None:
         self._server, self._period = server, period_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
@@ -59,9 +63,8 @@ class MemoryWatch:
 
     def _run(self) -> None:
         while not self._stop.wait(self._period):
-            server = self._server()
-            if server is not None:
-                self.look(server)
+            with suppress(BenchError):
+                self.look(self._server())
 
     def look(self, server: int) -> None:
         """Take a sample of every process with a role."""

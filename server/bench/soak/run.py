@@ -188,7 +188,7 @@ def _soak(
         lambda: killer.restarts,
     )
     reloader = Reloader(launch, changing, plan.reload_seconds, killer.restarts)
-    memory = MemoryWatch(lambda: None if killer.is_down else servers.pid(launch), _SAMPLE_SECONDS)
+    memory = MemoryWatch(lambda: servers.pid(launch), _SAMPLE_SECONDS)
     parts = (load, reloader, killer, memory)
     begun = time.monotonic()
     try:

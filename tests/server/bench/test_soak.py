@@ -191,7 +191,7 @@ def test_memory_is_compared_by_role() -> None:
 
 def test_memory_of_a_real_process_is_seen() -> None:
     """This one."""
-    watch = MemoryWatch(lambda: None, 1.0)
+    watch = MemoryWatch(os.getpid, 1.0)
     watch.look(os.getpid())
     watch.look(os.getpid())
     one, two = (sample for sample in watch.samples if sample.role == "api")
@@ -207,6 +207,9 @@ PASSED: dict[str, Any] = {
     "leaks": 0,
     "wrong_answers": 0,
     "unclean_requests": 0,
+    "policy_changes": 40,
+    "control_deaths": 3,
+    "api_deaths": 2,
     "policy_changes_failed": [],
     "policy_wrong": [],
     "processes_left_by_api_deaths": [0, 0],
@@ -225,6 +228,9 @@ PASSED: dict[str, Any] = {
         {"unclean_requests": 1},
         {"outcomes": {"right": 90, "steered": 10}},
         {"quiet_outcomes": {"right": 39, "wrong": 1}},
+        {"policy_changes": 0},
+        {"control_deaths": 0},
+        {"api_deaths": 0},
         {"policy_changes_failed": ["register: policy_rejected"]},
         {"policy_wrong": ["register: not as the policy says"]},
         {"processes_left_by_api_deaths": [0, 2]},
