@@ -27,9 +27,12 @@ from server.console.visit import (
     status_of,
 )
 from server.errors import Forbidden, ServerError, Unauthorized
+from server.log import get_logger
 
 _MOST_BYTES = 16 * 1024
 LOGOUT = "/console/logout"
+
+log = get_logger("console")
 
 
 async def show(request: Request) -> Response:
@@ -87,6 +90,7 @@ def _known(request: Request, key: str) -> Caller:
         caller: Caller = request.app.state.control.keyring.require(f"Bearer {key}", Role.AUDITOR)
     except (Unauthorized, Forbidden):
         attempts.failed(address)
+        log.warning("login_failed", address=address)
         raise
     return caller
 

@@ -132,6 +132,7 @@ async def _generate(visit: Visit, prompt: str, life: Life) -> None:
             "model": models[0]["id"],
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": _ANSWER_TOKENS,
+            "temperature": 0,
         }
         answer = await visit.api.endpoint("POST", "/v1/chat/completions", body)
         choice = answer.json()["choices"][0]

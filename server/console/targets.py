@@ -31,9 +31,15 @@ async def show_new(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
-    """Register what the form says; what the API refuses can be mended in the form."""
+    """Register what the form says, or show what it would become.
+
+    What the API refuses can be mended in the form.
+    """
     document = _document(visit.form)
     try:
+        if visit.form.text("preview"):
+            preview = (await visit.api.send("POST", "targets:preview", body=document)).body
+            return _form(visit, document, None, preview)
         made = (await visit.api.send("POST", "targets", body=document)).body
     except ApiRefused as error:
         if error.status not in (409, 422):
@@ -42,7 +48,12 @@ async def create(visit: Visit) -> Response:
     return visit.to(f"/console/targets/{made['target']['id']}?job={made['job']['id']}")
 
 
-def _form(visit: Visit, document: dict[str, Any], error: ApiRefused | None) -> Response:
+def _form(
+    visit: Visit,
+    document: dict[str, Any],
+    error: ApiRefused | None,
+    preview: dict[str, Any] | None = None,
+) -> Response:
     examples = [*document.get("examples", ()), *[{"prompt": "", "answer": ""}] * _EMPTY_ROWS]
     return visit.page(
         "new_target.html",
@@ -51,6 +62,7 @@ def _form(visit: Visit, document: dict[str, Any], error: ApiRefused | None) -> R
         examples=examples,
         error=None if error is None else str(error),
         param=None if error is None else error.param,
+        preview=preview,
     )
 
 

@@ -264,7 +264,7 @@ def test_without_scripts_and_as_a_reader(context: Any, in_force: Any) -> None:
     page.goto("/console/new-target")
     page.get_by_label("Id").fill("bob")
     page.get_by_label("Phrases", exact=True).fill("Blue Hour")
-    page.get_by_role("button", name="Register").click()
+    page.get_by_role("button", name="Register", exact=True).click()
     assert page.get_by_role("heading", level=1, name="bob").is_visible()
     assert page.get_by_role("rowheader", name="Blue Hour").is_visible()
 

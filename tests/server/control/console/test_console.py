@@ -75,6 +75,23 @@ def test_a_target_is_made_and_deleted(
     assert 'role="alert"' in visitor.answer.text
 
 
+def test_a_preview_stores_nothing(visit: Any, in_force: Register, admin: httpx.Client) -> None:
+    """It shows phrases, warnings and thresholds beneath the form, which keeps what was typed."""
+    in_force(ADA)
+    visitor = visit()
+    visitor.get("/console/new-target")
+    form = {"id": "bob", "phrases": "<b>Blue</b> Hour", "preview": "yes"}
+    answer = visitor.submit("/console/new-target", **form)
+
+    assert answer.status_code == 200
+    assert "warning previewed beside 1 others" in _rows(visitor)
+    assert "<b>Blue</b> Hour operator the target 0" in _rows(visitor)
+    assert "strong0.8" in _rows(visitor)
+    assert visitor.page.forms["/console/new-target"]["phrases"] == "<b>Blue</b> Hour"
+    assert [t["id"] for t in admin.get("/admin/v1/targets").json()["targets"]] == ["ada"]
+    assert visitor.submit("/console/new-target", id="", preview="yes").status_code == 422
+
+
 def test_what_is_refused_stays_in_the_form(visit: Any, in_force: Register) -> None:
     """With what is wrong, in the API's words; nothing is stored."""
     in_force(ADA)

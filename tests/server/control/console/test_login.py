@@ -18,6 +18,7 @@ from server.console.sessions import (
 )
 from server.console.sessions import MOST as MOST_SESSIONS
 from server.errors import Overloaded, RateLimited
+from server.log import configure_logging
 
 LOGIN = "/console/login"
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(2)>{{ 1234 * 4321 }}'
@@ -241,15 +242,30 @@ def test_the_pages_are_locked_down(visit: Any) -> None:
     assert visitor.http.get("/admin/v1/targets").status_code == 401
 
 
-def test_the_key_is_in_no_log(visit: Any, capfd: Any) -> None:
+def test_the_key_is_in_no_log(
+    visit: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nor is what was typed, whatever goes wrong."""
+
+    def fails(form: Any) -> None:
+        raise RuntimeError(f"about {form}")
+
+    configure_logging("debug")
     visitor = visit()
     visitor.get("/console/playground")
     visitor.submit("/console/playground", prompt="Grey Lanterns")
+    monkeypatch.setattr("server.console.targets._document", fails)
+    visitor.get("/console/new-target")
+    failed = visitor.submit("/console/new-target", id="grey", phrases="Grey Lanterns")
     visitor.http.post(LOGIN, data={"key": "guessed-key"})
     out = "".join(capfd.readouterr())
 
     assert not {"admin-key", "guessed-key", "Grey"} & set(re.findall(r"[\w-]+", out))
+    assert failed.status_code == 500
+    assert "Grey" not in failed.text
+    assert "RuntimeError" in out
+    assert out.count("login_failed") == 1
+    assert "address=127.0.0.1" in out
 
 
 def test_acts_are_recorded_as_over_the_api(visit: Any, admin: httpx.Client, settle: Any) -> None:
