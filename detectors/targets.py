@@ -69,7 +69,8 @@ class ForgetTarget:
     None takes the server's default. `delta` is the cosine from which on the semantic filter vetoes
     a word that is near a forbidden one in meaning; None takes the built-in default, 1 turns it off.
     `minimum_match` is the shortest run of words of a document that no answer may hold.
-    `uld`, if given, also subtracts an assistant from requests with strong evidence.
+    `uld`, if given, also subtracts an assistant from requests with strong evidence. It applies to
+    the keys of its `tenant` and to those of none, or to all.
     """
 
     id: str
@@ -88,3 +89,4 @@ class ForgetTarget:
     minimum_match: int | None = None
     uld: Uld | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    tenant: str | None = None

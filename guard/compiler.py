@@ -165,6 +165,7 @@ def _target_documents(targets: Sequence[ForgetTarget]) -> list[dict[str, Any]]:
                 "enforcement": target.enforcement,
                 "scope": target.scope,
                 "labels": dict(target.labels),
+                "tenant": target.tenant,
                 "first_item": first_item,
             }
         )

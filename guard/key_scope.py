@@ -16,7 +16,8 @@ from detectors.targets import Enforcement
 class KeyScope:
     """A target applies if it is among `targets`, or if it carries all of `labels`.
 
-    Where both are None, all targets apply. With `enforcement` observe the requests are judged and
+    Where both are None, all targets apply. Of them a key of a `tenant` has that tenant's and those
+    of none; a key of no tenant has all. With `enforcement` observe the requests are judged and
     recorded as if the targets were enforced, and nothing is changed. `uld_weight` and `uld_rate`
     are the key's own for what assistants recall, in place of the targets'. `name` is the same for
     equal scopes only.
@@ -27,12 +28,14 @@ class KeyScope:
     enforcement: Enforcement = Enforcement.ENFORCE
     uld_weight: float | None = None
     uld_rate: float | None = None
+    tenant: str | None = None
     name: str = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         targets = None if self.targets is None else sorted(self.targets)
         labels = None if self.labels is None else sorted(self.labels)
-        told = (targets, labels, self.enforcement.value, self.uld_weight, self.uld_rate)
+        uld = (self.uld_weight, self.uld_rate)
+        told = (targets, labels, self.enforcement.value, *uld, self.tenant)
         object.__setattr__(self, "name", repr(told))
 
     @classmethod
@@ -46,16 +49,26 @@ class KeyScope:
             Enforcement(document.get("enforcement", Enforcement.ENFORCE)),
             uld.get("weight"),
             uld.get("filter"),
+            document.get("tenant"),
         )
 
     @property
     def is_limited(self) -> bool:
         """Whether there may be targets that do not apply."""
-        return self.targets is not None or self.labels is not None
+        return self.targets is not None or self.labels is not None or self.tenant is not None
 
-    def covers(self, target_id: str, labels: frozenset[tuple[str, str]] | None) -> bool:
+    def covers(
+        self,
+        target_id: str,
+        labels: frozenset[tuple[str, str]] | None,
+        tenant: str | None = None,
+    ) -> bool:
         """Whether a target applies; one whose labels are not known does."""
-        if not self.is_limited or (self.targets is not None and target_id in self.targets):
+        if self.tenant is not None and tenant not in (None, self.tenant):
+            return False
+        if self.targets is None and self.labels is None:
+            return True
+        if self.targets is not None and target_id in self.targets:
             return True
         return self.labels is not None and (labels is None or self.labels <= labels)
 

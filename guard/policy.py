@@ -44,6 +44,7 @@ class TargetRule:
     unit: int
     first_item: int
     labels: frozenset[tuple[str, str]] | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Policy:
         if not scope.is_limited:
             return None
         rules = self._rules.values()
-        return frozenset(rule.id for rule in rules if scope.covers(rule.id, rule.labels))
+        return frozenset(rule.id for rule in rules if _covers(scope, rule))
 
     def applies_to(self, scope: KeyScope) -> bool:
         """Whether any target applies to a key, so that its texts must be judged."""
@@ -226,6 +227,10 @@ class Policy:
         return max(before, key=lambda rule: (rule.first_item, rule.unit)).id
 
 
+def _covers(scope: KeyScope, rule: TargetRule) -> bool:
+    return scope.covers(rule.id, rule.labels, rule.tenant)
+
+
 def _watch(names: Mapping[str, Iterable[str]]) -> PhraseMatcher:
     owners: dict[str, tuple[str, ...]] = {}
     for target, group in names.items():
@@ -246,6 +251,7 @@ def _rules(documents: Sequence[Mapping[str, Any]]) -> list[TargetRule]:
             unit,
             d["first_item"],
             frozenset(d["labels"].items()) if "labels" in d else None,
+            d.get("tenant"),
         )
         for unit, d in enumerate(documents)
     ]

@@ -1,4 +1,7 @@
-"""Who may call what of the admin API: the roles as FastAPI dependencies."""
+"""Who may call what of the admin API: the roles as FastAPI dependencies.
+
+Keys that are limited to a tenant may call what says so, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,26 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.auth import KeyRing, Role
+from server.auth import Caller, KeyRing, Role, refuse_tenants
+
+
+def caller_of(request: Request, minimum: Role) -> Caller:
+    """Who calls, whatever the tenant.
+
+    Raises:
+        Unauthorized, Forbidden, KeysUnreadable: as `KeyRing.require`.
+    """
+    keyring: KeyRing = request.app.state.control.keyring
+    return keyring.require(request.headers.get("authorization"), minimum)
 
 
 def at_least(minimum: Role) -> Callable[..., Role]:
-    """A dependency that gives the caller's role and refuses lesser ones."""
+    """A dependency that gives the caller's role and refuses lesser ones, and tenants."""
 
     def check(request: Request) -> Role:
-        keyring: KeyRing = request.app.state.control.keyring
-        return keyring.require(request.headers.get("authorization"), minimum).role
+        caller = caller_of(request, minimum)
+        refuse_tenants(caller)
+        return caller.role
 
     return check
 

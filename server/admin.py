@@ -22,6 +22,8 @@ from server.admin_parts import (
     PREFIX,
     Control,
     Here,
+    OwnAdmin,
+    OwnAuditor,
     accepted,
     check_target,
 )
@@ -160,28 +162,28 @@ _probes = APIRouter(tags=["probes"])
 
 
 @_targets.post("/targets", status_code=202)
-def register_target(target: TargetIn, here: Here, role: Admin, response: Response) -> Accepted:
+def register_target(target: TargetIn, here: Here, own: OwnAdmin, response: Response) -> Accepted:
     """Register a forget target; the job is done when every worker applies it."""
     check_target(here, target)
-    return accepted(here, response, here.store.register(target))
+    return accepted(here, response, own.store.register(target))
 
 
 @_targets.get("/targets")
 def list_targets(
-    here: Here, role: Auditor, limit: Limit = 100, after: After = None, search: Search = None
+    here: Here, own: OwnAuditor, limit: Limit = 100, after: After = None, search: Search = None
 ) -> TargetPage:
     """List targets by id, without forget text."""
-    found = here.store.target_page(after, limit + 1, search)
-    shown, described = found[:limit], role >= Role.ADMIN
+    found = own.store.target_page(after, limit + 1, search)
+    shown, described = found[:limit], own.role >= Role.ADMIN
     counted = here.store.statistics().of([record.id for record in shown])
     page = [record.to_summary(described=described, counts=counted[record.id]) for record in shown]
     return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
 
 
 @_targets.get("/targets/{target_id:id}")
-def get_target(target_id: PathId, here: Here, role: Admin, response: Response) -> TargetOut:
+def get_target(target_id: PathId, own: OwnAdmin, response: Response) -> TargetOut:
     """One target as registered, with its status and what was made of it."""
-    record, document = here.store.target(target_id)
+    record, document = own.store.target(target_id)
     response.headers["etag"] = record.etag
     return record.to_resource(document)
 
@@ -191,7 +193,7 @@ def replace_target(
     target_id: PathId,
     target: TargetIn,
     here: Here,
-    role: Admin,
+    own: OwnAdmin,
     response: Response,
     if_match: IfMatch = None,
 ) -> Accepted:
@@ -199,33 +201,33 @@ def replace_target(
     if target.id != target_id:
         raise InvalidField("id must be the id in the path.", param="id")
     check_target(here, target)
-    return accepted(here, response, here.store.replace(target, if_match))
+    return accepted(here, response, own.store.replace(target, if_match))
 
 
 @_targets.delete("/targets/{target_id:id}", status_code=202)
 def withdraw_target(
     target_id: PathId,
     here: Here,
-    role: Admin,
+    own: OwnAdmin,
     response: Response,
     if_match: IfMatch = None,
 ) -> Accepted:
     """Withdraw a target; it is deleted when no worker applies it any more."""
-    return accepted(here, response, here.store.withdraw(target_id, if_match))
+    return accepted(here, response, own.store.withdraw(target_id, if_match))
 
 
 @_jobs.get("/jobs")
-def list_jobs(here: Here, role: Auditor, limit: Limit = 100, after: After = None) -> JobPage:
+def list_jobs(own: OwnAuditor, limit: Limit = 100, after: After = None) -> JobPage:
     """List jobs, newest first."""
-    found = here.store.job_page(after, limit + 1)
+    found = own.store.job_page(after, limit + 1)
     page = [job.to_out() for job in found[:limit]]
     return JobPage(jobs=page, next=page[-1].id if len(found) > limit else None)
 
 
 @_jobs.get("/jobs/{job_id:id}")
-def get_job(job_id: PathId, here: Here, role: Auditor) -> JobOut:
+def get_job(job_id: PathId, own: OwnAuditor) -> JobOut:
     """One job."""
-    return here.store.job(job_id).to_out()
+    return own.store.job(job_id).to_out()
 
 
 @_jobs.post("/jobs/{job_id:id}:cancel")
@@ -315,7 +317,7 @@ def metrics(here: Here, request: Request) -> Response:
     """The control process's metrics, for Prometheus; single targets' with an auditor's key only."""
     told = generate_latest(here.registry)
     caller = here.keyring.identify(request.headers.get("authorization"))
-    if caller is not None and caller.role >= Role.AUDITOR:
+    if caller is not None and caller.role >= Role.AUDITOR and caller.scope.tenant is None:
         told += generate_latest(here.target_registry)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
 

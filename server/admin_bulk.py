@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import StreamingResponse
 from starlette.types import Scope
 
-from server.access import Admin
-from server.admin_parts import PREFIX, Control, Here, check_target
+from server.admin_parts import PREFIX, Control, Here, Own, OwnAdmin, check_target
 from server.errors import InvalidField, UnsupportedMediaType
 from server.on_conflict import OnConflict
 from server.request_body import header
@@ -70,7 +69,7 @@ def reads_lines(scope: Scope) -> bool:
 async def import_targets(
     request: Request,
     here: Here,
-    role: Admin,
+    own: OwnAdmin,
     on_conflict: Annotated[
         OnConflict, Query(description="What becomes of a target whose id is registered.")
     ] = OnConflict.FAIL,
@@ -78,7 +77,7 @@ async def import_targets(
     """Register many targets, all or none, with one job and one compilation."""
     lines = await _read(request, here)
     lines.refuse_problems()
-    stored = await asyncio.to_thread(here.store.import_targets, lines.targets, on_conflict)
+    stored = await asyncio.to_thread(own.store.import_targets, lines.targets, on_conflict)
     here.worker.notify()
     job = None if stored.job is None else stored.job.to_out()
     return ImportOut(
@@ -87,11 +86,11 @@ async def import_targets(
 
 
 @router.post("/targets:validate", openapi_extra=_BODY)
-async def validate_targets(request: Request, here: Here, role: Admin) -> ValidationOut:
+async def validate_targets(request: Request, here: Here, own: OwnAdmin) -> ValidationOut:
     """Check many targets line by line; stores nothing."""
     lines = await _read(request, here)
     ids = [target.id for target in lines.targets.values()]
-    existing = await asyncio.to_thread(here.store.count_existing, ids)
+    existing = await asyncio.to_thread(own.store.count_existing, ids)
     return ValidationOut(
         targets=len(ids),
         existing=existing,
@@ -107,14 +106,14 @@ async def validate_targets(request: Request, here: Here, role: Admin) -> Validat
     response_class=StreamingResponse,
     responses={200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
-def export_targets(here: Here, role: Admin) -> StreamingResponse:
+def export_targets(own: OwnAdmin) -> StreamingResponse:
     """Every target's newest revision as JSON lines, as an import takes them, by id."""
-    return StreamingResponse(_lines(here), media_type=NDJSON)
+    return StreamingResponse(_lines(own), media_type=NDJSON)
 
 
-def _lines(here: Control) -> Iterator[bytes]:
+def _lines(own: Own) -> Iterator[bytes]:
     after: str | None = None
-    while page := here.store.document_page(after, _PAGE):
+    while page := own.store.document_page(after, _PAGE):
         yield b"".join(json.dumps(document).encode() + b"\n" for _, document in page)
         after = page[-1][0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -9,9 +10,10 @@ from typing import Annotated
 from fastapi import Depends, Request, Response
 from prometheus_client import CollectorRegistry
 
+from server.access import caller_of
 from server.assistants import Assistants
 from server.audit.writer import AuditWriter
-from server.auth import KeyRing
+from server.auth import KeyRing, Role
 from server.errors import InvalidField, NotReady
 from server.jobs import JobWorker
 from server.keys.routes import Keys
@@ -56,12 +58,32 @@ class Control:
             raise NotReady("Another control process leads; this one stands by.")
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a caller may see of the store: all, or its tenant's."""
+
+    store: Store
+    role: Role
+
+    @classmethod
+    def at_least(cls, minimum: Role) -> Callable[..., Own]:
+        """A dependency that refuses lesser roles."""
+
+        def own(request: Request) -> Own:
+            caller = caller_of(request, minimum)
+            return cls(_control(request).store.limited_to(caller.scope.tenant), caller.role)
+
+        return own
+
+
 def _control(request: Request) -> Control:
     control: Control = request.app.state.control
     return control
 
 
 Here = Annotated[Control, Depends(_control)]
+OwnAdmin = Annotated[Own, Depends(Own.at_least(Role.ADMIN))]
+OwnAuditor = Annotated[Own, Depends(Own.at_least(Role.AUDITOR))]
 
 
 def accepted(here: Control, response: Response, stored: tuple[TargetRecord, JobRecord]) -> Accepted:

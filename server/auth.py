@@ -148,6 +148,16 @@ class KeyRing:
         return self.identify(authorization) or ANONYMOUS
 
 
+def refuse_tenants(caller: Caller) -> None:
+    """Refuse whoever may see a tenant's targets only.
+
+    Raises:
+        Forbidden: the key is limited to a tenant.
+    """
+    if caller.scope.tenant is not None:
+        raise Forbidden("This needs a key that is not limited to a tenant.")
+
+
 def load_keyring(settings: Settings, listed: Callable[[], ListedKeys | None] = _NoKeys) -> KeyRing:
     """All keys of the settings beside `listed`; makes the admin key at the first start.
 

@@ -31,6 +31,9 @@ def add_key(
     label: Annotated[
         list[str], typer.Option(help="KEY=VALUE that targets which apply carry; repeatable.")
     ] = [],  # noqa: B006
+    tenant: Annotated[
+        str | None, typer.Option(help="Of whose targets, beside everybody's; it sees no others.")
+    ] = None,
     observe: Annotated[
         bool, typer.Option("--observe", help="Record what would happen, change nothing.")
     ] = False,
@@ -51,6 +54,7 @@ def add_key(
         "role": role,
         "targets": target or None,
         "labels": _labels(label) or None,
+        "tenant": tenant,
         "enforcement": "observe" if observe else "enforce",
         "limits": {
             "requests_per_minute": rpm,

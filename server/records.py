@@ -34,6 +34,7 @@ class TargetRecord:
     active_revision: int | None
     generation: int | None
     status: TargetStatus
+    tenant: str | None
     summary: Mapping[str, Any]
     report: Mapping[str, Any] | None
     error: JobError | None
@@ -50,6 +51,7 @@ class TargetRecord:
             active_revision=row.active_revision,
             generation=row.generation,
             status=TargetStatus(row.status),
+            tenant=row.tenant,
             summary=row.summary,
             report=row.report,
             error=_error(row),
@@ -76,6 +78,7 @@ class TargetRecord:
             expires_at=_time(self.expires_at),
             created_at=utc(self.created_at),
             updated_at=utc(self.updated_at),
+            tenant=self.tenant,
             statistics=None if counts is None else _use(counts),
             **shown,
         )

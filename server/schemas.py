@@ -77,6 +77,8 @@ def plain_phrase(value: Any) -> Any:
     return {"text": value} if isinstance(value, str) else value
 
 
+# Whose targets and keys they are; without one they are everybody's.
+Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 TargetId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_worded)]
@@ -194,6 +196,7 @@ class TargetIn(_Input):
     scope: Scope = Scope.MATCHED
     thresholds: ThresholdsIn = ThresholdsIn()
     labels: Pairs = {}
+    tenant: Tenant | None = None
     expires_at: Time | None = None
     uld: UldIn | None = None
 
@@ -230,6 +233,7 @@ class TargetIn(_Input):
             if self.uld is None
             else Uld(self.uld.assistant, self.uld.weight, self.uld.filter),
             labels=dict(self.labels),
+            tenant=self.tenant,
         )
 
 
@@ -321,6 +325,7 @@ class TargetSummary(BaseModel):
     num_phrases: int
     num_documents: int
     labels: dict[str, str]
+    tenant: str | None
     error: JobError | None
     expires_at: datetime | None
     created_at: datetime

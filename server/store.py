@@ -12,11 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from server.database import Database
-from server.errors import Conflict, NotFound
+from server.errors import Conflict, InvalidField, NotFound
 from server.etags import require_match
 from server.on_conflict import OnConflict
 from server.records import GenerationRecord, JobRecord, TargetRecord, summarise
@@ -63,10 +73,18 @@ class ImportRecord:
 
 
 class Store:
-    """Forget targets, jobs and generations, as the admin API sees them."""
+    """Forget targets, jobs and generations, as the admin API sees them.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    With a `tenant`, as a key of that tenant sees them: other targets and jobs are not there, and
+    what is stored is the tenant's.
+    """
+
+    def __init__(self, database: Database, tenant: str | None = None) -> None:
+        self._database, self._tenant = database, tenant
+
+    def limited_to(self, tenant: str | None) -> Store:
+        """The same store as a tenant sees it; as it is for None."""
+        return self if tenant is None else Store(self._database, tenant)
 
     def replays(self) -> Replays:
         """The answers that are given again, of the same database."""
@@ -81,8 +99,9 @@ class Store:
 
         Raises:
             Conflict: the id is taken, also by a target that is being withdrawn.
+            InvalidField: it names another tenant than the store's.
         """
-        now = time.time()
+        now, target = time.time(), self._owned(target)
         with self._database.write() as connection:
             known = _find(connection, target.id)
             if known is not None:
@@ -93,7 +112,7 @@ class Store:
             except IntegrityError:  # another control process was faster
                 raise Conflict("A target with this id exists.", param="id") from None
             _add_version(connection, target, 1)
-            job = add_job(connection, JobKind.REGISTER, {target.id: 1})
+            job = add_job(connection, JobKind.REGISTER, {target.id: 1}, self._tenant)
             return _get(connection, target.id), job
 
     def replace(
@@ -105,9 +124,11 @@ class Store:
             NotFound: there is no such target.
             Conflict: it is being withdrawn.
             PreconditionFailed: `if_match` names another revision.
+            InvalidField: it names another tenant than the store's.
         """
+        target = self._owned(target)
         with self._database.write() as connection:
-            known = _get(connection, target.id)
+            known = self._get(connection, target.id)
             check_match(known, if_match)
             if known.status is TargetStatus.WITHDRAWN:
                 raise _taken(known)
@@ -116,7 +137,7 @@ class Store:
             connection.execute(update(targets).where(targets.c.id == target.id).values(changed))
             _add_version(connection, target, revision)
             _supersede(connection, target.id)
-            job = add_job(connection, JobKind.REPLACE, {target.id: revision})
+            job = add_job(connection, JobKind.REPLACE, {target.id: revision}, self._tenant)
             return _get(connection, target.id), job
 
     def import_targets(
@@ -126,10 +147,11 @@ class Store:
 
         Raises:
             Conflict: naming the line of a target that is there, or is being withdrawn.
+            InvalidField: naming the line of one that names another tenant than the store's.
         """
-        now = time.time()
+        now, wanted = time.time(), self._all_owned(wanted)
         with self._database.write() as connection:
-            query = select(targets.c.id, targets.c.revision, targets.c.status)
+            query = select(targets.c.id, targets.c.revision, targets.c.status, targets.c.tenant)
             known = {row.id: row for row in connection.execute(query)}
             revisions: dict[str, int] = {}
             fresh, replaced = [], []
@@ -137,7 +159,11 @@ class Store:
                 row = known.get(target.id)
                 if row is None:
                     fresh.append(target)
-                elif row.status == TargetStatus.WITHDRAWN or on_conflict is OnConflict.FAIL:
+                elif (
+                    row.status == TargetStatus.WITHDRAWN
+                    or on_conflict is OnConflict.FAIL
+                    or self._tenant not in (None, row.tenant)
+                ):
                     raise _taken_on(line, row.status)
                 elif on_conflict is OnConflict.REPLACE:
                     replaced.append(target)
@@ -146,14 +172,16 @@ class Store:
             _add_many(connection, fresh, now)
             _replace_many(connection, replaced, revisions, now)
             _add_versions(connection, [*fresh, *replaced], revisions, now)
-            job = add_job(connection, JobKind.IMPORT, revisions) if revisions else None
+            job = (
+                add_job(connection, JobKind.IMPORT, revisions, self._tenant) if revisions else None
+            )
         skipped = len(wanted) - len(revisions)
         return ImportRecord(len(fresh), len(replaced), skipped, job)
 
     def count_existing(self, target_ids: Sequence[str]) -> int:
         """How many of these targets there are."""
         with self._database.read() as connection:
-            known = set(connection.scalars(select(targets.c.id)))
+            known = set(connection.scalars(select(targets.c.id).where(self._seen())))
         return sum(target_id in known for target_id in target_ids)
 
     def withdraw(
@@ -167,11 +195,11 @@ class Store:
             PreconditionFailed: `if_match` names another revision.
         """
         with self._database.write() as connection:
-            known = _get(connection, target_id)
+            known = self._get(connection, target_id)
             check_match(known, if_match)
             if known.status is TargetStatus.WITHDRAWN:
                 raise _taken(known)
-            return _withdraw(connection, known, kind)
+            return _withdraw(connection, known, kind, self._tenant)
 
     def expire(self, now: float) -> list[JobRecord]:
         """Withdraw every target whose time is over."""
@@ -196,7 +224,7 @@ class Store:
             NotFound: there is no such target.
         """
         with self._database.read() as connection:
-            record = _get(connection, target_id)
+            record = self._get(connection, target_id)
             newest = (versions.c.target_id == target_id) & (versions.c.revision == record.revision)
             document = connection.scalar(select(versions.c.document).where(newest))
             return record, dict(document or {})
@@ -211,7 +239,7 @@ class Store:
             versions.c.target_id == target_id
         )
         with self._database.read() as connection:
-            record = _get(connection, target_id)
+            record = self._get(connection, target_id)
             rows = connection.execute(query.order_by(versions.c.revision.desc()))
             return record, [(row.revision, row.created_at) for row in rows]
 
@@ -223,7 +251,7 @@ class Store:
         """
         here = (versions.c.target_id == target_id) & (versions.c.revision == revision)
         with self._database.read() as connection:
-            _get(connection, target_id)
+            self._get(connection, target_id)
             document = connection.scalar(select(versions.c.document).where(here))
             if document is None:
                 raise NotFound("That revision of the target is not kept.")
@@ -238,6 +266,7 @@ class Store:
             select(targets.c.id, versions.c.document)
             .join(versions, newest)
             .where(targets.c.status != TargetStatus.WITHDRAWN, targets.c.id > (after or ""))
+            .where(self._seen())
             .order_by(targets.c.id)
             .limit(limit)
         )
@@ -253,6 +282,7 @@ class Store:
             select(versions.c.document)
             .join(targets, newest)
             .where(targets.c.status != TargetStatus.WITHDRAWN, targets.c.id != (besides or ""))
+            .where(self._seen())
             .order_by(targets.c.id)
         )
         with self._database.read() as connection:
@@ -262,7 +292,7 @@ class Store:
         self, after: str | None, limit: int, search: str | None = None
     ) -> list[TargetRecord]:
         """Up to `limit` targets with ids greater than `after`, in order; `search`: that hold it."""
-        query = select(targets).order_by(targets.c.id).limit(limit)
+        query = select(targets).where(self._seen()).order_by(targets.c.id).limit(limit)
         if search is not None:
             query = query.where(targets.c.id.contains(search.lower(), autoescape=True))
         if after is not None:
@@ -284,7 +314,8 @@ class Store:
             NotFound: there is no such job.
         """
         with self._database.read() as connection:
-            found = load_jobs(connection, select(jobs).where(jobs.c.id == job_id))
+            query = select(jobs).where(jobs.c.id == job_id, self._asked())
+            found = load_jobs(connection, query)
             if not found:
                 raise NotFound("There is no such job.")
             return found[0]
@@ -295,7 +326,7 @@ class Store:
         Raises:
             NotFound: there is no job `after`.
         """
-        query = select(jobs).order_by(jobs.c.number.desc()).limit(limit)
+        query = select(jobs).where(self._asked()).order_by(jobs.c.number.desc()).limit(limit)
         if after is not None:
             query = query.where(jobs.c.number < self.job(after).number)
         with self._database.read() as connection:
@@ -317,7 +348,8 @@ class Store:
             "finished_at": time.time(),
         }
         with self._database.write() as connection:
-            found = load_jobs(connection, select(jobs).where(jobs.c.id == job_id))
+            query = select(jobs).where(jobs.c.id == job_id, self._asked())
+            found = load_jobs(connection, query)
             if not found:
                 raise NotFound("There is no such job.")
             job = found[0]
@@ -346,12 +378,58 @@ class Store:
         with self._database.read() as connection:
             return [GenerationRecord.of(row) for row in connection.execute(query)]
 
+    def _owned(self, target: TargetIn) -> TargetIn:
+        """A target as this store keeps it.
 
-def add_job(connection: Connection, kind: JobKind, changes: dict[str, int]) -> JobRecord:
-    """Queue a job for these target revisions, within the caller's transaction."""
+        Raises:
+            InvalidField: it names another tenant.
+        """
+        if self._tenant is None or target.tenant == self._tenant:
+            return target
+        if target.tenant is not None:
+            raise InvalidField("tenant: must be that of your key", param="tenant")
+        return target.model_copy(update={"tenant": self._tenant})
+
+    def _all_owned(self, wanted: Mapping[int, TargetIn]) -> dict[int, TargetIn]:
+        found = {}
+        for line, target in wanted.items():
+            try:
+                found[line] = self._owned(target)
+            except InvalidField as fault:
+                raise InvalidField(f"line {line}: {fault}", param=fault.param) from None
+        return found
+
+    def _get(self, connection: Connection, target_id: str) -> TargetRecord:
+        """A target that is seen here.
+
+        Raises:
+            NotFound: there is none.
+        """
+        found = _get(connection, target_id)
+        if self._tenant not in (None, found.tenant):
+            raise NotFound("There is no such target.")
+        return found
+
+    def _seen(self) -> ColumnElement[bool]:
+        """Which targets are there."""
+        return true() if self._tenant is None else targets.c.tenant == self._tenant
+
+    def _asked(self) -> ColumnElement[bool]:
+        """Which jobs are there."""
+        return true() if self._tenant is None else jobs.c.tenant == self._tenant
+
+
+def add_job(
+    connection: Connection, kind: JobKind, changes: dict[str, int], tenant: str | None = None
+) -> JobRecord:
+    """Queue a job for these target revisions, within the caller's transaction.
+
+    `tenant` is that of the key that asks for it.
+    """
     row = {
         "id": uuid.uuid4().hex,
         "kind": kind,
+        "tenant": tenant,
         "state": JobState.QUEUED,
         "progress": 0.0,
         "message": "",
@@ -413,7 +491,15 @@ def check_match(known: TargetRecord, if_match: str | None) -> None:
     require_match(known.etag, if_match, "target")
 
 
-_CHANGED = ("status", "summary", "error_code", "error_message", "expires_at", "updated_at")
+_CHANGED = (
+    "status",
+    "tenant",
+    "summary",
+    "error_code",
+    "error_message",
+    "expires_at",
+    "updated_at",
+)
 
 
 def _changed(target: TargetIn, now: float) -> dict[str, Any]:
@@ -421,6 +507,7 @@ def _changed(target: TargetIn, now: float) -> dict[str, Any]:
     expires_at = target.expires_at
     return {
         "status": TargetStatus.PENDING,
+        "tenant": target.tenant,
         "summary": summarise(target),
         "error_code": None,
         "error_message": None,
@@ -487,12 +574,13 @@ def _taken_on(line: int, status: str) -> Conflict:
 
 
 def _withdraw(
-    connection: Connection, known: TargetRecord, kind: JobKind
+    connection: Connection, known: TargetRecord, kind: JobKind, tenant: str | None = None
 ) -> tuple[TargetRecord, JobRecord]:
     changed = {"status": TargetStatus.WITHDRAWN, "updated_at": time.time()}
     connection.execute(update(targets).where(targets.c.id == known.id).values(changed))
     _supersede(connection, known.id)
-    return _get(connection, known.id), add_job(connection, kind, {known.id: known.revision})
+    job = add_job(connection, kind, {known.id: known.revision}, tenant)
+    return _get(connection, known.id), job
 
 
 def _supersede(connection: Connection, target_id: str) -> None:

@@ -111,6 +111,7 @@ targets = Table(
     Column("active_revision", Integer),
     Column("generation", Integer),
     Column("status", String(16), nullable=False, index=True),
+    Column("tenant", String(64), index=True),
     Column("summary", Sealed, nullable=False),
     Column("report", Sealed),
     Column("error_code", String(64)),
@@ -137,6 +138,8 @@ jobs = Table(
     Column("number", Integer, primary_key=True, autoincrement=True),
     Column("id", String(32), nullable=False, unique=True),
     Column("kind", String(16), nullable=False),
+    # Of the key that asked for it.
+    Column("tenant", String(64)),
     Column("state", String(16), nullable=False, index=True),
     Column("progress", Double, nullable=False),
     Column("message", Text, nullable=False),

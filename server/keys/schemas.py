@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, model_validator
 from pydantic.types import StringConstraints
 from pydantic_core import PydanticCustomError
 
@@ -13,7 +13,7 @@ from detectors.targets import Enforcement
 from guard.params import MAX_WEIGHT
 from server.keys.record import KeyRecord
 from server.records import utc
-from server.schemas import Pairs, TargetId, Time, clean
+from server.schemas import Pairs, TargetId, Tenant, Time, clean
 
 MAX_GRACE_SECONDS = 30 * 24 * 3600
 
@@ -65,7 +65,9 @@ class KeyIn(_Input):
     """A key to make.
 
     A target applies to its requests if it is among `targets` or carries all of `labels`; with
-    neither all do. With `enforcement` observe they are judged and recorded, and nothing changes.
+    neither all do. Of them a key of a `tenant` has the tenant's and those of none, and as an
+    admin's or auditor's it sees and changes that tenant's targets only. With `enforcement` observe
+    requests are judged and recorded, and nothing changes.
     """
 
     name: KeyName
@@ -75,8 +77,15 @@ class KeyIn(_Input):
     targets: TargetIds | None = None
     labels: Pairs | None = None
     enforcement: Enforcement = Enforcement.ENFORCE
+    tenant: Tenant | None = None
     uld: KeyUld | None = None
     limits: LimitsIn = LimitsIn()
+
+    @model_validator(mode="after")
+    def _is_for_one(self) -> Self:
+        if self.role == "node" and self.tenant is not None:
+            raise PydanticCustomError("tenant", "tenant: a node serves all of them")
+        return self
 
     def columns(self) -> dict[str, Any]:
         """As the store's columns."""
@@ -89,6 +98,7 @@ class KeyIn(_Input):
                 "targets": self.targets,
                 "labels": self.labels,
                 "enforcement": self.enforcement.value,
+                "tenant": self.tenant,
                 "uld": None if self.uld is None else self.uld.model_dump(),
             },
             "limits": self.limits.model_dump(),
@@ -150,6 +160,7 @@ class KeyOut(BaseModel):
     targets: list[str] | None
     labels: dict[str, str] | None
     enforcement: Enforcement
+    tenant: str | None
     uld: KeyUld | None
     limits: LimitsIn
     last_used_at: datetime | None
@@ -170,6 +181,7 @@ class KeyOut(BaseModel):
             targets=record.scope.get("targets"),
             labels=record.scope.get("labels"),
             enforcement=record.scope.get("enforcement", Enforcement.ENFORCE),
+            tenant=record.scope.get("tenant"),
             uld=record.scope.get("uld"),
             limits=LimitsIn.model_validate(record.limits),
             last_used_at=_time(None if used_at is None else used_at // 60 * 60),

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from server.access import Admin, Auditor
 from server.audit.acts import record_act
 from server.audit.writer import Recorder
-from server.auth import KeyRing, Role
+from server.auth import KeyRing, Role, refuse_tenants
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
 from server.etags import require_match
 from server.parameters import MAX_NUMBER, After, IfMatch, Limit, PathId
@@ -313,6 +313,7 @@ def _attributed(body: bytes, here: Corpora, keyring: KeyRing, recorder: Recorder
         text = "".join(fields.get("text", ())[:1]).replace("\r\n", "\n")
         key = "".join(fields.get("key", ())[:1])
         caller = keyring.require(f"Bearer {key}", Role.ADMIN)
+        refuse_tenants(caller)
         recorder.check()
         found = here.attributor.attribute(AttributeIn(text=text).text, None)
     except ValueError:  # of the form, of UTF-8, or of the text

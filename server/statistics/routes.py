@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.access import Auditor
-from server.admin_parts import Here
+from server.admin_parts import Here, OwnAuditor
 from server.parameters import PathId
 from server.statistics.schemas import TargetStatistics
 
@@ -13,9 +12,9 @@ statistics_router = APIRouter(tags=["targets"])
 
 
 @statistics_router.get("/targets/{target_id:id}/statistics")
-def target_statistics(target_id: PathId, here: Here, role: Auditor) -> TargetStatistics:
+def target_statistics(target_id: PathId, here: Here, own: OwnAuditor) -> TargetStatistics:
     """How often a target was detected, what followed or would have, and the time it costs."""
-    record, _ = here.store.target(target_id)
+    record, _ = own.store.target(target_id)
     statistics = here.store.statistics()
     counts = statistics.of([target_id])[target_id]
     return TargetStatistics.of(target_id, record.created_at, counts, statistics.requests())

@@ -66,6 +66,7 @@ def screening(tmp_path_factory: pytest.TempPathFactory) -> Screening:
                 examples=(Example(SAND, "He did."),),
                 aliases=("Orla Fenwick",),
                 labels={"law": "gdpr", "team": "art"},
+                tenant="acme",
             ),
         ],
         encoder=HashEncoder(),
@@ -119,6 +120,8 @@ def _caught(makes: Sequence[MakeNet], text: str) -> bool:
         (KeyScope(labels=frozenset({("law", "gdpr"), ("team", "law")})), set()),
         (KeyScope(frozenset({"salt"}), frozenset({("law", "gdpr")})), {"salt", "sand"}),
         (KeyScope(frozenset()), set()),
+        (KeyScope(tenant="acme"), {"salt", "sand"}),
+        (KeyScope(tenant="umbra"), {"salt"}),
     ],
 )
 def test_only_the_targets_that_apply(
@@ -148,6 +151,7 @@ def test_documents_of_other_targets_do_not_count(screening: Screening) -> None:
 
     assert stopped(ALL_TARGETS) == [True, True]
     assert stopped(KeyScope(frozenset({"salt"}))) == [True, False]
+    assert stopped(KeyScope(tenant="umbra")) == [True, False]
 
 
 def test_a_document_that_ends_an_answer_counts_for_its_target(screening: Screening) -> None:

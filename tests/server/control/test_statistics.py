@@ -308,3 +308,6 @@ def test_a_control_process_keeps_them(control, settings):
 
     assert "lethegate_untold_targets" not in httpx.get(metrics).text
     assert "lethegate_untold_targets" in control.http.get(metrics).text
+    made = control.http.post("/keys", json={"name": "n", "role": "admin", "tenant": "acme"})
+    of_tenant = {"authorization": f"Bearer {made.json()['key']}"}
+    assert "lethegate_untold_targets" not in httpx.get(metrics, headers=of_tenant).text
