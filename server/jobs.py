@@ -306,7 +306,7 @@ class JobWorker:
                 self._metrics.observe_activation(time.monotonic() - started)
                 return
             if time.monotonic() - started > self._timeout_seconds:
-                kinds = ", ".join(sorted({f.kind for f in behind}))
+                kinds = ", ".join(sorted({_named(f) for f in behind}))
                 raise PolicyNotAcknowledged(f"{len(behind)} followers did not answer ({kinds})")
             if self._stop.wait(POLL_SECONDS):
                 raise _Stopped
@@ -326,4 +326,11 @@ def _rejection(follower: FollowerStatus) -> str:
     reason = follower.error or ""
     if not _REASON.fullmatch(reason):
         reason = "load failed"
-    return f"a {follower.kind} process could not load the policy ({reason})"
+    return f"a process ({_named(follower)}) could not load the policy ({reason})"
+
+
+def _named(follower: FollowerStatus) -> str:
+    """What a follower is, and where, if that is not beside this process."""
+    if follower.kind == "node" or not follower.node:
+        return f"{follower.kind} {follower.node}".strip()
+    return f"{follower.kind} of node {follower.node}"

@@ -57,7 +57,7 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     args = _parse(settings, model, vllm_args)
     _clear_facts(settings.state_dir)
     engine_died = _note_engine_death()
-    child = Child("node", NODE) if settings.control_url else Child("control", _control(args))
+    child = _child(settings, args)
     child.start()
     try:
         _run_vllm(args)
@@ -187,6 +187,11 @@ def _clear_facts(state_dir: Path) -> None:
     """Counters of the last run's workers would be counted as this run's."""
     for path in (state_dir / "facts").glob("*.ledger"):
         path.unlink(missing_ok=True)
+
+
+def _child(settings: Settings, args: argparse.Namespace) -> Child:
+    """The process beside the engine, not started."""
+    return Child("node", NODE) if settings.control_url else Child("control", _control(args))
 
 
 def _control(args: argparse.Namespace) -> list[str]:

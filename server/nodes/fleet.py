@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from guard.follower import Active
-from server.errors import Conflict, Forbidden, NotReady
-from server.log import get_logger
+from server.errors import Conflict, Forbidden, NotReady, StoreFault
+from server.log import fault_fields, get_logger
 from server.metrics import NodeFacts
 from server.nodes.channels import Channel
 from server.nodes.store import NodeRecord, NodeStore, unknown_node
@@ -121,10 +121,10 @@ class Fleet:
             record = self._next(known, node_id, key_id, report, now)
             news = known is None or known.record.report != report
             if known is None or news or now - known.saved_at >= SAVE_SECONDS:
-                self._store.save(record)
-                self._known[node_id] = _Known(record, now, now)
+                saved_at = self._save(record, known, now)
             else:
-                known.record, known.heard_at = record, now
+                saved_at = known.saved_at
+            self._known[node_id] = _Known(record, now, saved_at)
         if known is None:
             log.info("node_joined", node=node_id)
         if news and report.lead > self.lead:
@@ -205,6 +205,21 @@ class Fleet:
             or (view.state is NodeState.SILENT and (view.lag == 0 or _has_stopped(view)))
             for view in self.all()
         )
+
+    def _save(self, record: NodeRecord, known: _Known | None, now: float) -> float:
+        """Save what a node said; when it was saved last. It is alive while the store is away, too.
+
+        Raises:
+            StoreFault: the store is away, and does not know the node.
+        """
+        try:
+            self._store.save(record)
+        except StoreFault as error:
+            if known is None:
+                raise
+            log.error("node_not_saved", node=record.id, **fault_fields(error))
+            return known.saved_at
+        return now
 
     def _next(
         self, known: _Known | None, node_id: str, key_id: str, report: NodeReport, now: float

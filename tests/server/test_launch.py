@@ -15,9 +15,10 @@ import pytest
 
 from server import launch
 from server.control import START_AGAIN
-from server.launch import ControlChild
+from server.launch import Child
+from server.settings import Settings
 
-Run = Callable[..., ControlChild]
+Run = Callable[..., Child]
 
 
 @pytest.fixture
@@ -40,11 +41,10 @@ def signals(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def run(monkeypatch: pytest.MonkeyPatch, signals: list[int], tmp_path: Path) -> Iterator[Run]:
     """Starts a child that notes every start and ends each time as it is told."""
     monkeypatch.setattr(launch, "_BACKOFF_SECONDS", (0.01,))
-    started: list[ControlChild] = []
+    started: list[Child] = []
 
-    def start(*endings: str) -> ControlChild:
-        args = argparse.Namespace(model="m", tokenizer=None, trust_remote_code=False)
-        child = ControlChild(args)
+    def start(*endings: str) -> Child:
+        child = Child("control", [])
         code = (
             "import os, pathlib, sys, time\n"
             "starts = pathlib.Path(sys.argv[1])\n"
@@ -72,6 +72,17 @@ def _until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
+
+
+def test_a_node_has_no_control_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `control_url` the process beside the engine is the node's."""
+    given = {"control_url": "http://127.0.0.1:1", "node_key": "k"}
+    args = argparse.Namespace(model="m", tokenizer="t", trust_remote_code=True)
+
+    assert launch._child(Settings.model_validate(given), args)._command[-2:] == launch.NODE
+    assert launch._child(Settings(), args)._command[3:] == (
+        ["control", "--with-parent", "--model", "m", "--tokenizer", "t", "--trust-remote-code"]
+    )
 
 
 def test_a_control_process_that_cannot_start_ends_the_server(

@@ -18,10 +18,15 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner, Result
 
 from guard.checksums import damaged_file
+from guard.errors import SnapshotCorrupt
 from guard.follower import Active, ActivePointer, Follower
-from guard.snapshot import load_snapshot
+from guard.snapshot import load_snapshot, write_snapshot
+from guard.uld.card import Card
+from guard.uld.shelf import Shelf
+from server.cli import app
 from server.errors import NodeBehind, NodeFenced, Outdated
 from server.keys.published import read_list
 from server.nodes import agent as agent_module
@@ -119,6 +124,7 @@ class Node:
         )
         self.gate = NodeGate(folder, self.settings.node_max_lag_seconds)
         self.policies: list[set[str]] = []
+        self.refuses = ""
         self.followers: list[Follower] = []
         self.agent = NodeAgent(self.settings)
         self.started = False
@@ -150,7 +156,10 @@ class Node:
 
     def _load(self, active: Active) -> None:
         snapshot = load_snapshot(self.settings.snapshots, active.digest)
-        self.policies.append(set(snapshot.document("policy")))
+        targets = set(snapshot.document("policy"))
+        if self.refuses in targets:
+            raise SnapshotCorrupt("as the test wants it")
+        self.policies.append(targets)
 
 
 @pytest.fixture
@@ -162,17 +171,15 @@ def wire(admin: httpx.Client) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def node(
-    tmp_path: Path, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Node]]:
-    """Makes nodes that ask over the wire."""
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Node]]:
+    """Makes nodes of the control process at an address."""
     monkeypatch.setattr(agent_module, "_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(agent_module, "HEARTBEAT_SECONDS", 0.3)
     monkeypatch.setattr(agent_module, "LONGEST_WAIT_SECONDS", 1.0)
     made: list[Node] = []
 
-    def make(name: str = "a", **more: Any) -> Node:
-        made.append(Node(tmp_path / f"node-{name}", name, more.pop("url", wire.url), **more))
+    def make(name: str, url: str, **more: Any) -> Node:
+        made.append(Node(tmp_path / f"node-{name}", name, url, **more))
         return made[-1]
 
     yield make
@@ -180,6 +187,12 @@ def node(
         one.agent._stop.set()
     for one in made:
         one.stop()
+
+
+@pytest.fixture
+def node(wire: Wire, machine: Callable[..., Node]) -> Callable[..., Node]:
+    """Makes nodes that ask over the wire."""
+    return lambda name="a", **more: machine(name, wire.url, **more)
 
 
 @pytest.fixture
@@ -458,6 +471,91 @@ def test_who_waits_keeps_no_process_from_ending(nodes: Nodes, put: Any) -> None:
     assert 0.1 < time.monotonic() - began < 5
 
 
+def test_a_policy_that_one_node_cannot_load_rules_nowhere(
+    admin: httpx.Client, node: Callable[..., Node], put: Any, settle: Settle
+) -> None:
+    """It is taken back everywhere, and the job says which node it was."""
+    nodes = [node(name) for name in "ab"]
+    for one in nodes:
+        one.run_engine()
+        one.start()
+    put("first")
+    settle(lambda: all(one.targets() == {"first"} for one in nodes))
+    nodes[1].refuses = "second"
+
+    job = put("second")
+
+    assert job["state"] == "failed"
+    assert job["error"]["code"] == "policy_rejected"
+    assert "of node b" in job["error"]["message"]
+    settle(lambda: bool(admin.get("/admin/v1/generation").json()["in_force"]))
+    assert [one.targets() for one in nodes] == [{"first"}] * 2
+
+
+def test_assistants_come_with_the_policy_that_names_them(
+    node: Callable[..., Node], settings: Settings, tmp_path: Path, put: Any, settle: Settle
+) -> None:
+    """Before it is in force there; a damaged one is fetched again, one that is not named goes."""
+    put("first")
+    source = tmp_path / "assistant"
+    source.mkdir()
+    data = {"sha256": "0" * 64, "forget": 3, "flat": 5}
+    Card("base", "tokenizer", 2, 6, data, {}, {"forget": 0.5}, ["ada"]).write(source)
+    (source / "config.json").write_text("{}")
+    (source / "model.safetensors").write_bytes(os.urandom(700_000))
+    digest = Shelf(settings.assistants).put("first", source)
+    documents = {"policy": {"with": ""}, "uld": [None, {"assistant": digest}]}
+    snapshot = write_snapshot(settings.snapshots, meta={}, arrays={}, documents=documents)
+    pointer = ActivePointer(settings.state_dir)
+    pointer.publish(50, snapshot, 1)
+    one = node()
+    (old := one.settings.assistants / ("0" * 64)).mkdir(parents=True)
+    one.run_engine()
+    one.start()
+
+    settle(lambda: one.targets() == {"with"})
+    folder = Shelf(one.settings.assistants).folder(digest)
+    settle(lambda: not old.exists())
+    one.stop()
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    again = node(name="a")
+    again.start()
+    model = folder / "model.safetensors"
+    settle(lambda: model.exists() and model.stat().st_size == 700_000)
+
+    assert Shelf(one.settings.assistants).folder(digest) == folder
+
+
+def test_nodes_from_a_shell(
+    admin: httpx.Client, node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, settle: Settle
+) -> None:
+    """Listed, fenced until it says that it refuses, let out again, and forgotten."""
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
+    monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(admin.base_url.port))
+
+    def run(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["nodes", *arguments])
+
+    one = node()
+    one.start()
+    settle(one.gate.may_serve)
+    assert "current" in run("list").stdout
+    assert run("fence", "a").stdout == "a: fenced, refuses\n"
+    assert not one.gate.may_serve()
+    assert run("forget", "a").exit_code == 1
+    assert json.loads(run("unfence", "a", "--json").stdout)["state"] == "current"
+    settle(one.gate.may_serve)
+    one.stop()
+    assert json.loads(run("list", "--json").stdout)[0]["state"] == "left"
+    silent = run("fence", "a", "--wait", "0.1")
+    assert (
+        "it may be cut off" in silent.output
+        or json.loads(run("list", "--json").stdout)[0]["refuses"]
+    )
+    assert run("unfence", "a").exit_code == run("forget", "a").exit_code == 0
+    assert run("forget", "a").exit_code == 1
+
+
 def test_a_wrong_key_changes_nothing(
     node: Callable[..., Node], put: Any, settle: Settle, admin: httpx.Client
 ) -> None:
@@ -475,7 +573,7 @@ def test_a_wrong_key_changes_nothing(
 
 
 def test_another_control_process_takes_over(
-    make_control: Callable[..., Any], empty_url: Callable[[str], str], node: Callable[..., Node]
+    make_control: Callable[..., Any], empty_url: Callable[[str], str], machine: Callable[..., Node]
 ) -> None:
     """The node finds the one that leads, and follows it under its higher epoch."""
     url = empty_url("postgresql")
@@ -484,7 +582,7 @@ def test_another_control_process_takes_over(
     first.until(first.ready)
     second.start()
     second.until(second.ready)
-    one = node(url=",".join(f"http://127.0.0.1:{c.port}" for c in (second, first)))
+    one = machine("a", ",".join(f"http://127.0.0.1:{c.port}" for c in (second, first)))
     one.run_engine()
     one.start()
     _register(first, "before")
@@ -591,7 +689,10 @@ def network() -> Iterator[Network]:
 
 
 def test_of_three_machines_one_is_cut_off_and_healed(
-    network: Network, make_control: Callable[..., Any], node: Callable[..., Node], settle: Settle
+    network: Network,
+    make_control: Callable[..., Any],
+    machine: Callable[..., Node],
+    settle: Settle,
 ) -> None:
     """When a change is said to be in force, nobody is served under what was: two machines apply it,
     and the third, which cannot know of it, refuses. Healed, it takes it up and serves again."""
@@ -600,7 +701,7 @@ def test_of_three_machines_one_is_cut_off_and_healed(
     control.until(control.ready)
     url, nodes = f"http://{network.host}:{control.port}", dict[str, Node]()
     for name in "abc":
-        one = nodes[name] = node(name, url=url, node_max_lag_seconds=1)
+        one = nodes[name] = machine(name, url, node_max_lag_seconds=1)
         one.run_engine()
         network.within(name, one.start)
     job = _register(control, "first")
