@@ -72,6 +72,47 @@ def serving(
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
+def gateway(
+    context: typer.Context,
+    json_file: JsonFile,
+    litellm: Annotated[
+        Path,
+        typer.Option(help="Python interpreter that has litellm[proxy], to measure it as well."),
+    ],
+    model: Model = None,
+    target: TargetFile = None,
+    unmatched: Unmatched = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of all arms.", min=3)] = 8,
+    requests: Annotated[int, typer.Option(help="Requests per round, one by one.", min=1)] = 16,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer, on average.", min=4)] = 64,
+    burst: Annotated[int, typer.Option(help="Requests per round, many at once.", min=1)] = 96,
+    burst_tokens: Annotated[int, typer.Option(help="Tokens of each, on average.", min=4)] = 8,
+    concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 32,
+    scripted: Annotated[
+        bool, typer.Option(help="Also before an engine that repeats a word without waiting.")
+    ] = True,
+) -> None:
+    """What the gateway adds to plain vLLM, beside what LiteLLM's proxy adds to the same."""
+    with _one_line_errors():
+        from server.bench.gateway import GatewayPlan, bench_gateway
+        from server.bench.gateway_arms import RoundLoad
+        from server.bench.inputs import read_target, unmatched_questions
+
+        name, flags = _model_and_flags(model, context.args)
+        plan = GatewayPlan(
+            model=name,
+            flags=flags,
+            target=read_target(target),
+            unmatched=unmatched_questions(unmatched),
+            python=litellm,
+            rounds=rounds,
+            load=RoundLoad(requests, max_tokens, burst, burst_tokens, concurrency),
+            scripted=scripted,
+        )
+        _run(json_file, lambda progress: bench_gateway(plan, progress))
+
+
+@bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)
 def registration(
     context: typer.Context,
     json_file: JsonFile,

@@ -56,7 +56,7 @@ class Launch:
 
 def plain_launch(model: str, flags: Sequence[str]) -> Launch:
     """vLLM's own OpenAI server."""
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", SERVED_NAME]
     command += ["--logprobs-mode", "processed_logprobs", *flags]
@@ -77,7 +77,7 @@ class GuardedLaunch(Launch):
 
 def guarded_launch(model: str, flags: Sequence[str], state: Path) -> GuardedLaunch:
     """`lethegate serve` with a fresh state directory and nothing registered."""
-    port, admin_port = _free_ports(2)
+    port, admin_port = free_ports(2)
     key = secrets.token_urlsafe(24)
     command = [sys.executable, "-m", "server", "serve", model, "--state-dir", str(state)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
@@ -296,7 +296,7 @@ def engine_cores(count: int) -> str:
     return "0" if count < 2 else f"1-{count - 1}"
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on, all different."""
     sockets = [socket.socket() for _ in range(count)]
     try:

@@ -7,7 +7,6 @@ turns from round to round. Ratios are made within a round.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 
 from rich.progress import Progress
 
-from detectors.targets import Phrase
-from guard.phrase_matcher import PhraseMatcher
 from server.bench.admin_job import job_done
 from server.bench.answers import Answer, read_answer
 from server.bench.errors import ArmInvalid
@@ -31,6 +28,7 @@ from server.bench.servers import (
     guarded_launch,
     plain_launch,
 )
+from server.bench.unnamed import numbered, registered_names, unnamed_prompts
 from server.bench.verdicts import check_steered, count_verdicts, leave_out_matched
 
 METHOD = (
@@ -67,12 +65,6 @@ class ServingPlan:
         if traffic == "unmatched":
             return list(self.unmatched[start : start + self.requests])
         return numbered(self.matched, start, self.requests)
-
-
-def numbered(questions: Sequence[str], start: int, count: int) -> list[str]:
-    """Questions with a number each, so that none is a prompt whose embedding is remembered."""
-    chosen = take_prompts(questions, start, count)
-    return [f"{prompt} ({number})" for number, prompt in enumerate(chosen, start + 1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,29 +212,16 @@ def _really_unmatched(plan: ServingPlan, guarded: GuardedLaunch, progress: Progr
 def _unnamed(
     plan: ServingPlan, plain: Launch, guarded: GuardedLaunch, progress: Progress
 ) -> list[str]:
-    """New prompts whose whole answers say no registered name; a small model says them unasked.
-
-    Raises:
-        ArmInvalid: three of four answers do.
-    """
-    with guarded.admin() as admin:
-        report = admin.target(str(json.loads(plan.target)["id"]))["report"]
-    names = PhraseMatcher(Phrase(name["text"]) for name in report["names"])
     wanted = plan.rounds * plan.requests
     task = progress.add_task("choosing prompts that name nobody", total=wanted)
-    found: list[str] = []
-    for start in range(0, 4 * wanted, plan.requests):
-        prompts = numbered(plan.unmatched, start, plan.requests)
-        exchanges = run_load(_workload(plan, plain), prompts)
-        found += [
-            prompt
-            for prompt, exchange in zip(prompts, exchanges, strict=True)
-            if not names.find(read_answer(exchange).text)
-        ]
-        progress.update(task, completed=min(len(found), wanted))
-        if len(found) >= wanted:
-            return found[:wanted]
-    raise ArmInvalid("too many answers to the unmatched questions say a registered name")
+    return unnamed_prompts(
+        _workload(plan, plain),
+        plan.unmatched,
+        registered_names(guarded, plan.target),
+        wanted,
+        plan.requests,
+        lambda count: progress.update(task, completed=count),
+    )
 
 
 def _warm_up(plan: ServingPlan, launches: dict[str, Launch], progress: Progress) -> None:
