@@ -89,11 +89,11 @@ def gateway(
     burst_tokens: Annotated[int, typer.Option(help="Tokens of each, on average.", min=4)] = 8,
     concurrency: Annotated[int, typer.Option(help="Streams at the same time.", min=1)] = 32,
     scripted: Annotated[
-        bool, typer.Option(help="Also before an engine that repeats a word without waiting.")
+        bool, typer.Option(help="Also before an engine that counts without waiting.")
     ] = True,
 ) -> None:
     """What the gateway adds to plain vLLM, beside what LiteLLM's proxy adds to the same."""
-    with _one_line_errors():
+    with one_line_errors():
         from server.bench.gateway import GatewayPlan, bench_gateway
         from server.bench.gateway_arms import RoundLoad
         from server.bench.inputs import read_target, unmatched_questions
@@ -109,7 +109,7 @@ def gateway(
             load=RoundLoad(requests, max_tokens, burst, burst_tokens, concurrency),
             scripted=scripted,
         )
-        _run(json_file, lambda progress: bench_gateway(plan, progress))
+        run(json_file, lambda progress: bench_gateway(plan, progress))
 
 
 @bench_app.command(context_settings=_EXTRA_FLAGS, epilog=_EPILOG)

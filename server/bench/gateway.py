@@ -2,7 +2,7 @@
 
 Three arms are asked the same prompts in one run: the plain engine, the guarded one with a target
 registered, and LiteLLM's proxy before the plain one. First with vLLM; then, where asked for, with
-an engine that only repeats a word, so that nothing is seen but what stands before it.
+an engine that only counts, so that nothing is seen but what stands before it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ METHOD = (
     "all arms in an order that turns; medians of the differences for the same prompt, then the "
     "median over rounds. `known`: the same prompt once more to the guarded server, which remembers "
     "its embedding. Requests/s: a closed loop of short streams. No prefix is cached. `scripted`: "
-    "the same before an engine that repeats a word without waiting."
+    "the same before an engine that counts without waiting."
 )
 # The plain server is asked every prompt twice, which would make its second answer the quicker one.
 _NO_PREFIX_CACHE = "--no-enable-prefix-caching"
@@ -166,7 +166,7 @@ def _prompts(
     )
     singles, burst = plan.turns * load.requests, plan.turns * load.burst
     first = 4 * singles
-    if engines.prefix:  # it says nothing but a word
+    if engines.prefix:  # it says nothing but numbers
         return numbered(questions, 0, singles), numbered(questions, first, burst)
     names = registered_names(engines.guarded, plan.target)
 

@@ -1,4 +1,4 @@
-"""An engine that says the same word again and again, as fast as it can: what is before it shows.
+"""An engine that counts, as fast as it can: what is before it shows.
 
 `python -m server.bench.scripted_engine MODEL PORT [guarded]`. With `guarded` the gateway is around
 it as `lethegate serve` puts it around vLLM; its settings and policy come from the environment.
@@ -24,8 +24,6 @@ from server.bench.servers import SERVED_NAME
 from server.middleware import GuardMiddleware
 from server.settings import load_settings
 from server.sse import DONE, encode_event
-
-_TEXT = " word"
 
 
 def create_engine(model: str, *, guarded: bool) -> Starlette:
@@ -56,7 +54,7 @@ async def _chat(request: Request) -> Response:
     count = int(body["max_tokens"])
     if body.get("stream"):
         return StreamingResponse(_events(count), media_type="text/event-stream")
-    message = {"role": "assistant", "content": _TEXT * count}
+    message = {"role": "assistant", "content": "".join(map(_word, range(1, count + 1)))}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}
     return JSONResponse({**_head("chat.completion"), "choices": [choice], "usage": _usage(count)})
 
@@ -66,9 +64,14 @@ async def _events(count: int) -> AsyncIterator[bytes]:
     yield encode_event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
     for number in range(1, count + 1):
         finish = "length" if number == count else None
-        yield encode_event({**head, "choices": [_choice({"content": _TEXT}, finish)]})
+        yield encode_event({**head, "choices": [_choice({"content": _word(number)}, finish)]})
     yield encode_event({**head, "choices": [], "usage": _usage(count)})
     yield DONE
+
+
+def _word(number: int) -> str:
+    # LiteLLM ends an answer that repeats itself.
+    return f" {number}"
 
 
 def _choice(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
