@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import os
 import re
 import shlex
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_flags_that_do_not_go_with_the_guard(tmp_path, flags, told):
     """The start stops with a sentence that says what to change."""
     with pytest.raises(StartFault, match=told):
         launch._parse(settings(tmp_path, "v1"), "model", flags)
+
+
+def test_vllm_sends_its_traces_to_the_same_place(tmp_path, monkeypatch):
+    """By the gateway's protocol, unless its own flag names another place; by default nowhere."""
+    protocol = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+    monkeypatch.setenv(protocol, "grpc")
+    ours = settings(tmp_path, "v1", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
+    own = ["--otlp-traces-endpoint", "http://127.0.0.1:4317"]
+
+    assert launch._parse(settings(tmp_path, "v1"), "model", []).otlp_traces_endpoint is None
+    assert launch._parse(ours, "model", own).otlp_traces_endpoint == own[1]
+    assert os.environ[protocol] == "grpc"
+    assert launch._parse(ours, "model", []).otlp_traces_endpoint == ours.otlp_endpoint
+    assert os.environ[protocol] == "http/protobuf"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
