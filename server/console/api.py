@@ -69,6 +69,8 @@ class AdminApi:
                 response = await client.request(method, path, json=body, headers=self._headers)
             except httpx.HTTPError:
                 raise EndpointSilent("The guarded endpoint does not answer.") from None
+        if response.status_code == 401:
+            raise ApiRefused(403, "The guarded endpoint does not know this key.")
         _judge(response)
         return response
 

@@ -143,7 +143,7 @@ def error_page(request: Request, error: Exception, visit: Visit | None = None) -
     if visit is None:
         response: Response = render.page("stranger.html", status, **values)
     else:
-        response = visit.page("error.html", status, **values)
+        response = visit.page("error.html", status, unchanged=status < 500, **values)
     response.headers.update(headers)
     return response
 

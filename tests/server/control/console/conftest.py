@@ -110,7 +110,9 @@ def gateway(start_stack: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) ->
     The first is strong evidence and near her first example, the second weak and near the other;
     "refuse" is refused.
     """
-    stack = start_stack(keys={"admin-key": Role.ADMIN, "auditor-key": Role.AUDITOR})
+    # Where there is a client's key, everybody needs one.
+    keys = {"client-key": Role.CLIENT, "auditor-key": Role.AUDITOR, "admin-key": Role.ADMIN}
+    stack = start_stack(keys=keys)
     stack.guard.verdicts = {
         "refuse": Verdict.REFUSE,
         "Ada": Verdict.STEER,

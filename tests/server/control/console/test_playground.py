@@ -136,6 +136,18 @@ def test_a_step_that_fails_leaves_the_others(visit: Any, in_force: Any, gateway:
     assert "4. Where it comes from" in visitor.page.text
 
 
+def test_an_endpoint_that_does_not_know_the_key(visit: Any, admin: httpx.Client) -> None:
+    """Is told as that; who is logged in stays so."""
+    made = admin.post("/admin/v1/keys", json={"name": "eve", "role": "admin"}).json()
+    visitor = visit(made["key"])
+    visitor.get(PATH)
+    refused = visitor.submit(PATH, prompt="Where was Ada born?")
+
+    assert refused.status_code == 403
+    assert "Decision: The guarded endpoint does not know this key." in visitor.page.text
+    assert visitor.get("/console/").url.path == "/console/"
+
+
 def test_pieces_end_where_the_text_does() -> None:
     """Nothing of the text is lost, and no piece is empty."""
     place = {"corpus": "book", "words": 1, "count": 1, "nats": 1.0, "raw": 1.0, "sources": []}
