@@ -125,7 +125,10 @@ def environment(clone: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LETHEGATE_", "PYTHONPATH"))}
     home = clone.with_name(f"{clone.name}-home")
     home.mkdir(exist_ok=True)
-    return {**kept, **SMALL, "HOME": str(home)}
+    # Where packages come from is the machine's affair, caches are not: they begin empty.
+    settings = Path.home() / ".config" / "pip" / "pip.conf"
+    source = {"PIP_CONFIG_FILE": str(settings)} if settings.exists() else {}
+    return {**source, **kept, **SMALL, "HOME": str(home)}
 
 
 def shell(folder: Path, text: str) -> str:
