@@ -56,7 +56,7 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/mypy
 	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/stranger.py deploy/prometheus/reference.py \
 	  deploy/demo/train.py deploy/demo/recite.py
-	@MYPYPATH=docs $(BIN)/mypy docs/hooks.py docs/pictures.py
+	@MYPYPATH=docs $(BIN)/mypy docs/hooks.py docs/pictures.py docs/blocks.py
 	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py deploy/grafana/pictures.py
 	@$(BIN)/lint-imports --no-cache
 	@git ls-files '*.py' '*.md' '*.toml' Makefile | xargs $(BIN)/codespell
