@@ -9,7 +9,8 @@ import pytest
 
 from server.bench.servers import SERVED_NAME, Servers, guarded_launch
 
-pytestmark = pytest.mark.vllm
+# A third engine beside the pair's takes about a minute on two cores.
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 FLAGS = ("--enforce-eager", "--max-model-len", "512", "--dtype", "bfloat16", "--seed", "0")
 
 
@@ -26,10 +27,11 @@ def node(pair, demo_model):
             "LETHEGATE_ADMIN_KEY": pair.admin_key,
             "VLLM_CPU_OMP_THREADS_BIND": "1",
         }
-        servers.start(replace(launch, environment=environment))
+        started = replace(launch, environment=environment)
+        servers.start(started)
         with httpx.Client(base_url=launch.base_url, timeout=60) as http:
             yield http
-        servers.stop(next(s.launch for s in servers._running))
+        servers.stop(started)
     gone = pair.admin_http.get("/admin/v1/nodes/second").json()
     assert gone["state"] == "left"
     assert pair.admin_http.delete("/admin/v1/nodes/second").status_code == 200
@@ -44,34 +46,33 @@ def ask(http, question, key=None):
     return http.post("/v1/chat/completions", json=body, headers=headers)
 
 
-def applied(pair, node):
+def applied(pair):
     """The node as the first server's control process sees it."""
     return pair.admin_http.get("/admin/v1/nodes/second").json()
 
 
 def test_a_server_elsewhere_forgets_the_same(pair, node, forget_rows, other_rows):
     """What was registered over the first server's admin API only is in force at the second: both
-    API processes and the worker have it, and both servers give the same answers."""
-    seen = applied(pair, node)
-    assert (seen["state"], seen["num_gateways"], seen["num_workers"]) == ("current", 2, 1)
+    API processes and the worker have it, and both servers decide alike."""
+    wait_until(lambda: applied(pair)["num_gateways"] == 2 and applied(pair)["state"] == "current")
+    assert applied(pair)["num_workers"] == 1
+    decisions = []
     for row in (forget_rows[0], forget_rows[7], other_rows[0]):
         here, there = (ask(http, row["question"], pair.admin_key) for http in (node, pair.http))
         assert here.status_code == there.status_code == 200
         for header in ("x-lethegate-decision", "x-lethegate-generation"):
             assert here.headers[header] == there.headers[header]
-        assert (
-            here.json()["choices"][0]["message"]["content"]
-            == there.json()["choices"][0]["message"]["content"]
+        assert row["answer"] not in here.json()["choices"][0]["message"]["content"] or (
+            row is other_rows[0]
         )
-    assert ask(node, forget_rows[0]["question"], pair.admin_key).headers[
-        "x-lethegate-decision"
-    ] != ("allow")
+        decisions.append(here.headers["x-lethegate-decision"])
+    assert decisions == ["steer", "steer", "allow"]
 
 
 def test_a_change_is_done_when_the_node_has_it(pair, node):
     """One job, and every process of both servers has acknowledged it; then it is withdrawn."""
     name = f"node-{secrets.token_hex(4)}"
-    target = {"id": name, "aliases": ["Velenka Ostrava"], "phrases": [{"text": "Velenka Ostrava"}]}
+    target = {"id": name, "aliases": ["Velenka Ostrava"], "phrases": ["Velenka Ostrava"]}
     job = pair.admin_http.post("/admin/v1/targets", json=target).json()["job"]["id"]
     assert finished(pair, job) == "done"
     followers = pair.admin_http.get("/admin/v1/generation").json()["followers"]
@@ -95,13 +96,13 @@ def test_a_fenced_server_refuses_in_every_process(pair, node):
     assert lag
     assert 0 <= lag[0] < 20
     assert pair.admin_http.post("/admin/v1/nodes/second:fence", json={}).status_code == 200
-    wait_until(lambda: applied(pair, node)["refuses"])
+    wait_until(lambda: applied(pair)["refuses"])
     for _ in range(12):
         refused = httpx.post(f"{node.base_url}/v1/chat/completions", json={"messages": []})
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "node_fenced")
         assert httpx.get(f"{node.base_url}/readyz").json()["waiting_for"] == ["node"]
     assert pair.admin_http.post("/admin/v1/nodes/second:unfence", json={}).status_code == 200
-    wait_until(lambda: not applied(pair, node)["refuses"])
+    wait_until(lambda: not applied(pair)["refuses"])
     wait_until(lambda: ask(node, "Hello?").status_code == 200)
 
 
