@@ -153,11 +153,18 @@ class Follower:
         state_dir: where the pointer and the followers' files are.
         kind: "gateway" or "worker".
         load: makes a policy the current one, or raises; then the one before it stays in force.
+        on_fault: told of what else fails: the pointer cannot be read, nothing can be acknowledged.
     """
 
-    def __init__(self, state_dir: Path, kind: str, load: Callable[[Active], None]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        kind: str,
+        load: Callable[[Active], None],
+        on_fault: Callable[[Exception], None] = lambda error: None,
+    ) -> None:
         self._pointer = ActivePointer(state_dir)
-        self._load = load
+        self._load, self._on_fault = load, on_fault
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{kind}-follower", daemon=True)
         directory = state_dir / "followers"
@@ -224,9 +231,10 @@ class Follower:
         """`catch_up`; what fails about it (a full disk, say) is left to be tried again."""
         try:
             self.catch_up()
-        except Exception:
+        except Exception as error:
             # The policy in force stays; the lagging generation is seen by the control process.
             logger.error("following the active policy failed; trying again")
+            self._on_fault(error)
             self._seen = (-1, -1)
             return False
         return True

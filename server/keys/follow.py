@@ -48,7 +48,7 @@ class KeysFollower:
         while not self._stop.is_set():
             follower = None
             try:
-                follower = Follower(self._directory, "gateway", self._load)
+                follower = Follower(self._directory, "gateway", self._load, self._failed)
                 follower.start()
                 while not self._stop.wait(_RETRY_SECONDS):
                     if follower.state.failed_generation > follower.state.generation:
