@@ -10,8 +10,8 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from server.schemas import clean
 
-# SQLite's and PostgreSQL's largest whole number.
-MAX_NUMBER = 2**63 - 1
+# The largest whole number of the store's columns: PostgreSQL's INTEGER.
+MAX_NUMBER = 2**31 - 1
 
 
 class IdConvertor(StringConvertor):

@@ -125,6 +125,18 @@ def test_what_no_database_takes_is_refused(admin: httpx.Client, path: str) -> No
     assert admin.get(f"/admin/v1/{path}").status_code == 422
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+def test_the_largest_number_is_taken(admin: httpx.Client, database: Database) -> None:
+    """By either database: it is looked for, and not there."""
+    admin.post("/admin/v1/targets", json={"id": "a", "phrases": ["Port Sorrel"]})
+    admin.post("/admin/v1/corpora", json={"id": "a"})
+    for path in ("targets/a/versions", "corpora/a/documents"):
+        assert admin.get(f"/admin/v1/{path}/{MAX_NUMBER}").status_code == 404
+    documents = admin.get(f"/admin/v1/corpora/a/documents?after={MAX_NUMBER}").json()
+
+    assert documents["documents"] == []
+
+
 @pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
 def test_a_time_beyond_the_calendar_is_refused(admin: httpx.Client, time: str) -> None:
     """It could be stored, and then not be shown."""
