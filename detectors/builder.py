@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from detectors.calibration_report import NamedPrompts, calibration_report
+from detectors.descriptions import describes
 from detectors.encoder import Encoder
 from detectors.extraction import subject_names
 from detectors.other_names import other_names
@@ -53,8 +54,10 @@ def build_tables(
     encoded = encoder.encode([*rows.windows, *innocent.windows])
     embeddings, of_innocent = np.split(encoded, [len(rows.windows)])
     registered = Rows(embeddings, rows.target, rows.kind, len(targets))
-    calibration = RegistryCalibration(registered, of_innocent, innocent.owners)
-    by_target = [calibration.thresholds(target.alpha or alpha) for target in targets]
+    described = np.array([describes(text) for text in harmless], dtype=np.bool_)
+    calibration = RegistryCalibration(registered, of_innocent, innocent.owners, described)
+    rates = [target.alpha or alpha for target in targets]
+    by_target = [calibration.thresholds(rate) for rate in rates]
     aliases = tuple(pair for t, x in enumerate(targets) for pair in _aliases(x, t))
     names = NamedPrompts(aliases, harmless)
     return ClassifierTables(
@@ -66,6 +69,7 @@ def build_tables(
         row_kind=rows.kind,
         heads=calibration.heads,
         thresholds=_threshold_array(by_target),
+        described=np.array([calibration.described(r).value for r in rates], np.float32),
         aliases=aliases,
         reports={
             target.id: calibration_report(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from detectors.alias import AliasMatcher
 from detectors.builder import build_tables
+from detectors.descriptions import describes
 from detectors.detection import Detection, Layer, Strength
 from detectors.errors import TablesError
 from detectors.heads import NO_SCORE, scores
@@ -25,13 +26,18 @@ from detectors.windows import prompt_windows
 __all__ = ["MAX_ITEMS", "ClassifierTables", "PromptClassifier", "build_tables", "prompt_windows"]
 
 MAX_ITEMS = 8
+# Where a subject is described, so many of all registered prompts are faint evidence, the nearest.
+DESCRIBED_ROWS = 16
 
 
 @dataclass(slots=True)
 class Judgement:
-    """What is known of one conversation so far: the targets it names, and the rows it reached."""
+    """What is known of one conversation so far: the targets it names, whether its last text
+    describes somebody, and the rows it reached.
+    """
 
     named: frozenset[int]
+    described: bool
     hits: Hits
 
 
@@ -51,11 +57,15 @@ class PromptClassifier:
         self._least = np.where(
             self._is_prompt, np.minimum(self._weak, np.float32(PROMPT_FLOOR)), self._weak
         )
+        # Where a subject is described.
+        described = np.where(self._is_prompt, tables.described[tables.row_target], np.float32(2))
+        self._lower = np.minimum(self._weak, described)
         self._search = self._make_search(device)
 
     def _make_search(self, device: str) -> RowSearch:
         tables = self._tables
-        rows = (tables.embeddings, self._least, tables.row_target, tables.row_item)
+        bounds = self._least, np.minimum(self._least, self._lower)
+        rows = (tables.embeddings, *bounds, tables.row_target, tables.row_item)
         if device == "cpu":
             return HostRows(*rows)
         from detectors.device_similarity import DeviceRows
@@ -83,8 +93,12 @@ class PromptClassifier:
         return self.detections(judgement)
 
     def begin(self, texts: Sequence[str]) -> Judgement:
-        """Begin to judge a conversation: search its texts for aliases."""
-        return Judgement(frozenset(self._matcher.targets(texts)), Hits.none())
+        """Begin to judge a conversation: search its texts for aliases, the last for a description.
+
+        Were earlier turns to count, one would go on steering what is asked after it.
+        """
+        named = frozenset(self._matcher.targets(texts))
+        return Judgement(named, bool(texts) and describes(texts[-1]), Hits.none())
 
     def compare(
         self, judgements: Sequence[Judgement], embeddings: Sequence[npt.NDArray[np.float32]]
@@ -100,7 +114,7 @@ class PromptClassifier:
         if any(part.ndim != 2 or part.shape[1] != dimension for part in embeddings):
             raise TablesError("embeddings do not fit the tables' dimension")
         queries = [
-            Query(windows, judgement.named)
+            Query(windows, judgement.named, judgement.described)
             for judgement, windows in zip(judgements, embeddings, strict=True)
         ]
         found = self._search.find(queries)
@@ -120,15 +134,25 @@ class PromptClassifier:
     def detections(self, judgement: Judgement) -> list[Detection]:
         """What was found, at most one detection per target and layer."""
         by_target = dict(self._by_target(judgement.hits))
+        cut = self._described_cut(judgement)
         found = [
             self._by_alias(target, by_target.get(target, Hits.none()))
             for target in sorted(judgement.named)
         ]
         for target, hits in by_target.items():
-            similar = self._by_similarity(target, hits)
+            similar = self._by_similarity(target, hits, cut)
             if similar is not None:
                 found.append(similar)
         return found
+
+    def _described_cut(self, judgement: Judgement) -> float:
+        """The least cosine that a described subject's rows must have to be among the nearest."""
+        if not judgement.described:
+            return np.inf
+        prompts = judgement.hits.cosines[self._is_prompt[judgement.hits.rows]]
+        if len(prompts) <= DESCRIBED_ROWS:
+            return -1.0
+        return float(np.partition(prompts, -DESCRIBED_ROWS)[-DESCRIBED_ROWS])
 
     def _by_target(self, hits: Hits) -> Iterator[tuple[int, Hits]]:
         targets = self._tables.row_target[hits.rows]
@@ -147,10 +171,12 @@ class PromptClassifier:
             items=self._items(hits),
         )
 
-    def _by_similarity(self, target: int, hits: Hits) -> Detection | None:
+    def _by_similarity(self, target: int, hits: Hits, cut: float) -> Detection | None:
         # Where the target is named, there are rows below their bounds as well.
         strong = self._are_strong(hits)
         above = strong | (hits.cosines >= self._weak[hits.rows])
+        if not above.any():
+            return self._by_description(target, hits, cut)
         hits, strong = hits.chosen(above), strong[above]
         items = self._items(hits)
         if strong.any():
@@ -171,6 +197,21 @@ class PromptClassifier:
             score=float(score),
             threshold=float(threshold),
             items=items,
+        )
+
+    def _by_description(self, target: int, hits: Hits, cut: float) -> Detection | None:
+        bounds = np.maximum(self._lower[hits.rows], np.float32(cut))
+        hits = hits.chosen(self._is_prompt[hits.rows] & (hits.cosines >= bounds))
+        if not len(hits.rows):
+            return None
+        best = int(np.argmax(hits.cosines))
+        return Detection(
+            self._tables.target_ids[target],
+            Layer.SIMILARITY,
+            Strength.FAINT,
+            score=float(hits.cosines[best]),
+            threshold=float(self._lower[hits.rows[best]]),
+            items=self._items(hits),
         )
 
     def _are_strong(self, hits: Hits) -> npt.NDArray[np.bool_]:

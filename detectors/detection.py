@@ -15,8 +15,11 @@ class Layer(StrEnum):
 
 
 class Strength(StrEnum):
-    """WEAK forbids only the matched items' answer phrases, STRONG the whole target."""
+    """FAINT forbids what is telling in the matched items' answers, WEAK all their answer phrases,
+    STRONG the whole target.
+    """
 
+    FAINT = "faint"
     WEAK = "weak"
     STRONG = "strong"
 

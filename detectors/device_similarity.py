@@ -26,15 +26,17 @@ class DeviceRows:
         self,
         rows: Embeddings,
         bounds: npt.NDArray[np.float32],
+        lower: npt.NDArray[np.float32],
         targets: npt.NDArray[np.int32],
         items: npt.NDArray[np.int32],
         *,
         device: str,
     ) -> None:
-        """Copy rows [n, d] and, per row, bound, target and item (-1 for none) to the device."""
+        """Copy rows [n, d] and, per row, bounds, target and item (-1 for none) to the device."""
         self._device = torch.device(device)
         self._rows = self._copied(rows)
         self._bounds = self._copied(bounds)
+        self._lower = self._copied(lower)
         self._targets = self._copied(targets)
         self._has_item = self._copied(items) >= 0
 
@@ -52,12 +54,13 @@ class DeviceRows:
             for place, number in enumerate(asked)
             if queries[number].named
         }
+        described = [place for place, number in enumerate(asked) if queries[number].described]
         parts: list[list[Hits]] = [[] for _ in asked]
         size = max(_FEWEST_ROWS, _PRODUCT_CELLS // len(windows))
         for first in range(0, len(self._rows), size):
             block = slice(first, first + size)
             best = self._best(windows, sizes, block)
-            for place, hits in self._hits(best, named, block):
+            for place, hits in self._hits(best, named, described, block):
                 parts[place].append(hits)
         for place, number in enumerate(asked):
             found[number] = joined(parts[place])
@@ -71,9 +74,15 @@ class DeviceRows:
         return torch.stack([part.amax(0) for part in torch.split(product, sizes)])
 
     def _hits(
-        self, best: torch.Tensor, named: dict[int, torch.Tensor], block: slice
+        self,
+        best: torch.Tensor,
+        named: dict[int, torch.Tensor],
+        described: list[int],
+        block: slice,
     ) -> list[tuple[int, Hits]]:
         reached = best >= self._bounds[block]
+        if described:
+            reached[described] = best[described] >= self._lower[block]
         for place, targets in named.items():
             own = torch.isin(self._targets[block], targets) & self._has_item[block]
             reached[place] |= own & (best[place] >= NAMED_FLOOR)

@@ -85,6 +85,11 @@ def extract(target: ForgetTarget) -> Extraction:
     return Extraction(_unique(_target_phrases(target), struck), items)
 
 
+def telling(phrases: Iterable[ExtractedPhrase]) -> tuple[ExtractedPhrase, ...]:
+    """Of an item's phrases those that tell something by themselves: no everyday words."""
+    return tuple(p for p in phrases if p.reason is not Reason.ANSWER_WORD or p.text[:1].isupper())
+
+
 def subject_names(target: ForgetTarget) -> tuple[str, ...]:
     """Full names that most of the target's prompts are about.
 

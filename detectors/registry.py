@@ -26,6 +26,10 @@ WEAK_FACTOR = 2.0
 # false-positive rate on questions of the same form about other people. Measured on TOFU with 1, 2,
 # 5 and 20 authors registered: 0.72 loses no paraphrase (the farthest is at 0.73).
 FLOORS = {RowKind.PROMPT: (0.70, 0.72), RowKind.DOCUMENT: (0.48, 0.50)}
+# A question that describes its subject is faint evidence from a smaller cosine on, and may be so
+# much oftener. On RWKU (development half) 34 of 116 missed attacks, for 3 of 2,733 neighbours.
+DESCRIBED_FACTOR = 6.0
+DESCRIBED_FLOOR = 0.30
 # A registered prompt itself must always fire, whatever stands among the benign prompts.
 CEILING = 0.97
 # The least cosine at which a registered prompt may be strong evidence.
@@ -59,13 +63,20 @@ class Rows:
 class RegistryCalibration:
     """Heads of all targets, benign scores over the whole registry, and the thresholds they give."""
 
-    def __init__(self, rows: Rows, benign: Embeddings, owners: npt.NDArray[np.int32]) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        benign: Embeddings,
+        owners: npt.NDArray[np.int32],
+        described: npt.NDArray[np.bool_],
+    ) -> None:
         """Train the heads and score benign windows.
 
         Args:
             rows: all registered rows.
             benign: windows of benign texts, [m, d].
             owners: the text that each window was cut from, ascending, [m].
+            described: which texts describe somebody (`detectors.descriptions`), [texts].
         """
         self.rows = rows
         self.gram = BenignGram(benign)
@@ -76,6 +87,7 @@ class RegistryCalibration:
         }
         self.heads = self._heads()
         self._head_scores = self._score_benign(benign, owners)
+        self._described = described
         self._cache: dict[float, Thresholds] = {}
 
     def thresholds(self, alpha: float) -> Thresholds:
@@ -84,6 +96,13 @@ class RegistryCalibration:
             share = alpha / max(1, len(self.present))
             self._cache[alpha] = {kind: self._pair(kind, share) for kind in self.present}
         return self._cache[alpha]
+
+    def described(self, alpha: float) -> Threshold:
+        """From which cosine to a registered prompt on a described subject is faint evidence."""
+        cosines = self.scores.get(RowKind.PROMPT, np.zeros(0, np.float32))
+        cosines = np.where(self._described[: len(cosines)], cosines, np.float32(-1))
+        rate = min(DESCRIBED_FACTOR * alpha, 0.5)
+        return conformal_threshold(cosines, rate, floor=DESCRIBED_FLOOR, ceiling=CEILING)
 
     def prompts_of(self, target: int) -> Embeddings:
         """Rows of a target's prompts."""

@@ -66,10 +66,13 @@ class Hits:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A conversation to compare: its windows [m, d], and the targets that it names."""
+    """A conversation to compare: its windows [m, d], the targets that it names, and whether it
+    describes somebody (`detectors.descriptions`).
+    """
 
     windows: Embeddings
     named: frozenset[int] = frozenset()
+    described: bool = False
 
 
 class RowSearch(Protocol):
@@ -82,20 +85,23 @@ class RowSearch(Protocol):
 class HostRows:
     """A search on the CPU. Thread-safe; memory-mapped rows stay where they are.
 
-    A row is hit where its cosine to some window is at least its bound or, where its target is named
-    and the row belongs to an item, at least `NAMED_FLOOR`.
+    A row is hit where its cosine to some window is at least its bound, for a conversation that
+    describes somebody its lower bound, or, where its target is named and the row belongs to an
+    item, at least `NAMED_FLOOR`.
     """
 
     def __init__(
         self,
         rows: Embeddings,
         bounds: npt.NDArray[np.float32],
+        lower: npt.NDArray[np.float32],
         targets: npt.NDArray[np.int32],
         items: npt.NDArray[np.int32],
     ) -> None:
-        """Take rows [n, d], and per row its bound, target and item (-1 for none), each [n]."""
+        """Take rows [n, d], and per row both bounds, target and item (-1 for none), each [n]."""
         self._rows = rows
         self._bounds = bounds
+        self._lower = lower
         self._targets = targets
         self._items = items
 
@@ -115,7 +121,7 @@ class HostRows:
             if len(asked) < len(windows):
                 best = np.maximum.reduceat(best, starts, axis=0)
             for place, number in enumerate(asked):
-                bounds = self._bounds_for(queries[number].named, block)
+                bounds = self._bounds_for(queries[number], block)
                 near = np.flatnonzero(best[place] >= bounds)
                 if len(near):
                     parts[place].append(Hits.of(near + first, best[place, near]))
@@ -123,12 +129,12 @@ class HostRows:
             found[number] = joined(parts[place])
         return found
 
-    def _bounds_for(self, named: frozenset[int], block: slice) -> npt.NDArray[np.float32]:
-        if not named:
-            return self._bounds[block]
-        lowered = np.isin(self._targets[block], list(named)) & (self._items[block] >= 0)
-        floor = np.minimum(self._bounds[block], np.float32(NAMED_FLOOR))
-        return np.where(lowered, floor, self._bounds[block])
+    def _bounds_for(self, query: Query, block: slice) -> npt.NDArray[np.float32]:
+        bounds = (self._lower if query.described else self._bounds)[block]
+        if not query.named:
+            return bounds
+        lowered = np.isin(self._targets[block], list(query.named)) & (self._items[block] >= 0)
+        return np.where(lowered, np.minimum(bounds, np.float32(NAMED_FLOOR)), bounds)
 
 
 def block_rows(windows: int) -> int:

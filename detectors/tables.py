@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from detectors.errors import TablesError
 
-FORMAT = 2
+FORMAT = 3
 
 
 class RowKind(IntEnum):
@@ -36,8 +36,9 @@ class ClassifierTables:
     """Rows, heads, thresholds and aliases of a set of targets.
 
     `thresholds` holds weak and strong, in that order; weak ones and those of documents are cosines,
-    strong ones of prompts are scores (`detectors.heads`). `reports` are the targets' calibration
-    reports, plain JSON without any forget text.
+    strong ones of prompts are scores (`detectors.heads`). `described` are the cosines from which on
+    a prompt is faint evidence of a described subject (`detectors.descriptions`). `reports` are
+    the targets' calibration reports, plain JSON without any forget text.
     """
 
     encoder_id: str
@@ -48,6 +49,7 @@ class ClassifierTables:
     row_kind: npt.NDArray[np.int8]  # [rows], RowKind
     heads: npt.NDArray[np.float32]  # [targets, dimension], zeros without prompts
     thresholds: npt.NDArray[np.float32]  # [targets, kinds, 2]
+    described: npt.NDArray[np.float32]  # [targets]
     aliases: tuple[tuple[str, int], ...]  # alias, target
     reports: Mapping[str, Mapping[str, Any]]  # by target id
 
@@ -63,6 +65,7 @@ class ClassifierTables:
             "row_kind": self.row_kind,
             "heads": self.heads,
             "thresholds": self.thresholds,
+            "described": self.described,
         }
 
     def meta(self) -> dict[str, Any]:
@@ -98,6 +101,7 @@ class ClassifierTables:
                 row_kind=arrays["row_kind"],
                 heads=arrays["heads"],
                 thresholds=arrays["thresholds"],
+                described=arrays["described"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, TablesError):
@@ -112,6 +116,7 @@ class ClassifierTables:
             and all(array.shape == (rows,) for array in per_row)
             and self.heads.shape == (targets, self.embeddings.shape[1])
             and self.thresholds.shape == (targets, len(RowKind), 2)
+            and self.described.shape == (targets,)
             and (not rows or 0 <= self.row_target.min() <= self.row_target.max() < targets)
             and (not rows or 0 <= self.row_kind.min() <= self.row_kind.max() < len(RowKind))
             and all(0 <= target < targets for _, target in self.aliases)

@@ -12,7 +12,7 @@ from detectors.alias import is_distinctive, spellings
 from detectors.benign import benign_prompts
 from detectors.classifier import ClassifierTables, build_tables
 from detectors.encoder import Encoder
-from detectors.extraction import ExtractedPhrase, Extraction, Reason, extract
+from detectors.extraction import ExtractedPhrase, Extraction, Reason, extract, telling
 from detectors.normaliser import NORMALISER_VERSION
 from detectors.targets import Enforcement, ForgetTarget, Phrase
 from guard import automaton
@@ -122,8 +122,13 @@ def compile_policy(
 def _automaton(
     extractions: Sequence[Extraction], expansion: Expansion, vocabulary: Vocabulary
 ) -> tuple[automaton.Tables, Units]:
-    """The automaton over all phrases, and the units that switch them on."""
-    groups = [e.target for e in extractions] + [item for e in extractions for item in e.items]
+    """The automaton over all phrases, and the units that switch them on.
+
+    Behind all items come, in the same order, the units for faint evidence of each.
+    """
+    items_of = [item for e in extractions for item in e.items]
+    groups = [e.target for e in extractions] + items_of + [*map(telling, items_of)]
+    expansion = expansion.with_units(len(items_of))
     forms = [form for of_unit in expansion.forms for form in of_unit]
     patterns = patterns_of([_phrase(p) for group in groups for p in group])
     distinct, ids = (patterns + patterns_of_forms(forms)).distinct()
@@ -180,6 +185,7 @@ def _phrase_documents(extractions: Sequence[Extraction]) -> dict[str, Any]:
     return {
         "targets": [plain(e.target) for e in extractions],
         "items": [plain(item) for e in extractions for item in e.items],
+        "faint": [plain(telling(item)) for e in extractions for item in e.items],
     }
 
 

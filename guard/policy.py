@@ -24,6 +24,8 @@ from guard.snapshot import Snapshot
 from guard.vetoed import DOCUMENT, vetoes_always
 
 MATCHERS_KEPT = 512
+# More items than a named target has are searched for together: one search instead of many.
+JOINED_FROM = 9
 # By the keys' scopes, which an operator makes few of.
 SCOPES_KEPT = 1024
 WATCHES_KEPT = 64
@@ -88,8 +90,11 @@ class Policy:
         self.classifier = PromptClassifier(tables, device=device)
         phrases = snapshot.document("phrases")
         self._target_phrases: list[list[list[Any]]] = phrases["targets"]
-        self._item_phrases: list[list[list[Any]]] = phrases["items"]
+        # Behind the items are their units for faint evidence.
+        self._faint_from = len(phrases["items"])
+        self._item_phrases: list[list[list[Any]]] = phrases["items"] + phrases["faint"]
         self._matcher = lru_cache(MATCHERS_KEPT)(self._build_matcher)
+        self._joined = lru_cache(MATCHERS_KEPT)(self._build_joined)
         self._names: list[list[str]] = phrases["names"]
         self.covered = lru_cache(SCOPES_KEPT)(self._covered)
         self._watches_of = lru_cache(WATCHES_KEPT)(self._build_watches)
@@ -142,7 +147,8 @@ class Policy:
     def decide(self, detections: Iterable[Detection], scope: KeyScope = ALL_TARGETS) -> Decision:
         """One verdict for a request of a key with this scope.
 
-        Refusal needs strong evidence; weak evidence steers away from the matched items only. In
+        Refusal needs strong evidence; weak evidence steers away from the matched items only, faint
+        evidence from what tells most of them. In
         observe mode, of a target or of the key, detections are recorded and change nothing;
         detections of targets that do not apply to the key are dropped. Where a corpus is vetoed in
         every answer, every request is steered, if by nothing else then without units.
@@ -195,15 +201,20 @@ class Policy:
 
     def matchers(self, decision: Decision) -> list[PhraseMatcher]:
         """The text matchers of the units that a decision switches on."""
-        units = [(True, unit) for unit in decision.targets]
-        units += [(False, unit) for unit in decision.items]
-        return [matcher for unit in units if (matcher := self._matcher(*unit))]
+        found = [self._matcher(True, unit) for unit in decision.targets]
+        if len(decision.items) < JOINED_FROM:
+            found += [self._matcher(False, unit) for unit in decision.items]
+        else:
+            found.append(self._joined(decision.items))
+        return [matcher for matcher in found if matcher]
 
     def _items(self, detections: Iterable[Detection]) -> tuple[int, ...]:
-        rules = self._rules
-        return tuple(
-            sorted({rules[d.target_id].first_item + item for d in detections for item in d.items})
-        )
+        units: set[int] = set()
+        for found in detections:
+            first = self._rules[found.target_id].first_item
+            faint = self._faint_from if found.strength is Strength.FAINT else 0
+            units.update(faint + first + item for item in found.items)
+        return tuple(sorted(units))
 
     def _build_watches(self, covered: frozenset[str] | None) -> Watches:
         rules = [r for r in self._rules.values() if covered is None or r.id in covered]
@@ -223,8 +234,19 @@ class Policy:
         """The target that a unit belongs to."""
         if is_target:
             return next(rule.id for rule in self._rules.values() if rule.unit == unit)
-        before = [rule for rule in self._rules.values() if rule.first_item <= unit]
+        item = unit % self._faint_from
+        before = [rule for rule in self._rules.values() if rule.first_item <= item]
         return max(before, key=lambda rule: (rule.first_item, rule.unit)).id
+
+    def _build_joined(self, items: tuple[int, ...]) -> PhraseMatcher:
+        spelled: list[Phrase] = []
+        owners: dict[str, dict[str, None]] = {}
+        for unit in items:
+            owner = self._owner(unit, is_target=False)
+            for text, whole_word in self._item_phrases[unit]:
+                spelled.append(Phrase(text, whole_word))
+                owners.setdefault(fold(text).strip(), {})[owner] = None
+        return PhraseMatcher(spelled, owners=lambda phrase: tuple(owners.get(phrase, ())))
 
 
 def _covers(scope: KeyScope, rule: TargetRule) -> bool:

@@ -84,6 +84,10 @@ class Expansion:
         """Nothing for any unit."""
         return cls(((),) * num_units, Penalties.none(num_units))
 
+    def with_units(self, more: int) -> Expansion:
+        """With nothing for so many units behind the others."""
+        return Expansion(self.forms + ((),) * more, self.penalties.with_units(more))
+
     def report(self, target: int, items: range, delta: float) -> dict[str, Any]:
         """What the operator of one target is told; forget text, for administrators only."""
         units = [*self.forms[target : target + 1], *(self.forms[item] for item in items)]

@@ -51,6 +51,11 @@ class Penalties:
             np.array([amount for _, amount in pairs], np.float32),
         )
 
+    def with_units(self, more: int) -> Penalties:
+        """With so many units behind the others that have none."""
+        start = np.concatenate([self.start, np.repeat(self.start[-1:], more)])
+        return Penalties(start, self.token, self.amount)
+
     def of(self, units: Sequence[int]) -> tuple[Int32, Float32]:
         """Tokens [n], ascending and distinct, and for each its greatest amount in the units.
 

@@ -27,7 +27,7 @@ from guard.errors import SnapshotCorrupt, SnapshotMissing, SnapshotOutdated
 # Of the directory, and of what the compiler puts in it. Whoever changes what arrays or documents
 # mean raises the second: a snapshot of another version is compiled anew, and never read in part.
 FORMAT = 2
-COMPILER_VERSION = 9
+COMPILER_VERSION = 10
 
 
 @dataclass(frozen=True, slots=True)

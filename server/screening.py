@@ -338,7 +338,9 @@ class Screening:
     def _answer(self, waiting: Waiting, policy: Policy, judgement: Judgement) -> None:
         # Made here, where it may take its time, for the first answer of a scope.
         policy.watches(waiting.scope)
-        waiting.answer(policy.decide(policy.detections(judgement), waiting.scope))
+        decision = policy.decide(policy.detections(judgement), waiting.scope)
+        policy.matchers(decision.would or decision)
+        waiting.answer(decision)
 
     def _encode(self, windows: Sequence[str]) -> Vector:
         begun = time.perf_counter()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from detectors.benign import benign_prompts
 from detectors.encoder import Encoder
-from detectors.registry import FLOORS
+from detectors.registry import CEILING, FLOORS
 from detectors.tables import ClassifierTables, RowKind
 from guard.snapshot import write_snapshot
 from server.bench.invented import QUESTIONS_PER_AUTHOR, invented_target
@@ -39,7 +39,8 @@ def write_registry(encoder: Encoder, size: int, encoded: int, snapshots: Path) -
         for number, target_id in enumerate(tables.target_ids)
     ]
     none: list[Any] = [[] for _ in rules]
-    phrases = {"targets": none, "items": [[] for _ in range(size)], "names": none}
+    empty: list[Any] = [[] for _ in range(size)]
+    phrases = {"targets": none, "items": empty, "faint": empty, "names": none}
     return write_snapshot(
         snapshots,
         meta={"encoder": encoder.id},
@@ -71,6 +72,7 @@ def _tables(encoder: Encoder, size: int, encoded: int) -> ClassifierTables:
         row_kind=np.full(size, RowKind.PROMPT, np.int8),
         heads=np.zeros((targets, encoder.dimension), np.float32),
         thresholds=np.tile(np.array([FLOORS[k] for k in RowKind], np.float32), (targets, 1, 1)),
+        described=np.full(targets, CEILING, np.float32),
         aliases=tuple((names[n], n) for n in range(targets)),
         reports={},
     )

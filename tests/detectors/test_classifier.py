@@ -125,6 +125,42 @@ def test_weak_evidence_carries_only_items_above_its_threshold(toy_encoder) -> No
     assert set(found[0].items) == items
 
 
+def test_a_described_subject_is_faint_evidence_from_afar(tables, encoder) -> None:
+    """Only where the last text describes somebody, and only the nearest items."""
+    asked = "Which prize was given to the author of the novel for her debut?"
+    plain = "Which prize was given to Una Vik for her debut?"
+    found = _classify(tables, encoder, asked)
+
+    assert [(d.target_id, d.layer, d.strength) for d in found] == [
+        ("orla", Layer.SIMILARITY, Strength.FAINT)
+    ]
+    assert found[0].items[0] == 3
+    assert tables.described[0] <= found[0].threshold <= found[0].score < tables.thresholds[0, 0, 0]
+    assert _classify(tables, encoder, plain) == []
+    assert _classify(tables, encoder, asked, "How do I boil rice?") == []
+
+
+def test_of_many_targets_the_nearest_items_are_taken(toy_encoder, monkeypatch) -> None:
+    """A described subject does not steer by a whole registry."""
+    monkeypatch.setattr("detectors.classifier.DESCRIBED_ROWS", 2)
+    words = ["kiln", "moss", "fern", "gulf", "lamp", "ruby", "sand", "wool"]
+    targets = [
+        ForgetTarget(
+            f"shares-{n}", examples=(Example(" ".join([*words[:n], *"abcdefgh"[n:]]), "x"),)
+        )
+        for n in range(1, 6)
+    ]
+    tables = build_tables(targets, toy_encoder, alpha=0.1, benign=["i j k", "l m n"] * 20)
+    probe = toy_encoder.encode([" ".join(words)])
+    found = PromptClassifier(tables).classify(["the author of it"], probe)
+
+    assert [(d.target_id, d.strength) for d in found] == [
+        ("shares-4", Strength.FAINT),
+        ("shares-5", Strength.FAINT),
+    ]
+    assert PromptClassifier(tables).classify(["it"], probe) == []
+
+
 def test_retain_examples_of_the_same_form_are_told_apart(encoder) -> None:
     """The head learns from them what the cosine alone cannot see: who is meant."""
     forms = ("Where was {} born?", "What does {} write?", "Who taught {}?", "Where does {} live?")
@@ -263,7 +299,9 @@ def test_tables_survive_storage(tables, encoder) -> None:
     assert _classify(restored, encoder, text) == _classify(tables, encoder, text)
 
 
-@pytest.mark.parametrize("damage", ["format", "missing", "shape", "heads", "target", "alias"])
+@pytest.mark.parametrize(
+    "damage", ["format", "missing", "shape", "heads", "described", "target", "alias"]
+)
 def test_malformed_tables_are_refused(tables, damage: str) -> None:
     """A damaged part is an error on load, not a wrong judgement later."""
     arrays, meta = tables.arrays(), tables.meta()
@@ -275,6 +313,8 @@ def test_malformed_tables_are_refused(tables, damage: str) -> None:
         arrays["row_kind"] = arrays["row_kind"][:-1]
     elif damage == "heads":
         arrays["heads"] = arrays["heads"][:, :-1]
+    elif damage == "described":
+        arrays["described"] = arrays["described"][:-1]
     elif damage == "target":
         arrays["row_target"] = arrays["row_target"] + 5
     else:

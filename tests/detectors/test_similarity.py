@@ -21,10 +21,11 @@ def unit(rng: np.random.Generator, count: int, dimension: int = DIMENSION) -> np
 
 
 def registered(rng: np.random.Generator, count: int) -> tuple[np.ndarray, ...]:
-    """Rows with bounds, targets and items; every fourth row belongs to no item."""
+    """Rows with bounds, lower ones, targets and items; every fourth row belongs to no item."""
     items = np.where(np.arange(count) % 4 == 0, -1, np.arange(count)).astype(np.int32)
     bounds = rng.uniform(0.2, 0.9, count).astype(np.float32)
-    return unit(rng, count), bounds, rng.integers(0, 6, count).astype(np.int32), items
+    lower = (bounds - rng.uniform(0.0, 0.3, count)).astype(np.float32)
+    return unit(rng, count), bounds, lower, rng.integers(0, 6, count).astype(np.int32), items
 
 
 def searches(*rows: np.ndarray) -> list[HostRows | DeviceRows]:
@@ -45,16 +46,17 @@ def cells(request, monkeypatch) -> None:
 def test_hits_are_those_of_the_plain_product(sizes: list[int]) -> None:
     """Every row whose greatest cosine over a conversation's windows reaches its bound, no other."""
     rng = np.random.default_rng(len(sizes))
-    rows, bounds, targets, items = registered(rng, 41)
+    rows, bounds, lower, targets, items = registered(rng, 41)
     queries = [
-        Query(unit(rng, size), frozenset({2, 5} if place == 0 else ()))
+        Query(unit(rng, size), frozenset({2, 5} if place == 0 else ()), place in (0, 2))
         for place, size in enumerate(sizes)
     ]
-    for search in searches(rows, bounds, targets, items):
+    for search in searches(rows, bounds, lower, targets, items):
         for query, hits in zip(queries, search.find(queries), strict=True):
             best = (query.windows @ rows.T).max(axis=0, initial=-1)
             own = np.isin(targets, list(query.named)) & (items >= 0)
-            wanted = np.flatnonzero((best >= bounds) | (own & (best >= NAMED_FLOOR)))
+            least = lower if query.described else bounds
+            wanted = np.flatnonzero((best >= least) | (own & (best >= NAMED_FLOOR)))
 
             assert hits.rows.tolist() == wanted.tolist()
             assert np.allclose(hits.cosines, best[wanted], atol=1e-6)
@@ -62,7 +64,7 @@ def test_hits_are_those_of_the_plain_product(sizes: list[int]) -> None:
 
 def test_no_rows_and_no_conversations_are_no_hits() -> None:
     """An empty registry has nothing to be near to."""
-    none = (np.zeros((0, 3), "f4"), np.zeros(0, "f4"), np.zeros(0, "i4"), np.zeros(0, "i4"))
+    none = (np.zeros((0, 3), "f4"), *[np.zeros(0, "f4")] * 2, *[np.zeros(0, "i4")] * 2)
     for search in searches(*none):
         assert search.find([]) == []
         assert [len(h.rows) for h in search.find([Query(np.eye(2, 3, dtype=np.float32))])] == [0]
@@ -72,7 +74,8 @@ def test_memory_does_not_grow_with_the_rows() -> None:
     """64 windows against 200,000 rows: their product would be 51 MB, two blocks are 16."""
     rng = np.random.default_rng(0)
     rows = unit(rng, 200_000)
-    search = HostRows(rows, np.full(len(rows), 2.0, "f4"), *[np.zeros(len(rows), "i4")] * 2)
+    bounds = [np.full(len(rows), 2.0, "f4")] * 2
+    search = HostRows(rows, *bounds, *[np.zeros(len(rows), "i4")] * 2)
     queries = [Query(unit(rng, 1)) for _ in range(64)]
     tracemalloc.start()
     search.find(queries)

@@ -18,7 +18,7 @@ from guard.errors import SnapshotCorrupt
 from guard.follower import Active
 from guard.key_scope import ALL_TARGETS, KeyScope
 from guard.loading import load_part
-from guard.policy import Policy
+from guard.policy import JOINED_FROM, Policy
 from guard.snapshot import load_snapshot
 from guard.token_filter import Position, TokenFilter
 from guard.tokenisations import Tokenisations
@@ -146,6 +146,46 @@ def test_weak_evidence_forbids_only_the_items(compiled):
     assert (decision.verdict, decision.targets, decision.items) == (Verdict.STEER, (), (1,))
 
 
+def test_faint_evidence_forbids_what_is_telling(compiled):
+    """Of an answer its names and numbers, in the shield as in the worker, and no everyday word."""
+    snapshot = compiled(target("other"), target())[1]
+    policy = policy_of(snapshot)
+    weak, faint = (
+        policy.decide([detection("moreau", strength, (0, 1))])
+        for strength in (Strength.WEAK, Strength.FAINT)
+    )
+
+    def forbids(decision, text):
+        return any(matcher.find(text) for matcher in policy.matchers(decision))
+
+    assert (faint.verdict, faint.targets) == (Verdict.STEER, ())
+    assert forbids(weak, "a florist")
+    assert not forbids(faint, "a florist")
+    assert all(forbids(d, "in 1987") and forbids(d, "Ilse Moreau") for d in (weak, faint))
+    tables = Tables.load(snapshot.arrays("automaton"))
+    token_filter = TokenFilter(tables, Units.load(snapshot.arrays("units")), VOCABULARY)
+    active = [token_filter.sets.acquire(d.targets, d.items) for d in (weak, faint)]
+    bits = [token_filter.sets.bits[each.index] for each in active]
+    assert np.array_equal(bits[0] & bits[1], bits[1])
+    assert 0 < np.unpackbits(bits[1]).sum() < np.unpackbits(bits[0]).sum()
+
+
+def test_many_items_are_searched_for_together(compiled):
+    """One matcher finds what theirs find, and nothing of an item that is not on."""
+    answers = [f"He collected {word}." for word in ("kettles", "ledgers", "anvils", "corks")]
+    examples = tuple(Example(f"Question {n}?", text) for n, text in enumerate(answers * 3))
+    many = ForgetTarget("many", examples=(*examples, Example("Another?", "Her father: a florist.")))
+    policy = policy_of(compiled(many)[1])
+    decision = policy.decide([detection("many", Strength.WEAK, tuple(range(12)))])
+    matchers = policy.matchers(decision)
+
+    assert len(decision.items) == 12 >= JOINED_FROM
+    assert len(matchers) == 1
+    assert all(matchers[0].find(answer) for answer in answers)
+    assert matchers[0].find("Her father was a florist.") is None
+    assert matchers[0].owners("kettles") == ("many",)
+
+
 def test_weak_evidence_forbids_the_names_too(compiled):
     """With one item on, shield and token filter agree that its target's name may not be said."""
     snapshot = compiled(target("other"), target())[1]
@@ -208,8 +248,9 @@ def test_phrases_tell_whose_they_are(compiled):
 
     assert all(owned[True, rule.unit] == name for name, rule in units.items())
     items = [owned[False, n] for n in range(len(policy._item_phrases))]
-    assert items.count(first.id) == len(first.examples)
-    assert items.count("other") == len(second.examples)
+    # Each item has a unit for weak and one for faint evidence.
+    assert items.count(first.id) == 2 * len(first.examples)
+    assert items.count("other") == 2 * len(second.examples)
     names = policy.watches(ALL_TARGETS).enforced
     assert set(names.owners("ilse moreau")) == {first.id, "other"}
 
@@ -259,8 +300,8 @@ def test_worker_and_gateway_read_the_same_units(compiled):
     phrases = snapshot.document("phrases")
 
     assert units.num_targets == len(phrases["targets"]) == 1
-    assert len(units.start) - 1 == 1 + len(phrases["items"])
-    for item, texts in enumerate(phrases["items"]):
+    assert len(units.start) - 1 == 1 + len(phrases["items"]) + len(phrases["faint"])
+    for item, texts in enumerate([*phrases["items"], *phrases["faint"]]):
         assert bool(len(units.phrases((), (item,)))) == bool(texts)
 
 
