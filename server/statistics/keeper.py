@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from server.errors import LeaseLost, StoreFault
+from server.errors import LeaseLost
 from server.log import fault_fields, get_logger
 from server.statistics.counts import TargetCounts
 from server.statistics.files import Source, sources
@@ -99,7 +99,7 @@ class StatisticsKeeper:
             self.take()
         except LeaseLost:
             self._stop.set()
-        except (StoreFault, OSError, ValueError, LookupError) as error:
+        except Exception as error:
             if not self._failing:
                 log.error("statistics_not_taken", **fault_fields(error))
             self._failing = True

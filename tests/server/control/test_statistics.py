@@ -197,13 +197,16 @@ def test_a_full_disk_is_waited_for(settings, monkeypatch):
     assert source.read().targets["ada"].matched == 2
 
 
-def test_a_file_that_cannot_be_read_does_not_end_the_keeper(settings, statistics, store, settle):
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"targets": [], "requests": {}}'])
+def test_a_file_that_cannot_be_read_does_not_end_the_keeper(
+    settings, statistics, store, settle, content
+):
     """It goes on, and takes the file once it can be read."""
     register(store, "ada")
     gateway = Gateway(settings)
     gateway.tell("ada")
     [source] = sources(settings.statistics)
-    source.path.write_text("{")
+    source.path.write_text(content)
     keeper = StatisticsKeeper(statistics, settings.statistics, seconds=0.01)
     keeper.start()
     time.sleep(0.05)
