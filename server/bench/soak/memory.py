@@ -1,7 +1,8 @@
 """How much memory a server's processes have over time, by what they are for.
 
-Proportional set size, as Linux's /proc tells it: what several processes share is divided among
-them. A process counts once it has run for a while: what it loads at its start is no growth.
+Resident memory, as Linux's /proc tells it. The proportional set size would also grow where another
+process that shares a library ends. A process counts once it has run for a while: what it loads at
+its start is no growth.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class MemoryWatch:
                 if role is not None:
                     age = now - self._seen.setdefault(pid, now)
                     files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-                    self.samples.append(Sample(now, role, age, _pss_mib(pid), files))
+                    self.samples.append(Sample(now, role, age, _resident_mib(pid), files))
 
 
 def role_of(pid: int) -> str | None:
@@ -115,8 +116,8 @@ def memory_figures(samples: Sequence[Sample], since: float, settled: float) -> d
     return found
 
 
-def _pss_mib(pid: int) -> float:
+def _resident_mib(pid: int) -> float:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith("Rss:"):
             return int(line.split()[1]) / 1024
     raise ValueError

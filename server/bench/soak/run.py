@@ -51,7 +51,7 @@ METHOD = (
     "or twice; then the bench ends what is left and starts the server again, as a supervisor "
     "does. A leak is an active phrase on any surface of an answer to a registered question; a "
     "wrong answer one to an allowed question that is not the reference; memory is the median of "
-    "the proportional set size of each process, second half against first half of the last two "
+    "the resident memory of each process, second half against first half of the last two "
     "thirds; a request is late after 120 s, or 60 s without a byte."
 )
 _SAMPLE_SECONDS = 5.0
