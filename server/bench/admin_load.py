@@ -129,15 +129,24 @@ def latency_figures(windows: Sequence[Windows], answers: Sequence[Answer]) -> di
             found |= spread(f"{name}_inter_token_ms_p{percent}", values)
         found[f"{name}_inter_token_ms_p99_pooled"] = _percentile(pooled[name], 99)
         found[f"{name}_gaps"] = len(pooled[name])
-    for percent in (50, 99):
-        ratios = [
-            float(np.percentile(b, percent) / np.percentile(a, percent))
-            for a, b in zip(quiet, loaded, strict=True)
-        ]
-        found |= spread(f"inter_token_p{percent}_added_share", [ratio - 1 for ratio in ratios])
-        whole = _percentile(pooled["loaded"], percent) / _percentile(pooled["quiet"], percent)
-        found[f"inter_token_p{percent}_added_share_pooled"] = round(whole - 1, 4)
+    # Tokens that arrive together have no time between them, so a median may be 0.
+    ratios = [_share(a, b) for a, b in zip(quiet, loaded, strict=True)]
+    found |= spread("inter_token_p99_added_share", ratios)
+    whole = _share(pooled["quiet"], pooled["loaded"])
+    found["inter_token_p99_added_share_pooled"] = round(whole, 4)
     return found | spread("machine_share", [w.machine_share for w in met], 3)
+
+
+def _share(quiet: Sequence[float], loaded: Sequence[float]) -> float:
+    """How much longer the 99th percentile is under load.
+
+    Raises:
+        ArmInvalid: without load it is 0.
+    """
+    before = float(np.percentile(quiet, 99))
+    if before == 0:
+        raise ArmInvalid("nearly all tokens of a window arrived together")
+    return float(np.percentile(loaded, 99)) / before - 1
 
 
 def _pair(windows: Windows) -> tuple[Window, Window]:

@@ -49,6 +49,21 @@ def test_a_silent_window_or_a_failure_means_nothing(make_answer):
         latency_figures(windows, [quiet, loaded, failed])
 
 
+def test_tokens_that_arrive_together(make_answer):
+    """A median of 0 is no fault; where nearly all gaps are 0, nothing can be said."""
+    windows = [Windows(Window(0, 10), Window(20, 30))]
+
+    def bunched(begin, gap):
+        return make_answer(*sorted(3 * _stream(begin, gap, 30)))
+
+    figures = latency_figures(windows, [bunched(0, 0.1), bunched(20, 0.2)])
+
+    assert figures["quiet_inter_token_ms_p50"] == 0
+    assert figures["inter_token_p99_added_share"] == pytest.approx(1)
+    with pytest.raises(ArmInvalid, match="together"):
+        latency_figures(windows, [make_answer(*[5.0] * 40), bunched(20, 0.2)])
+
+
 def test_imported_targets_can_be_imported():
     """Each has an id, a phrase, an example and a name of its own."""
     first, last = (TargetIn.model_validate(json.loads(small_target(n))) for n in (0, 9999))
