@@ -13,6 +13,7 @@ endpoint nothing of OpenTelemetry is loaded.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -135,8 +136,11 @@ class OpenTelemetry(Telemetry):
             span.end()
 
     def stop(self) -> None:
-        """Export what waits, for as long as one export may take."""
-        self._provider.shutdown()
+        """Export what waits, for as long as one export may take; what is left then is lost."""
+        # Its own bound is 30 s, as each of many exports may take its time.
+        ending = threading.Thread(target=self._provider.shutdown, name="spans", daemon=True)
+        ending.start()
+        ending.join(EXPORT_SECONDS)
 
 
 class _SpanTrace(Trace):
