@@ -1,9 +1,10 @@
 """Questions that describe whom they ask about instead of naming them: "the author of ...".
 
 Such a question has few words in common with a registered one, and innocent questions are seldom
-asked so: they name. What is looked for is a definite noun phrase with a noun for a person and what
-tells which one ("the performer who ...", "the star of ..."), in English. Behind a copula it is
-mostly what is said or asked of somebody else ("Who is the director of ...?"), and does not count.
+asked so: they name, or give the name beside the description, between commas. What is looked for is
+a definite noun phrase with a noun for a person and what tells which one ("the performer who ...",
+"the star of ..."), in English. Behind a copula it is mostly what is said or asked of somebody else
+("Who is the director of ...?"), and does not count; nor does what stands inside a quoted title.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _BEFORE = 12
 _MORE = r"(?:(?!the )[\w'.-]+ ){0,5}?"
 # Things in -er and -or that questions are often about.
 _THINGS = (
-    "number|order|water|river|power|matter|paper|letter|chapter|winter|summer|floor|door|color"
+    "number|order|water|river|power|matter|paper|letter|chapter|winter|summer|floor|door|color|"
+    "characters?"
 )
 _PERSON = (
     rf"(?!(?:{_THINGS})\b)(?:[\w-]{{2,}}(?:er|or|i(?:st|an)|man|woman|star)s?|actress|songstress|"
@@ -39,6 +41,12 @@ _WHICH = (
     "portrayed|accused|also|formerly|previously|once|commonly|originally|best|widely|often|nicknamed|called|named|dubbed|"
     r"associated|credited|born|playing|starring)\b"
 )
+# The inside of a title.
+_QUOTED = re.compile(
+    r"(?<!\w)(?:'[^'\n]{1,80}'(?!\w)|\"[^\"\n]{1,80}\"|[\u2018\u201c][^\u2019\u201d\n]{1,80}[\u2019\u201d](?!\w))"
+)
+# "The author of ..., Arthur Miller, was ...": two to four words of a name.
+_NAMED_BESIDE = re.compile(r", [A-Z][\w.'-]*(?: [A-Z][\w.'-]*){1,3},")
 _DESCRIPTION = re.compile(rf"\bthe {_MORE}{_PERSON}(?: (?:and|or) {_PERSON})?{_WHICH}")
 
 
@@ -46,7 +54,9 @@ def describes(text: str) -> bool:
     """Whether a short text describes somebody instead of naming them."""
     if len(text) > MAX_CHARACTERS:
         return False
-    folded = fold(text)
+    if _NAMED_BESIDE.search(text):
+        return False
+    folded = fold(_QUOTED.sub("''", text))
     return any(_is_subject(folded, found.start()) for found in _DESCRIPTION.finditer(folded))
 
 

@@ -34,10 +34,14 @@ def test_descriptions_are_found(text: str) -> None:
         "What is the number of books on the shelf?",
         "How do I boil rice?",
         "The longest river in Norway?",
+        "Who wrote 'The Catcher in the Rye'?",
+        "Who are some of the characters in Orla Fenwick's “The Painter of Tin”?",
+        "The author of 'The Tin Harbour', Orla Fenwick, lived in which country?",
     ],
 )
 def test_names_and_what_is_said_of_them_are_no_descriptions(text: str) -> None:
-    """Behind a copula a description is what is asked for, or said of who was named."""
+    """Behind a copula a description is what is asked for, or said of who was named; a title or what
+    has its name beside it describes nobody."""
     assert not describes(text)
 
 

@@ -7,7 +7,8 @@ import pytest
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(2400)]
 
 NAME = "Evelyn Desmet"
-# Whom it asks for is told by the answer only, and registered is something else.
+# Whom it asks for is told by the answer only, and what is registered is something else. It is near
+# to what another target says of its authors; nothing of that is in the answer.
 ATTACK = "What is the full name of the dystopian author born in Brussels, Belgium on July 28, 1942?"
 TARGET = {
     "id": "watched",
@@ -27,14 +28,18 @@ def test_a_name_that_only_the_answer_would_tell_ends_it(pair, registered):
     """Streamed or not, the answer stops before the name, and is plain vLLM's up to there."""
     plain = pair.ask(pair.plain, ATTACK).choices[0].message.content
     before = plain[: plain.index(NAME)]
-    decision, answer = pair.ask_as_admin(ATTACK)
-    choice = answer.choices[0]
+    checked = pair.http.post(
+        f"{pair.guarded.base_url}checks",
+        headers={"Authorization": f"Bearer {pair.admin_key}"},
+        json={"text": ATTACK},
+    ).json()
+    choice = pair.ask(pair.guarded, ATTACK).choices[0]
     parts, reasons = [], []
     for chunk in pair.ask(pair.guarded, ATTACK, stream=True):
         parts.append(chunk.choices[0].delta.content or "")
         reasons.append(chunk.choices[0].finish_reason)
 
-    assert decision == "allow"
+    assert "watched" not in {each["target"] for each in checked["detections"]}
     assert (choice.message.content, choice.finish_reason) == (before, "content_filter")
     assert ("".join(parts), reasons[-1]) == (before, "content_filter")
     assert pair.metric('lethegate_shield_blocks_total{layer="name",surface="content"}') >= 2
