@@ -40,6 +40,7 @@ def test_a_name_that_only_the_answer_would_tell_ends_it(pair, registered):
         reasons.append(chunk.choices[0].finish_reason)
 
     assert "watched" not in {each["target"] for each in checked["detections"]}
+    assert {each["strength"] for each in checked["detections"]} <= {"faint"}
     assert (choice.message.content, choice.finish_reason) == (before, "content_filter")
     assert ("".join(parts), reasons[-1]) == (before, "content_filter")
     assert pair.metric('lethegate_shield_blocks_total{layer="name",surface="content"}') >= 2
