@@ -293,8 +293,8 @@ def livez() -> dict[str, str]:
 
 @_probes.get("/readyz")
 def readyz(here: Here) -> dict[str, str]:
-    """Whether the store answers, and a policy of the current models is in force, or another
-    process sees to that."""
+    """Whether the store answers, a policy of the current models is in force and the corpora are
+    open, or another process sees to that."""
     try:
         here.store.count_targets()
     except StoreFault:
@@ -305,6 +305,8 @@ def readyz(here: Here) -> dict[str, str]:
         raise NotReady("The job worker has failed.")
     if not here.worker.ready:
         raise NotReady("The policy is being compiled.")
+    if not here.has_corpora_open:
+        raise NotReady("The corpora are being opened.")
     return {"status": "ready"}
 
 

@@ -48,6 +48,12 @@ class Control:
     # Metrics that name targets.
     target_registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
+    @property
+    def has_corpora_open(self) -> bool:
+        """Whether what the API says of the corpora is what their indexes hold."""
+        opened = self.corpora.done() and self.corpora.exception() is None
+        return opened and self.corpora.result().worker.ready
+
     def require_lead(self) -> None:
         """Refuse what only the process that compiles can do.
 

@@ -19,7 +19,8 @@ class NodeOut(BaseModel):
 
     `state`: `current` or `behind` of the policy in force by `lag` generations; `silent` when it has
     not reported for `seen_seconds`; `left` when it has ended; `fenced`. `refuses` is what it said
-    itself: of a fenced node that says nothing nobody knows. `holds_up`: a new policy waits for it.
+    itself, of a fenced node since it knows of its fence: of one that says nothing nobody knows.
+    `holds_up`: a new policy waits for it.
     """
 
     id: str
@@ -49,7 +50,7 @@ class NodeOut(BaseModel):
             generation=report.policy.generation or None,
             digest=report.policy.digest or None,
             lag=view.lag,
-            refuses=report.refuses,
+            refuses=report.refuses and (report.fenced or not view.record.fenced),
             holds_up=view.holds_up,
             problem=report.problem or None,
             num_gateways=kinds.count("gateway"),

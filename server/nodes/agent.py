@@ -185,6 +185,7 @@ class NodeAgent:
             lead=self._standing.lead,
             max_lag_seconds=self._settings.node_max_lag_seconds,
             refuses=not self._gate.may_serve(),
+            fenced=self._standing.fenced,
             problem=self._problems["orders"],
             keys=self._local.report(Channel.KEYS),
             corpora=self._local.report(Channel.CORPORA),

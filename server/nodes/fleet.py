@@ -144,7 +144,9 @@ class Fleet:
         with self._lock:
             self._store.set_fenced(node_id, fenced)
             known = self._known[node_id]
-            known.record = replace(known.record, fenced=fenced)
+            # What it said before says nothing about what it does now.
+            report = known.record.report.model_copy(update={"refuses": False, "fenced": False})
+            known.record = replace(known.record, fenced=fenced, report=report)
         log.warning("node_fenced" if fenced else "node_unfenced", node=node_id)
         return self.view(node_id)
 

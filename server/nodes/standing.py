@@ -54,8 +54,8 @@ def boot_id() -> str:
 def read_standing(state_dir: Path) -> Standing | None:
     """The node's standing; None where no agent has written one that can be read."""
     try:
-        return Standing(**json.loads((state_dir / _FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return _parsed((state_dir / _FILE).read_bytes())
+    except OSError:
         return None
 
 
@@ -71,12 +71,23 @@ def write_standing(state_dir: Path, standing: Standing, *, durable: bool) -> Non
     draft.rename(state_dir / _FILE)
 
 
+def _parsed(content: bytes) -> Standing | None:
+    try:
+        return Standing(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
 class NodeGate:
-    """A gateway's look at it, before every request."""
+    """A gateway's look at it, before every request.
+
+    The file is read each time, a few microseconds: what tells files apart without reading them, its
+    number and time, may be the same for two that were written shortly after each other.
+    """
 
     def __init__(self, state_dir: Path, max_lag_seconds: float) -> None:
         self._state_dir, self._longest = state_dir, max_lag_seconds
-        self._seen = (-1, -1)
+        self._seen = b""
         self._standing: Standing | None = None
 
     def check(self) -> None:
@@ -110,10 +121,9 @@ class NodeGate:
 
     def _current(self) -> Standing | None:
         try:
-            stat = (self._state_dir / _FILE).stat()
+            seen = (self._state_dir / _FILE).read_bytes()
         except OSError:
             return None
-        seen = (stat.st_mtime_ns, stat.st_ino)
         if seen != self._seen:
-            self._standing, self._seen = read_standing(self._state_dir), seen
+            self._standing, self._seen = _parsed(seen), seen
         return self._standing

@@ -77,8 +77,8 @@ class NodeReport(_Message):
     """How a node is.
 
     `instance` tells nodes of the same id apart. `lead` is the latest one that it has heard of,
-    `refuses` that it answers no requests now, `problem` the class of error that keeps it from what
-    is in force, `left` that it is ending.
+    `refuses` that it answers no requests now, `fenced` that it knows of its fence, `problem` the
+    class of error that keeps it from what is in force, `left` that it is ending.
     """
 
     instance: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -86,6 +86,7 @@ class NodeReport(_Message):
     lead: Number
     max_lag_seconds: Annotated[float, Field(ge=0, le=10**9)] = 0.0
     refuses: bool = False
+    fenced: bool = False
     left: bool = False
     problem: _Word = ""
     keys: ChannelReport = ChannelReport()

@@ -43,7 +43,10 @@ log = get_logger("corpora")
 
 
 class CorpusWorker:
-    """Works through the jobs about corpora, in a thread of its own."""
+    """Works through the jobs about corpora, in a thread of its own.
+
+    `ready` is True once the indexes that there are have been opened.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class CorpusWorker:
         self._publication, self._veto = publication, veto
         self._metrics, self._state_dir, self._stop = metrics, state_dir, stopped
         self._index_dir = index_dir
+        self.ready = False
         self._born = time.time()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
@@ -130,6 +134,7 @@ class CorpusWorker:
         with changing(self._places.root):
             self._library.drop_all_but({record.directory for record in self._store.all()})
         self._publish_quietly()
+        self.ready = True
 
     def _turn(self) -> None:
         self._wake.clear()

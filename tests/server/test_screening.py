@@ -429,6 +429,7 @@ def test_an_encoder_that_hangs_is_told_at_once(tmp_path, encoder, activate):
         hanging = screening.unready()
         encoder.gate.set()
         await stuck
+        await asyncio.to_thread(wait_for, lambda: "classifier" not in screening.unready())
         later = await screening.screen(["something else"])
         return early, waited, hanging, later.verdict
 

@@ -211,6 +211,26 @@ def test_only_what_is_in_force_is_offered(admin: httpx.Client, settings: Any) ->
         assert admin.get(f"/node/v1/{place}", headers=NODE).status_code == 404, place
 
 
+def test_only_a_node_that_knows_of_its_fence_refuses_for_it(
+    admin: httpx.Client,
+) -> None:
+    """What it said before it was fenced, or fenced again, is not taken for an answer to that."""
+    early = {**applied(1, OLD).model_dump(mode="json"), "refuses": True}
+    informed = {**early, "fenced": True}
+
+    def said(report: dict[str, Any]) -> bool:
+        assert admin.put("/node/v1/nodes/a", headers=NODE, json=report).status_code == 200
+        return bool(admin.get("/admin/v1/nodes/a").json()["refuses"])
+
+    assert said(early)
+    assert not admin.post("/admin/v1/nodes/a:fence", json={}).json()["refuses"]
+    assert not said(early)
+    assert said(informed)
+    admin.post("/admin/v1/nodes/a:unfence", json={})
+    assert not admin.post("/admin/v1/nodes/a:fence", json={}).json()["refuses"]
+    assert said(informed)
+
+
 def test_reports_are_checked(admin: httpx.Client) -> None:
     """In the API's own shape; and no heartbeat is an act that is audited."""
     good = applied(1, OLD).model_dump(mode="json")
