@@ -211,9 +211,7 @@ def test_only_what_is_in_force_is_offered(admin: httpx.Client, settings: Any) ->
         assert admin.get(f"/node/v1/{place}", headers=NODE).status_code == 404, place
 
 
-def test_only_a_node_that_knows_of_its_fence_refuses_for_it(
-    admin: httpx.Client,
-) -> None:
+def test_only_a_node_that_knows_of_its_fence_refuses_for_it(admin: httpx.Client) -> None:
     """What it said before it was fenced, or fenced again, is not taken for an answer to that."""
     early = {**applied(1, OLD).model_dump(mode="json"), "refuses": True}
     informed = {**early, "fenced": True}
@@ -233,6 +231,7 @@ def test_only_a_node_that_knows_of_its_fence_refuses_for_it(
 
 def test_reports_are_checked(admin: httpx.Client) -> None:
     """In the API's own shape; and no heartbeat is an act that is audited."""
+    _wait_for_policy(admin)
     good = applied(1, OLD).model_dump(mode="json")
 
     assert admin.put("/node/v1/nodes/a", headers=NODE, json=good).status_code == 200
