@@ -64,6 +64,7 @@ START_AGAIN = 75
 # How long that of a server that was killed may take to let go of state directory and address.
 _PREDECESSOR_SECONDS = 30.0
 _PARENT_POLL_SECONDS = 0.5
+_NICE = 10
 _DRAIN_SECONDS = 10
 # Jobs queued by another process are found by looking.
 _SHARED_IDLE_SECONDS = 1.0
@@ -118,6 +119,9 @@ def serve_control(
         StartFault: the state directory, store, keys or address cannot be used.
     """
     configure_logging(settings.log_level, settings.log_format, capture=True)
+    if with_parent:
+        # Beside an engine that keeps all cores busy, the engine's steps come first.
+        os.nice(_NICE)
     if settings.control_url is not None:
         raise StartFault("control_url: a node has no control process of its own")
     own_directory(settings.state_dir)
