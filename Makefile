@@ -54,7 +54,7 @@ lint: $(STAMP)  ## Check style, types and who may import whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@MYPYPATH=deploy/demo $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/stranger.py deploy/prometheus/reference.py \
+	@MYPYPATH=deploy/demo:deploy $(BIN)/mypy deploy/install.py deploy/inventory.py deploy/stranger.py deploy/prometheus/reference.py \
 	  deploy/demo/train.py deploy/demo/recite.py
 	@MYPYPATH=docs $(BIN)/mypy docs/hooks.py docs/pictures.py docs/blocks.py
 	@MYPYPATH=deploy/grafana $(BIN)/mypy deploy/grafana/generate.py deploy/grafana/pictures.py

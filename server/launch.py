@@ -123,6 +123,8 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {
         **as_environment(settings),
         SERVER_PID: str(os.getpid()),
+        # vLLM would tell its makers of every start.
+        "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
         # It would keep what the engine said. The gateway stores what clients were shown.
         "VLLM_ENABLE_RESPONSES_API_STORE": "0",
         "VLLM_USE_V2_MODEL_RUNNER": str(int(settings.model_runner == "v2")),
