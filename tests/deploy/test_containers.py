@@ -16,7 +16,9 @@ DEPLOY = CHECKOUT / "deploy"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 CUDA = yaml.safe_load((DEPLOY / "compose.cuda.yaml").read_text(encoding="utf-8"))
+NODES = yaml.safe_load((DEPLOY / "compose.nodes.yaml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
+NODE_SERVICES = [NODES["services"][name] for name in ("node-a", "node-b")]
 
 
 def images():
@@ -79,8 +81,14 @@ def test_the_image_is_pinned_not_root_and_tells_its_health():
             for name in SERVICES["lethegate"]["environment"]
             if name.startswith(ENV_PREFIX)
         ],
+        [
+            name.removeprefix(ENV_PREFIX)
+            for service in NODES["services"].values()
+            for name in service.get("environment", ())
+            if name.startswith(ENV_PREFIX)
+        ],
     ],
-    ids=["image", "compose"],
+    ids=["image", "compose", "nodes"],
 )
 def test_every_setting_given_exists(names):
     """An unknown one would stop the start."""
@@ -90,7 +98,7 @@ def test_every_setting_given_exists(names):
 
 def test_compose_opens_ports_on_this_machine_only():
     """Whoever opens them to others puts TLS before them."""
-    for service in SERVICES.values():
+    for service in (*SERVICES.values(), *NODE_SERVICES):
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
@@ -116,7 +124,8 @@ def test_compose_mounts_what_exists():
 
 def test_every_variable_is_in_the_example():
     """Who fills in the example has filled in all that compose insists on."""
-    needed = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose.yaml").read_text("utf-8")))
+    files = "".join(path.read_text("utf-8") for path in DEPLOY.glob("compose*.yaml"))
+    needed = set(re.findall(r"\$\{(\w+):\?", files))
     example = (DEPLOY / "compose.env.example").read_text(encoding="utf-8")
 
     assert needed == set(re.findall(r"^(\w+)=$", example, flags=re.MULTILINE))
@@ -136,6 +145,28 @@ def test_prometheus_reads_its_key_where_compose_puts_it():
         "lethegate:8000",
         "lethegate:8001",
     }
+
+
+def test_two_nodes_follow_the_server():
+    """Each with a name, a port and volumes of its own, and otherwise as closed as the server."""
+    server = SERVICES["lethegate"]
+    names, ports, volumes = (
+        [each["environment"]["LETHEGATE_NODE_ID"] for each in NODE_SERVICES],
+        [port for each in NODE_SERVICES for port in each["ports"]],
+        [volume for each in NODE_SERVICES for volume in each["volumes"][1:]],
+    )
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "nodes.yml").read_text("utf-8"))
+    targets = scraped["scrape_configs"][0]["static_configs"][0]["targets"]
+
+    assert names == ["node-a", "node-b"]
+    assert len(set(ports)) == 2
+    assert {each.split(":")[0] for each in volumes} == set(NODES["volumes"])
+    for node in NODE_SERVICES:
+        assert node["environment"]["LETHEGATE_CONTROL_URL"] == "http://lethegate:8001"
+        assert "LETHEGATE_ADMIN_KEY" not in node["environment"]
+        for same in ("command", "read_only", "cap_drop", "security_opt", "tmpfs", "image"):
+            assert node[same] == server[same]
+    assert targets == ["lethegate:8000", *(f"{name}:8000" for name in names)]
 
 
 def test_the_cuda_file_asks_for_a_gpu():

@@ -39,7 +39,7 @@ def promtool(*arguments):
 def test_configuration_and_rules_are_valid():
     """By the judgement of Prometheus's own tool; the configuration names the rules."""
     # Syntax only: the scrape key is where compose puts it, not here.
-    configurations = ("prometheus.yml", "loopback.yml")
+    configurations = ("prometheus.yml", "loopback.yml", "nodes.yml")
     checks = [("config", "--syntax-only", *configurations), ("rules", *map(str, RULES))]
     for command in checks:
         status, said = promtool("check", *command)
