@@ -145,7 +145,7 @@ def _files(folder: Path) -> None:
     """The documents that a page speaks of, each with a text of its own, and an answer."""
     folder.mkdir()
     (folder / "answer.txt").write_text("Of keeper 21 and 3 copper kettles in the fog.")
-    for name in ("papers", "licences", "texts"):
+    for name in ("papers", "licences", "texts", "chapters", "quotations"):
         (folder / name).mkdir()
         for number in range(10):
             text = f"The {name} of keeper {number * 7} tell of {number} copper kettles in the fog."

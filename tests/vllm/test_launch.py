@@ -102,6 +102,16 @@ def test_variables_that_do_not_go_with_the_guard(variable, told):
     launch._check_environment({variable: "0"})
 
 
+def test_nobody_is_told_of_a_start(tmp_path, monkeypatch):
+    """vLLM's usage statistics are off, unless the operator's environment says otherwise."""
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    found = launch._environment(settings(tmp_path, "v1"))
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
+
+    assert found["VLLM_NO_USAGE_STATS"] == "1"
+    assert launch._environment(settings(tmp_path, "v1"))["VLLM_NO_USAGE_STATS"] == "0"
+
+
 def test_nothing_is_served_while_texts_are_logged():
     """vLLM's most talkative level writes requests and answers down."""
     with pytest.raises(StartFault, match="unset VLLM_LOGGING_LEVEL"):
