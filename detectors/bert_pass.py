@@ -5,6 +5,7 @@ Devlin et al., 2019, for the layers; mean pooling as in Reimers & Gurevych, 2019
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -57,7 +58,7 @@ class Layer:
         return normed
 
 
-class BertPass:
+class BertPass(ABC):
     """A BERT encoder with mean pooling. Not thread-safe (its tokenizer)."""
 
     # How far a unit vector's numbers may be from the library's.
@@ -73,9 +74,9 @@ class BertPass:
         self._layers = [Layer.of(layer) for layer in bert.encoder.layer]
 
     @classmethod
+    @abstractmethod
     def suits(cls, model: Any) -> bool:
         """Whether the pass is made for the device and number format of a model."""
-        raise NotImplementedError
 
     @classmethod
     def of(cls, model: Any) -> Self | None:
@@ -91,9 +92,9 @@ class BertPass:
         same = torch.allclose(found.encode(_PROBES), expected, rtol=0, atol=cls.tolerance)
         return found if same else None
 
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Unit vectors [len(texts), width] on the CPU, each text cut to the model's length."""
-        raise NotImplementedError
 
 
 def _is_plain_bert(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from guard.nets import Catch
@@ -17,7 +18,7 @@ STOPPED = "The engine stopped before the end."
 RecordBlock = Callable[[str, Catch | None], None]
 
 
-class ShieldedEvents:
+class ShieldedEvents(ABC):
     """A stream cut into events.
 
     `ended`: its last event is out. `cut_short`: it was not the engine that said so, and it may
@@ -52,17 +53,17 @@ class ShieldedEvents:
         self._record_block("other", None)
         return b"".join(self._end_filtered())
 
+    @abstractmethod
     def _take(self, event: bytes) -> Iterator[bytes]:
         """One event, with the blank line that ends it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stop(self) -> Iterator[bytes]:
         """The end of an answer that the engine left open; sets `ended`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end_filtered(self) -> Iterator[bytes]:
         """The end of an answer of which nothing more may be shown; sets `ended`."""
-        raise NotImplementedError
 
     def _fault_is_ours(self) -> bool:
         """Whether an error of the engine means that the worker forced an end of text.

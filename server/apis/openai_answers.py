@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from server.apis.openai_form import own_form, steered_form
@@ -14,14 +15,14 @@ from server.stream_shield import StreamShield
 from server.whole_shield import shield_completion
 
 
-class OpenAiAnswers:
+class OpenAiAnswers(ABC):
     """The answers' side of an API whose answers are a list of choices."""
 
     chat: bool
 
+    @abstractmethod
     def num_choices(self, body: dict[str, Any]) -> int:
         """How many choices a valid request gets."""
-        raise NotImplementedError
 
     def form(self, body: dict[str, Any]) -> StreamForm:
         """What the answer to the client's own body looks like."""

@@ -9,6 +9,7 @@ business; an event that it does not know cannot be judged and raises.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,45 +41,45 @@ class OrderedStream(ShieldedEvents):
         self._shield = ChoiceShield(policy, policy.prefixes.of(0))
         self._held: deque[Held] = deque()
 
+    @abstractmethod
     def _judge(self, raw: bytes, event: Event) -> Held:
         """Feed the texts of an event to the shield.
 
         Raises:
             ValueError: its kind is unknown, or it is out of place.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _note(self, event: Event) -> None:
         """Remember what an event tells beside its texts, shown or not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_delta(self, event: Event) -> bool:
         """Whether an event says more of a text."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_last(self, event: Event) -> bool:
         """Whether nothing but the answer's end follows the texts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sent(self, held: Held) -> bytes:
         """An event goes out; sets `ended` if it is the last."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cut(self, first: Event) -> Iterator[bytes]:
         """What is clear of the text that the first of the held events says more of, if any."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close_open(self) -> Iterator[bytes]:
         """The end of what was begun."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end(self) -> Iterator[bytes]:
         """The last events of an answer that the shield ends."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _error(self, message: str) -> bytes:
         """An error as an event."""
-        raise NotImplementedError
 
     def _take(self, raw: bytes) -> Iterator[bytes]:
         data = event_data(raw)
