@@ -14,7 +14,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.types import Scope
 
 from server.admin_parts import PREFIX
-from server.errors import ERROR_TABLE
+from server.error_table import ERROR_TABLE
 from server.provenance.schemas import DocumentsIn
 
 _COMPONENTS = "#/components/schemas/{model}"

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import MalformedBody, ServerError, reply_to
+from server.error_table import reply_to
+from server.errors import MalformedBody, ServerError
 from server.log import fault_fields, get_logger
 from server.request_body import parse_object, read_body, replay, require_json
 

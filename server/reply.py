@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.errors import GuardUnavailable, reply_to
+from server.error_table import reply_to
+from server.errors import GuardUnavailable
 from server.sse import encode_json
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.choice_shield import ChoiceShield, ShieldPolicy, Span
-from server.errors import error_body
+from server.error_table import error_body
 from server.plain_chunks import PlainChunk, PlainChunks
 from server.refusals import FINISH_REASON
 from server.shielded_events import FAILED, STOPPED, RecordBlock, ShieldedEvents

@@ -6,7 +6,7 @@ import json
 
 from guard.ledger import CloseReason
 from server.choice_shield import ChoiceShield, ShieldPolicy
-from server.errors import error_body
+from server.error_table import error_body
 from server.refusals import FINISH_REASON
 from server.reply import Reply, unavailable
 from server.shielded_events import FAILED, RecordBlock

@@ -27,7 +27,8 @@ from sqlalchemy import (
 
 from detectors.targets import ForgetTarget
 from server.database import Database, Write
-from server.errors import PolicyFault, row_of
+from server.error_table import row_of
+from server.errors import PolicyFault
 from server.records import GenerationRecord, JobRecord
 from server.schemas import TargetIn
 from server.store import add_job, delete_targets, load_jobs

@@ -19,7 +19,8 @@ from server.console.api import AdminApi
 from server.console.errors import ApiRefused, LoggedOut
 from server.console.forms import Form, read_form, require_same_origin, require_token
 from server.console.sessions import Session, Sessions
-from server.errors import ServerError, Unauthorized, row_of
+from server.error_table import row_of
+from server.errors import ServerError, Unauthorized
 from server.log import fault_fields, get_logger
 
 HOME = "/console/"

@@ -20,7 +20,8 @@ from server.access import Admin, Auditor
 from server.audit.acts import record_act
 from server.audit.writer import Recorder
 from server.auth import KeyRing, Role, refuse_tenants
-from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError, row_of
+from server.error_table import row_of
+from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError
 from server.etags import require_match
 from server.parameters import MAX_NUMBER, After, IfMatch, Limit, PathId
 from server.provenance import page

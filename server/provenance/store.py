@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from server.database import Database, Write
-from server.errors import Conflict, NotFound, ServerError, row_of
+from server.error_table import row_of
+from server.errors import Conflict, NotFound, ServerError
 from server.etags import content_etag, require_match
 from server.provenance.schemas import CorpusIn
 from server.records import JobRecord

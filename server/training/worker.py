@@ -16,6 +16,7 @@ from pathlib import Path
 from guard.errors import GuardError
 from guard.uld.steps import LOG, Step, last_step, read_steps
 from server.assistants import Assistants
+from server.error_table import row_of
 from server.errors import (
     Conflict,
     NotFound,
@@ -23,7 +24,6 @@ from server.errors import (
     ServerFault,
     TrainingDied,
     TrainingRefused,
-    row_of,
 )
 from server.log import fault_fields, get_logger
 from server.metrics import ControlMetrics, Storage

@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from server.errors import ERROR_TABLE, reply_to
+from server.error_table import ERROR_TABLE, reply_to
 
 MODULES = [
     importlib.import_module(f"{package}.errors") for package in ("server", "guard", "detectors")

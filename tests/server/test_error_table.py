@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from guard.errors import CompileError, SnapshotCorrupt
-from server.errors import (
-    InvalidField,
-    NotReady,
-    Overloaded,
-    Unauthorized,
-    error_body,
-    reply_to,
-    row_of,
-)
+from server.error_table import error_body, reply_to, row_of
+from server.errors import InvalidField, NotReady, Overloaded, Unauthorized
 
 
 def test_shape() -> None:
