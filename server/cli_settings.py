@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from server.errors import ServerError, SettingsError
-from server.settings import CONFIG_ENV, ENV_PREFIX, SECRETS, Settings, load_settings
+from server.settings import CONFIG_ENV, ENV_PREFIX, SECRETS, Settings
+from server.settings_sources import load_settings
 
 Command = Callable[..., None]
 

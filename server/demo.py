@@ -27,7 +27,8 @@ import typer
 
 from server.client import AdminClient
 from server.errors import ServerError, StartFault
-from server.settings import Settings, as_environment, load_settings
+from server.settings import Settings
+from server.settings_sources import as_environment, load_settings
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 MODEL = CHECKOUT / ".cache" / "demo-model"

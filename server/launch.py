@@ -21,7 +21,8 @@ from server.auth import admin_key
 from server.control import START_AGAIN
 from server.errors import StartFault
 from server.log import configure_logging, get_logger
-from server.settings import CONFIG_ENV, ENV_PREFIX, Settings, as_environment
+from server.settings import CONFIG_ENV, ENV_PREFIX, Settings
+from server.settings_sources import as_environment
 from server.state_dir import own_directory
 
 MIDDLEWARE = "server.middleware.GuardMiddleware"

@@ -26,7 +26,8 @@ from server.log import configure_logging, hide_exception_texts
 from server.metrics import GatewayMetrics, WorkerFacts
 from server.nodes.standing import NodeGate
 from server.screening import Screening
-from server.settings import Settings, load_settings
+from server.settings import Settings
+from server.settings_sources import load_settings
 from server.statistics.files import StatisticsFile
 from server.statistics.tally import TargetTally
 from server.statistics.writer import StatisticsWriter

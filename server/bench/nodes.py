@@ -40,7 +40,8 @@ from server.nodes.fleet import Fleet
 from server.nodes.offer import Offer
 from server.nodes.routes import Nodes, node_router
 from server.nodes.store import NodeStore
-from server.settings import Settings, as_environment
+from server.settings import Settings
+from server.settings_sources import as_environment
 from server.state_dir import own_directory
 
 METHOD = (

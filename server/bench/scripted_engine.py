@@ -22,7 +22,7 @@ from starlette.routing import Route
 from guard.follower import Follower
 from server.bench.servers import SERVED_NAME
 from server.middleware import GuardMiddleware
-from server.settings import load_settings
+from server.settings_sources import load_settings
 from server.sse import DONE, encode_event
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from server.settings import Settings, settings_table
+from server.settings import Settings
+from server.settings_table import settings_table
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -15,7 +15,7 @@ import pytest
 
 from server import demo
 from server.errors import StartFault
-from server.settings import load_settings
+from server.settings_sources import load_settings
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from guard.follower import Active, Follower
 from guard.snapshot import load_snapshot
 from server.control import _asked_by_console, _only_one, own_directory
 from server.errors import ControlRunning, SettingsError
-from server.settings import load_settings
+from server.settings_sources import load_settings
 
 QUICK = Path(__file__).with_name("fake_control.py")
 REAL = Path(__file__).with_name("real_control.py")
