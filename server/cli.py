@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 
+import server.cli_bench_engines
 import server.cli_bench_nodes
-import server.cli_targets  # noqa: F401  (adds commands to `targets_app`)
+import server.cli_bench_parts
+import server.cli_targets  # noqa: F401  (these add commands to `bench_app` and `targets_app`)
 from server.cli_admin import jobs_app, targets_app
 from server.cli_assistant import assistant_app
 from server.cli_attack import attack
