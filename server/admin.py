@@ -54,17 +54,17 @@ from server.provenance.routes import page_router, reads_itself
 from server.provenance.routes import router as corpora_router
 from server.records import utc
 from server.request_body import header
-from server.schemas import (
+from server.resources import (
     Accepted,
     FollowerOut,
     GenerationOut,
     GenerationPage,
     JobOut,
     JobPage,
-    TargetIn,
     TargetOut,
     TargetPage,
 )
+from server.schemas import TargetIn
 from server.statistics.routes import statistics_router
 from server.tables import JobKind
 from server.training.routes import router as trainings_router

@@ -16,7 +16,7 @@ from server.admin_parts import PREFIX, Control, Here, Own, OwnAdmin, check_targe
 from server.errors import InvalidField, UnsupportedMediaType
 from server.on_conflict import OnConflict
 from server.request_body import header
-from server.schemas import JobOut
+from server.resources import JobOut
 from server.target_lines import TargetLines
 
 router = APIRouter(tags=["targets"])

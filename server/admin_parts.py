@@ -22,7 +22,8 @@ from server.nodes.routes import Nodes
 from server.policy import Publisher
 from server.provenance.routes import Corpora
 from server.records import JobRecord, TargetRecord
-from server.schemas import Accepted, TargetIn
+from server.resources import Accepted
+from server.schemas import TargetIn
 from server.store import Store
 from server.training.service import Trainings
 

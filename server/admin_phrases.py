@@ -16,8 +16,8 @@ from server.phrases import (
     phrase_warnings,
     retain_examples,
 )
-from server.schemas import Accepted, TargetIn
-from server.store import check_match
+from server.resources import Accepted
+from server.schemas import TargetIn
 from server.tables import TargetStatus
 
 router = APIRouter(tags=["phrases"])

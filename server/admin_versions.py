@@ -18,8 +18,8 @@ from server.admin_parts import (
 from server.errors import Conflict
 from server.parameters import MAX_NUMBER, IfMatch, PathId
 from server.records import utc
-from server.schemas import Accepted, TargetIn
-from server.store import check_match
+from server.resources import Accepted
+from server.schemas import TargetIn
 from server.tables import TargetStatus
 from server.versions import (
     VersionDiff,

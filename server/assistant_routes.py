@@ -10,7 +10,8 @@ from server.access import Admin, Auditor
 from server.admin_parts import Control
 from server.assistants import Assistants, assistant_etag
 from server.parameters import After, IfMatch, Limit, PathId
-from server.schemas import AssistantIn, AssistantOut, AssistantPage
+from server.resources import AssistantOut, AssistantPage
+from server.schemas import AssistantIn
 
 
 def _assistants(request: Request) -> Assistants:

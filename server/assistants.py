@@ -18,7 +18,8 @@ from guard.uld.steps import Step
 from server.errors import Conflict, InvalidField, NotFound
 from server.etags import require_match
 from server.policy import Publisher
-from server.schemas import AssistantIn, AssistantOut, TargetIn
+from server.resources import AssistantOut
+from server.schemas import AssistantIn, TargetIn
 from server.settings import Settings
 from server.store import Store
 

@@ -8,7 +8,7 @@ from fastapi import Header, Path, Query
 from pydantic import AfterValidator
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from server.schemas import clean
+from server.field_types import clean
 
 # The largest whole number of the store's columns: PostgreSQL's INTEGER.
 MAX_NUMBER = 2**31 - 1

@@ -15,7 +15,8 @@ from detectors.alias import PhraseIndex
 from detectors.benign import benign_prompts
 from detectors.extraction import ExtractedPhrase, extract, phrase_key
 from server.errors import InvalidField
-from server.schemas import MAX_ITEMS, PhraseIn, PhraseText, TargetIn, plain_phrase
+from server.field_types import PhraseText
+from server.schemas import MAX_ITEMS, PhraseIn, TargetIn, plain_phrase
 
 _Phrases = list[Annotated[PhraseIn, BeforeValidator(plain_phrase, json_schema_input_type=Any)]]
 

@@ -9,15 +9,8 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from server.schemas import (
-    GenerationRow,
-    JobError,
-    JobOut,
-    TargetIn,
-    TargetOut,
-    TargetSummary,
-    TargetUse,
-)
+from server.resources import GenerationRow, JobError, JobOut, TargetOut, TargetSummary, TargetUse
+from server.schemas import TargetIn
 from server.statistics.counts import TargetCounts
 from server.tables import JobKind, JobState, TargetStatus
 

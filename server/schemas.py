@@ -1,7 +1,7 @@
-"""The admin API's JSON: what an operator may send and what the server answers.
+"""The admin API's JSON: what an operator may send.
 
-Every limit is stated here. A field that would have no effect in this version is refused rather than
-stored, and no message repeats a value.
+A field that would have no effect in this version is refused rather than stored, and no message
+repeats a value.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,47 +23,28 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
-from detectors.normaliser import fold
 from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope, Uld
+from server.field_types import (
+    DocumentText,
+    MatchWords,
+    Name,
+    Note,
+    Pairs,
+    Passage,
+    PhraseText,
+    TargetId,
+    Tenant,
+    Time,
+    clean,
+)
 from tracing.document import Document
 
 MAX_ITEMS = 10_000
 MAX_DOCUMENTS = 1_000
-MAX_LABELS = 64
 READ_ONLY = frozenset(
     {"status", "generation", "revision", "active_revision", "error", "extracted_phrases"}
     | {"calibration", "statistics", "created_at", "updated_at"}
 )
-
-
-def clean(text: str) -> str:
-    """The text, if every tokenizer and store takes it."""
-    if "\0" in text:
-        raise PydanticCustomError("nul", "must not hold a NUL character")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("surrogate", "must not hold half of a surrogate pair") from None
-    return text
-
-
-def _worded(text: str) -> str:
-    if not any(char.isalnum() for char in fold(clean(text))):
-        raise PydanticCustomError("wordless", "must hold at least one letter or digit")
-    return text
-
-
-def _representable(time: datetime) -> datetime:
-    try:
-        time.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("time", "must be a time of the years 1 to 9999") from None
-    return time
-
-
-def _refuse(value: Any) -> None:
-    if value is not None:
-        raise PydanticCustomError("unsupported", "is not supported by this version of Lethegate")
 
 
 def _refuse_uri(value: Any) -> None:
@@ -75,24 +55,6 @@ def _refuse_uri(value: Any) -> None:
 def plain_phrase(value: Any) -> Any:
     """A bare string as a phrase's object."""
     return {"text": value} if isinstance(value, str) else value
-
-
-# Whose targets and keys they are; without one they are everybody's.
-Tenant = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-TargetId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-LabelKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
-Name = Annotated[str, StringConstraints(max_length=256), AfterValidator(_worded)]
-PhraseText = Annotated[str, StringConstraints(max_length=512), AfterValidator(_worded)]
-Passage = Annotated[str, StringConstraints(max_length=20_000), AfterValidator(_worded)]
-DocumentText = Annotated[str, StringConstraints(max_length=2_000_000), AfterValidator(_worded)]
-Note = Annotated[str, StringConstraints(max_length=2_000), AfterValidator(clean)]
-Pairs = Annotated[
-    dict[LabelKey, Annotated[str, StringConstraints(max_length=256), AfterValidator(clean)]],
-    Field(max_length=MAX_LABELS),
-]
-MatchWords = Annotated[int, Field(strict=True, ge=3, le=60)]
-Time = Annotated[AwareDatetime, AfterValidator(_representable)]
-Unsupported = SkipJsonSchema[Annotated[None, BeforeValidator(_refuse)]]
 
 
 class _Input(BaseModel):
@@ -242,179 +204,6 @@ class AssistantIn(_Input):
 
     id: TargetId
     folder: Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(clean)]
-
-
-class AssistantOut(BaseModel):
-    """A registered assistant; `in_use` while a target or the policy in force names it.
-
-    What its card says is null where that is damaged; the assistant can still be retired.
-    """
-
-    id: str
-    digest: str
-    layers: int | None = None
-    base_layers: int | None = None
-    num_pairs: int | None = None
-    trained_on: list[str] | None = None
-    metrics: dict[str, float] | None = None
-    in_use: bool
-
-
-class AssistantPage(BaseModel):
-    """A page of assistants by id; `next` is the cursor for `after`, null on the last page."""
-
-    assistants: list[AssistantOut]
-    next: str | None
-
-
-class JobError(BaseModel):
-    """Why a job failed: a closed code and a sentence without forget text."""
-
-    code: str
-    message: str
-
-
-class JobOut(BaseModel):
-    """One change on its way into force; of many targets `target_ids` has the first 100."""
-
-    id: str
-    kind: str
-    state: str
-    target_ids: list[str]
-    num_targets: int
-    corpus_id: str | None = None
-    assistant_id: str | None = None
-    progress: float
-    message: str
-    error: JobError | None
-    generation: int | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-
-
-class TargetUse(BaseModel):
-    """What a target did so far: of prompts that it was detected in, and of answers."""
-
-    matched: int
-    refused: int
-    steered: int
-    cut: int
-    would_refuse: int
-    would_steer: int
-    would_cut: int
-    last_matched_at: datetime | None
-
-
-class TargetSummary(BaseModel):
-    """A target in a list: no forget text; `description` is null unless an admin asks.
-
-    `statistics` are null where a change is answered.
-    """
-
-    id: str
-    description: str | None
-    status: str
-    revision: int
-    active_revision: int | None
-    generation: int | None
-    action: str
-    enforcement: str
-    scope: str
-    num_examples: int
-    num_phrases: int
-    num_documents: int
-    labels: dict[str, str]
-    tenant: str | None
-    error: JobError | None
-    expires_at: datetime | None
-    created_at: datetime
-    updated_at: datetime
-    statistics: TargetUse | None
-
-
-class TargetOut(BaseModel):
-    """A whole target; `target` is what was registered, the rest is read-only."""
-
-    id: str
-    status: str
-    revision: int
-    active_revision: int | None
-    generation: int | None
-    error: JobError | None
-    target: dict[str, Any]
-    report: dict[str, Any] | None
-    created_at: datetime
-    updated_at: datetime
-
-
-class Accepted(BaseModel):
-    """Stored; the job says when it is in force."""
-
-    target: TargetSummary
-    job: JobOut
-
-
-class TargetPage(BaseModel):
-    """A page of targets by id; `next` is the cursor for `after`, null on the last page."""
-
-    targets: list[TargetSummary]
-    next: str | None
-
-
-class JobPage(BaseModel):
-    """A page of jobs, newest first; `next` is the cursor for `after`."""
-
-    jobs: list[JobOut]
-    next: str | None
-
-
-class FollowerOut(BaseModel):
-    """A live gateway or worker process, or a node, and the policy it applies.
-
-    `node` is where it runs; null beside the control process.
-    """
-
-    kind: str
-    node: str | None
-    pid: int
-    generation: int | None
-    digest: str | None
-    failed_generation: int | None
-    error: str | None
-
-
-class GenerationOut(BaseModel):
-    """The policy that rules, and who has acknowledged it."""
-
-    generation: int
-    digest: str
-    in_force: bool
-    num_targets: int
-    cause: str
-    created_at: datetime
-    followers: list[FollowerOut]
-
-
-class GenerationRow(BaseModel):
-    """An activation; `confirmed_at` is when everybody who ran had acknowledged it, null if never.
-
-    A digest comes back when nothing else is in force than before.
-    """
-
-    generation: int
-    digest: str
-    cause: str
-    num_targets: int
-    created_at: datetime
-    confirmed_at: datetime | None
-
-
-class GenerationPage(BaseModel):
-    """A page of activations, newest first; `next` is the cursor for `after`."""
-
-    generations: list[GenerationRow]
-    next: int | None
 
 
 _PART = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -11,9 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from detectors.targets import Enforcement
 from guard.params import MAX_WEIGHT
+from server.field_types import Pairs, TargetId, Tenant, Time, clean
 from server.keys.record import KeyRecord
 from server.records import utc
-from server.schemas import Pairs, TargetId, Tenant, Time, clean
 
 MAX_GRACE_SECONDS = 30 * 24 * 3600
 

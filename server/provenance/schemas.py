@@ -21,7 +21,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from detectors.targets import Enforcement, Scope
-from server.schemas import DocumentIn, JobOut, MatchWords, Note, TargetId, clean
+from server.field_types import MatchWords, Note, TargetId, clean
+from server.resources import JobOut
+from server.schemas import DocumentIn
 
 DEFAULT_MATCH = 8
 MAX_UPLOAD_TEXT = 50_000_000

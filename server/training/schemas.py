@@ -18,7 +18,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from guard.uld.plan import TrainingPlan, Weights
-from server.schemas import MAX_ITEMS, ExampleIn, JobOut, Passage, TargetId
+from server.field_types import Passage, TargetId
+from server.resources import JobOut
+from server.schemas import MAX_ITEMS, ExampleIn
 
 _NOT_OF_THE_PLAN = frozenset(
     {"id", "targets", "retain", "augmentation", "augment", "own_answers"},
