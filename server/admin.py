@@ -219,7 +219,7 @@ def withdraw_target(
 @_jobs.get("/jobs")
 def list_jobs(own: OwnAuditor, limit: Limit = 100, after: After = None) -> JobPage:
     """List jobs, newest first."""
-    found = own.store.job_page(after, limit + 1)
+    found = own.store.jobs().page(after, limit + 1)
     page = [job.to_out() for job in found[:limit]]
     return JobPage(jobs=page, next=page[-1].id if len(found) > limit else None)
 
@@ -227,14 +227,14 @@ def list_jobs(own: OwnAuditor, limit: Limit = 100, after: After = None) -> JobPa
 @_jobs.get("/jobs/{job_id:id}")
 def get_job(job_id: PathId, own: OwnAuditor) -> JobOut:
     """One job."""
-    return own.store.job(job_id).to_out()
+    return own.store.jobs().find(job_id).to_out()
 
 
 @_jobs.post("/jobs/{job_id:id}:cancel")
 def cancel_job(job_id: PathId, here: Here, role: Admin) -> JobOut:
     """Cancel a training, or a change of a corpus's documents that has not begun."""
     here.require_lead()
-    job = here.store.cancel(job_id)
+    job = here.store.jobs().cancel(job_id)
     if job.kind is JobKind.TRAIN:
         here.trainings.worker.notify()
     else:

@@ -19,6 +19,7 @@ from server.phrases import (
 from server.resources import Accepted
 from server.schemas import TargetIn
 from server.tables import TargetStatus
+from server.target_rows import check_match
 
 router = APIRouter(tags=["phrases"])
 

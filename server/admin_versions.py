@@ -21,6 +21,7 @@ from server.records import utc
 from server.resources import Accepted
 from server.schemas import TargetIn
 from server.tables import TargetStatus
+from server.target_rows import check_match
 from server.versions import (
     VersionDiff,
     VersionDocument,

@@ -29,9 +29,9 @@ from detectors.targets import ForgetTarget
 from server.database import Database, Write
 from server.error_table import row_of
 from server.errors import PolicyFault
+from server.job_rows import add_job, load_jobs
 from server.records import GenerationRecord, JobRecord
 from server.schemas import TargetIn
-from server.store import add_job, delete_targets, load_jobs
 from server.tables import (
     FINAL_STATES,
     OTHER_KINDS,
@@ -44,6 +44,7 @@ from server.tables import (
     targets,
     versions,
 )
+from server.target_rows import delete_targets
 
 JOB_RETENTION_SECONDS = 30 * 24 * 3600
 _REMOVALS = (JobKind.WITHDRAW, JobKind.EXPIRE)

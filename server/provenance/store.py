@@ -19,9 +19,9 @@ from server.database import Database, Write
 from server.error_table import row_of
 from server.errors import Conflict, NotFound, ServerError
 from server.etags import content_etag, require_match
+from server.job_rows import add_job, load_jobs
 from server.provenance.schemas import CorpusIn
 from server.records import JobRecord
-from server.store import add_job, load_jobs
 from server.tables import (
     CORPUS_KINDS,
     CorpusStatus,

@@ -111,7 +111,7 @@ class CorpusVeto:
         while job.state not in (JobState.DONE, JobState.FAILED):
             if self._stopped.wait(POLL_SECONDS):
                 raise CorpusNotAcknowledged("the control process is ending")
-            job = self._store.job(job.id)
+            job = self._store.jobs().find(job.id)
         if job.state is JobState.FAILED:
             reason = job.error.message if job.error is not None else "it was cancelled"
             raise CorpusNotVetoed(f"the policy that vetoes the corpus is not in force: {reason}")

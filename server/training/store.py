@@ -15,8 +15,8 @@ from sqlalchemy import Connection, insert, select, update
 
 from server.database import Database, Write
 from server.errors import Conflict, InvalidField, TrainingTargetGone
+from server.job_rows import add_job, load_jobs
 from server.records import JobRecord
-from server.store import add_job, load_jobs
 from server.tables import (
     JobKind,
     JobState,

@@ -131,7 +131,7 @@ def test_there_and_back(
     assert to.admin_key_file.read_text() == "the-admin-key"
     store = Store(after)
     _, job = store.register(TargetIn.model_validate({"id": "new", "phrases": ["x"]}))
-    assert job.number > max(j.number for j in store.job_page(None, 9) if j.id != job.id)
+    assert job.number > max(j.number for j in store.jobs().page(None, 9) if j.id != job.id)
     before.close()
     after.close()
 

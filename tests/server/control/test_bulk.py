@@ -147,7 +147,7 @@ def test_an_import_outlives_a_change_of_one_of_its_targets(
     store.replace(TargetIn.model_validate(_target(1, description="new")))
     make_worker()
 
-    settle(lambda: store.job(job.id).state is JobState.DONE)
+    settle(lambda: store.jobs().find(job.id).state is JobState.DONE)
     settle(lambda: store.count_targets()["active"] == 3)
     assert store.target("t00001")[1]["description"] == "new"
 
@@ -160,7 +160,7 @@ def test_ten_thousand(store: Store, make_worker: Callable[..., JobWorker], compi
     job = store.import_targets(wanted, OnConflict.FAIL).job
     assert job is not None
     make_worker()
-    while store.job(job.id).state is not JobState.DONE:
+    while store.jobs().find(job.id).state is not JobState.DONE:
         assert time.monotonic() - began < 60
         time.sleep(0.1)
     page = time.monotonic()

@@ -38,8 +38,8 @@ def ended(store: Store, settle: Settle) -> Callable[[str], JobState]:
     """Wait for a job's end and give its state."""
 
     def wait(job_id: str) -> JobState:
-        settle(lambda: store.job(job_id).state in FINAL_STATES)
-        return store.job(job_id).state
+        settle(lambda: store.jobs().find(job_id).state in FINAL_STATES)
+        return store.jobs().find(job_id).state
 
     return wait
 
@@ -71,7 +71,7 @@ def test_done_means_every_follower_applies_it(
     worker.notify()
 
     assert ended(job.id) is JobState.DONE
-    generation = store.job(job.id).generation
+    generation = store.jobs().find(job.id).generation
     assert generation is not None
     assert all(follower.state.generation >= generation for follower in followers)
     assert store.target("ada")[0].status is TargetStatus.ACTIVE
@@ -110,7 +110,7 @@ def test_one_bad_target_fails_alone(
 
     states = {name: ended(job.id) for name, job in jobs.items()}
     assert [name for name, state in states.items() if state is JobState.FAILED] == ["c"]
-    error = store.job(jobs["c"].id).error
+    error = store.jobs().find(jobs["c"].id).error
     assert error is not None
     assert error.code == "policy_not_compiled"
     assert publisher.read() is not None
@@ -140,7 +140,7 @@ def test_rejected_policy_is_rolled_back(
     worker.notify()
 
     assert ended(job.id) is JobState.FAILED
-    failed = store.job(job.id).error
+    failed = store.jobs().find(job.id).error
     active = publisher.read()
     assert failed is not None
     assert (failed.code, "SnapshotCorrupt" in failed.message) == ("policy_rejected", True)
@@ -223,7 +223,7 @@ def test_a_full_disk_delays_a_job(
     settle(lambda: failures("files") >= 2)
 
     assert publisher.read() == before
-    assert store.job(job.id).state not in FINAL_STATES
+    assert store.jobs().find(job.id).state not in FINAL_STATES
     assert failures("store") == 0
 
     full.clear()
@@ -247,7 +247,7 @@ def test_a_silent_follower_is_not_waited_for_forever(
     worker.notify()
 
     assert ended(job.id) is JobState.FAILED
-    error = store.job(job.id).error
+    error = store.jobs().find(job.id).error
     assert error is not None
     assert error.code == "policy_not_acknowledged"
     silent.stop()
@@ -283,7 +283,7 @@ def test_expired_targets_leave(
     worker.notify()
 
     settle(lambda: store.target_page(None, 10) == [])
-    assert store.job_page(None, 1)[0].kind == "expire"
+    assert store.jobs().page(None, 1)[0].kind == "expire"
 
 
 @BOTH
@@ -382,4 +382,4 @@ def test_a_compiler_bug_fails_the_job_without_its_text(
 
     assert ended(job.id) is JobState.FAILED
     printed = capsys.readouterr()
-    assert "Port Sorrel" not in printed.out + printed.err + str(store.job(job.id))
+    assert "Port Sorrel" not in printed.out + printed.err + str(store.jobs().find(job.id))

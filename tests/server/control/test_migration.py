@@ -70,7 +70,7 @@ def test_a_store_from_before_is_kept(tmp_path: Path) -> None:
     database = Database(_old_store(tmp_path / "old.db"))
     store = Store(database)
     record, document = store.target("ada")
-    [job] = store.job_page(None, 10)
+    [job] = store.jobs().page(None, 10)
 
     assert (record.status, record.revision, record.report) == ("active", 2, {"phrases": 1})
     assert document["phrases"] == [{"text": "Port Sorrel", "whole_word": True}]

@@ -28,7 +28,7 @@ from server.statistics.store import StatisticsStore
 from server.statistics.table import request_statistics, target_statistics
 from server.statistics.tally import TargetTally
 from server.statistics.writer import StatisticsWriter
-from server.store import delete_targets
+from server.target_rows import delete_targets
 
 TARGETS = "/admin/v1/targets"
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)

@@ -33,7 +33,7 @@ def test_target_and_job_are_stored_together(store: Store) -> None:
     assert found.status is TargetStatus.PENDING
     assert document["description"] == "An author"
     assert (job.kind, job.state, dict(job.targets)) == ("register", "queued", {"ada": 1})
-    assert store.job(job.id) == job
+    assert store.jobs().find(job.id) == job
 
 
 @BOTH
@@ -43,7 +43,7 @@ def test_taken_id(store: Store) -> None:
 
     with pytest.raises(Conflict):
         store.register(_target())
-    assert len(store.job_page(None, 10)) == 1
+    assert len(store.jobs().page(None, 10)) == 1
 
 
 @BOTH
@@ -53,7 +53,7 @@ def test_replacing_supersedes_the_waiting_job(store: Store) -> None:
     second, new_job = store.replace(_target(description="new"), first.etag)
 
     assert (second.revision, dict(new_job.targets)) == (2, {"ada": 2})
-    assert store.job(old_job.id).state is JobState.CANCELLED
+    assert store.jobs().find(old_job.id).state is JobState.CANCELLED
     assert first.etag != second.etag
     with pytest.raises(PreconditionFailed):
         store.replace(_target(), first.etag)
@@ -79,7 +79,7 @@ def test_withdrawing(store: Store) -> None:
 @BOTH
 def test_absent(store: Store) -> None:
     """What is not there is NotFound."""
-    for ask in (store.target, store.withdraw, store.job):
+    for ask in (store.target, store.withdraw, store.jobs().find):
         with pytest.raises(NotFound):
             ask("nobody")
     with pytest.raises(NotFound):
@@ -92,12 +92,12 @@ def test_pages(store: Store) -> None:
     """Targets come by id and jobs newest first, each from a cursor on."""
     for number in range(5):
         store.register(_target(f"t{number}"))
-    newest = store.job_page(None, 2)
+    newest = store.jobs().page(None, 2)
 
     assert [record.id for record in store.target_page(None, 2)] == ["t0", "t1"]
     assert [record.id for record in store.target_page("t1", 9)] == ["t2", "t3", "t4"]
     assert [list(job.targets) for job in newest] == [["t4"], ["t3"]]
-    assert [list(job.targets) for job in store.job_page(newest[-1].id, 1)] == [["t2"]]
+    assert [list(job.targets) for job in store.jobs().page(newest[-1].id, 1)] == [["t2"]]
     assert store.count_targets()["pending"] == 5
 
 

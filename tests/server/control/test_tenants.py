@@ -12,8 +12,8 @@ from guard.follower import ActivePointer
 from guard.key_scope import KeyScope
 from server.errors import Conflict, InvalidField, NotFound
 from server.keys.published import read_list
+from server.on_conflict import OnConflict
 from server.schemas import TargetIn
-from server.store import OnConflict
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 TARGETS, KEYS, JOBS = "/admin/v1/targets", "/admin/v1/keys", "/admin/v1/jobs"
@@ -92,8 +92,8 @@ def test_the_store_as_a_tenant_sees_it(store):
     assert [name for name, _ in acme.document_page(None, 10)] == ["more", "own"]
     assert [each.id for each in acme.standing_targets()] == ["more", "own"]
     assert acme.count_existing(["own", "others", "everybodys"]) == 1
-    assert [each.id for each in acme.job_page(None, 10)] == [imported.job.id, job.id]
-    assert len(store.job_page(None, 10)) == 4
+    assert [each.id for each in acme.jobs().page(None, 10)] == [imported.job.id, job.id]
+    assert len(store.jobs().page(None, 10)) == 4
     for name in ("others", "everybodys"):
         for act in (
             lambda name=name: acme.target(name),
@@ -110,9 +110,9 @@ def test_the_store_as_a_tenant_sees_it(store):
             with pytest.raises(Conflict, match="line 7"):
                 acme.import_targets({7: target(name)}, choice)
     with pytest.raises(NotFound):
-        acme.job(others.id)
+        acme.jobs().find(others.id)
     with pytest.raises(NotFound):
-        acme.cancel(others.id)
+        acme.jobs().cancel(others.id)
     assert store.target("others")[0].revision == 1
 
 

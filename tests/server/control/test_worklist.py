@@ -40,7 +40,7 @@ def test_a_batch_becomes_active(store: Store, worklist: Worklist) -> None:
     record = store.target("a")[0]
     assert (record.status, record.active_revision, record.generation) == ("active", 1, number)
     assert record.report == {"phrases": 1}
-    assert {store.job(job.id).state for job in batch} == {JobState.DONE}
+    assert {store.jobs().find(job.id).state for job in batch} == {JobState.DONE}
     assert worklist.take() == []
 
 
@@ -115,7 +115,7 @@ def test_failure_keeps_what_was_in_force(store: Store, worklist: Worklist) -> No
     assert record.status is TargetStatus.FAILED
     assert record.error is not None
     assert record.error.code == "policy_not_compiled"
-    assert store.job(batch[0].id).state is JobState.FAILED
+    assert store.jobs().find(batch[0].id).state is JobState.FAILED
     assert [t.description for t in worklist.plan([]).targets] == ["one"]
 
 
