@@ -6,7 +6,6 @@ It may die at any moment and be started again; gateways and workers go on with t
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -26,6 +25,14 @@ from guard.uld.card import Card
 from guard.uld.shelf import Shelf
 from server.admin import create_admin_app
 from server.admin_parts import Control
+from server.admin_port import (
+    announce,
+    end,
+    listening,
+    run_until_signal,
+    uvicorn_server,
+    watch_parent,
+)
 from server.assistants import Assistants, fits_model
 from server.audit.opening import open_audit
 from server.auth import load_keyring
@@ -49,7 +56,7 @@ from server.provenance.routes import Corpora
 from server.restore import refuse_half_restored
 from server.retention import GRACE_SECONDS, prune_snapshots
 from server.sealing import vault_of
-from server.settings import Settings, is_loopback
+from server.settings import Settings
 from server.state_dir import locked, own_directory
 from server.statistics.keeper import StatisticsKeeper
 from server.statistics.store import StatisticsStore
@@ -63,9 +70,7 @@ from server.worklist import Worklist
 START_AGAIN = 75
 # How long that of a server that was killed may take to let go of state directory and address.
 _PREDECESSOR_SECONDS = 30.0
-_PARENT_POLL_SECONDS = 0.5
 _NICE = 10
-_DRAIN_SECONDS = 10
 # Jobs queued by another process are found by looking.
 _SHARED_IDLE_SECONDS = 1.0
 
@@ -130,7 +135,7 @@ def serve_control(
     patience = _PREDECESSOR_SECONDS if with_parent else 0.0
     is_alone = is_file(settings.store_url)
     alone = _only_one(settings.state_dir, patience) if is_alone else nullcontext()
-    with alone, _listening(settings) as listener:
+    with alone, listening(settings) as listener:
         refuse_half_restored(settings.state_dir)
         try:
             database = Database(settings.store_url, vault_of(settings))
@@ -164,7 +169,7 @@ def _serve(
         database,
         uuid.uuid4().hex,
         above=lambda: _highest_epoch(settings),
-        on_lost=lambda: _end(server),
+        on_lost=lambda: end(server),
     )
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
     nodes = _nodes(settings, database, lease, lambda: server.should_exit)
@@ -183,7 +188,7 @@ def _serve(
         housekeeping=lambda: _prune(settings, worklist, publisher),
         sync_documents=lambda targets: corpora.result().worker.sync_targets(targets),
         vetoed_corpora=lambda: corpora.result().worker.vetoed(),
-        on_fault=lambda: _end(server),
+        on_fault=lambda: end(server),
     )
     key_store = KeyStore(database)
     gateways = partial(nodes.fleet.followers, Channel.KEYS)
@@ -225,8 +230,8 @@ def _serve(
         max_body_bytes=settings.max_body_bytes,
         console=_asked_by_console(settings),
     )
-    server = _uvicorn_server(app)
-    _announce(settings, listener)
+    server = uvicorn_server(app)
+    announce(settings, listener)
     keys.publisher.start()
 
     def open_corpora() -> Corpora:
@@ -243,8 +248,8 @@ def _serve(
     )
     leader.start()
     if with_parent:
-        threading.Thread(target=_watch_parent, args=(server,), daemon=True).start()
-    _run_until_signal(server, listener)
+        threading.Thread(target=watch_parent, args=(server,), daemon=True).start()
+    run_until_signal(server, listener)
     keys.publisher.stop()
     audit.stop()
     lost = lease.epoch > 0 and not lease.is_held
@@ -293,7 +298,7 @@ def _lead(
         fleet.begin(lease.epoch)
     except Exception as error:
         log.error("lead_not_taken", **fault_fields(error))
-        _end(server)
+        end(server)
         return
     shelf.discard_drafts()
     worker.start()
@@ -304,7 +309,7 @@ def _lead(
     except Exception as error:
         log.error("corpora_cannot_be_opened", **fault_fields(error))
         corpora.set_exception(StartFault(f"cannot open the corpora: {type(error).__name__}"))
-        _end(server)
+        end(server)
 
 
 def _open_corpora(
@@ -352,61 +357,6 @@ def _only_one(state_dir: Path, patience_seconds: float = 0.0) -> Iterator[None]:
         if holder is not None:
             raise ControlRunning(f"another control process (pid {holder or '?'}) owns {state_dir}")
         yield
-
-
-@contextmanager
-def _listening(settings: Settings) -> Iterator[socket.socket]:
-    host, port = settings.admin_host, settings.admin_port
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise StartFault(f"cannot listen on {host}:{port}: {error.strerror}") from None
-    with listener:
-        yield listener
-
-
-def _uvicorn_server(app: object) -> uvicorn.Server:
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,  # type: ignore[arg-type]
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_graceful_shutdown=_DRAIN_SECONDS,
-        )
-    )
-
-
-def _announce(settings: Settings, listener: socket.socket) -> None:
-    host, port = listener.getsockname()[:2]
-    key = "from the settings" if settings.admin_key is not None else str(settings.admin_key_file)
-    log.info("admin_api", host=host, port=port, admin_key=key)
-    if not is_loopback(host):
-        log.warning("admin_api_without_tls_is_reachable_from_other_machines", host=host)
-
-
-def _run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT, then drain.
-
-    uvicorn raises the signal again when it is done, so handlers that do nothing are put below it.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: None)
-    server.run(sockets=[listener])
-
-
-def _watch_parent(server: uvicorn.Server) -> None:
-    parent = os.getppid()
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_SECONDS)
-    log.warning("parent_is_gone")
-    _end(server)
-
-
-def _end(server: uvicorn.Server) -> None:
-    server.should_exit = True
 
 
 def _prune(settings: Settings, worklist: Worklist, publisher: Publisher) -> None:

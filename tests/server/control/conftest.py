@@ -37,7 +37,6 @@ from server.admin_parts import Control
 from server.assistants import Assistants
 from server.audit.opening import open_audit
 from server.auth import load_keyring
-from server.control import own_directory
 from server.database import Database
 from server.jobs import JobWorker
 from server.keys.publisher import KeyPublisher
@@ -54,6 +53,7 @@ from server.nodes.store import NodeStore
 from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
 from server.settings import Settings
+from server.state_dir import own_directory
 from server.store import Store
 from server.training.service import assemble_trainings
 from server.training.store import TrainingStore

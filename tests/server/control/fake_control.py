@@ -19,9 +19,10 @@ from guard.errors import CompileError
 from guard.snapshot import write_snapshot
 from guard.vetoed import VetoedCorpus, corpora_document
 from server.activation import SnapshotPublisher
-from server.control import own_directory, serve_control
+from server.control import serve_control
 from server.policy import Compilation
 from server.settings import Settings
+from server.state_dir import own_directory
 
 
 class QuickCompiler:

@@ -21,8 +21,9 @@ from detectors.targets import Example, ForgetTarget
 from guard.compiler import compile_policy
 from guard.vocabulary import Vocabulary
 from server.activation import GuardCompiler, SnapshotPublisher
-from server.control import own_directory, serve_control
+from server.control import serve_control
 from server.settings import Settings
+from server.state_dir import own_directory
 
 
 class HashEncoder:

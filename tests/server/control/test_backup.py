@@ -19,7 +19,6 @@ from server import backup as backup_module
 from server import restore as restore_module
 from server.auth import Role
 from server.backup import back_up
-from server.control import own_directory
 from server.database import Database
 from server.errors import StartFault
 from server.keys.store import KeyStore
@@ -29,6 +28,7 @@ from server.restore import MARKER, refuse_half_restored, restore
 from server.schemas import TargetIn
 from server.sealing import Sealed, Vault
 from server.settings import Settings
+from server.state_dir import own_directory
 from server.store import Store
 from server.tables import metadata
 

@@ -17,12 +17,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from server.cli import app
-from server.control import own_directory
 from server.database import Database
 from server.provenance import files
 from server.schemas import TargetIn
 from server.sealing import Vault
 from server.settings import Settings
+from server.state_dir import own_directory
 from server.store import Store
 
 

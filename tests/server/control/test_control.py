@@ -16,9 +16,10 @@ import pytest
 
 from guard.follower import Active, Follower
 from guard.snapshot import load_snapshot
-from server.control import _asked_by_console, _only_one, own_directory
+from server.control import _asked_by_console, _only_one
 from server.errors import ControlRunning, SettingsError
 from server.settings_sources import load_settings
+from server.state_dir import own_directory
 
 QUICK = Path(__file__).with_name("fake_control.py")
 REAL = Path(__file__).with_name("real_control.py")
