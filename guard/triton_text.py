@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import triton.language as tl
 
+from guard.device_policy import DevicePolicy
+from guard.device_vocabulary import DeviceVocabulary
 from guard.triton_constants import CHILDREN, END, LANES, OTHER, SPACE, START, TRANSPARENT, WORD, jit
+
+
+def trie_of(policy: DevicePolicy) -> tuple[Any, ...]:
+    """The trie's tensors, in the order of the kernels' arguments."""
+    return policy.tables.first_child, policy.tables.label, policy.tables.fail
+
+
+def runs_of(vocabulary: DeviceVocabulary) -> tuple[Any, ...]:
+    """The runs' tensors, in the order of the kernels' arguments."""
+    return (
+        vocabulary.run_bytes,
+        vocabulary.run_start,
+        vocabulary.run_first,
+        vocabulary.run_last,
+    )
 
 
 @jit

@@ -118,7 +118,11 @@ def test_they_compile_for_a_gpu():
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from guard import device_kernels, triton_penalties, triton_veto
+    from guard.triton_follow import _follow
+    from guard.triton_forbid import _forbid
+    from guard.triton_penalties import _penalise
+    from guard.triton_settle import _settle
+    from guard.triton_veto import _veto
 
     load = Load(make_vocabulary(random.Random(0), 400), 0, 2, torch.device("cpu"), phrases=3)
     rows = torch.zeros(2, len(RowField), dtype=torch.int64)
@@ -127,8 +131,7 @@ def test_they_compile_for_a_gpu():
     policy = load.policy
     parts = (step, policy.tables, policy.sets, policy.veto, load.filter._vocabulary)
     renamed = {"pending_of": "pending", "head_of": "head", "tail_of": "tail"}
-    kernels = [getattr(device_kernels, name) for name in ("_follow", "_forbid", "_settle")]
-    for kernel in (*kernels, triton_penalties._penalise, triton_veto._veto):
+    for kernel in (_follow, _forbid, _penalise, _settle, _veto):
         signature = {}
         for argument in kernel.jit.arg_names:
             field = renamed.get(argument, argument)
