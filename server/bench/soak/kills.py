@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ import httpx
 from server.bench.errors import BenchError
 from server.bench.figures import Window
 from server.bench.servers import GuardedLaunch, Servers
+from server.bench.soak.part import Part
 
 # How long what is left of a killed server has to end by itself.
 LINGER_SECONDS = 40.0
@@ -23,7 +23,7 @@ _CONTROL_SECONDS = 120.0
 _POLL_SECONDS = 0.25
 
 
-class Killer:
+class Killer(Part):
     """Kills at the given seconds after `start`, on a thread of its own.
 
     `restarts` are the times without a server, `time.monotonic` seconds; the last has no end while
@@ -37,50 +37,23 @@ class Killer:
         control_at: Sequence[float],
         api_at: Sequence[float],
     ) -> None:
+        super().__init__("kills")
         self._servers, self._launch = servers, launch
         self._plan = sorted(
             [(at, self._kill_control) for at in control_at]
             + [(at, self._kill_api) for at in api_at],
             key=lambda due: due[0],
         )
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="kills", daemon=True)
         self.restarts: list[Window] = []
         self.control_seconds: list[float] = []
         self.lingering: list[int] = []
-        self.fault: Exception | None = None
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def abandon(self) -> None:
-        """Have it end, and do not wait for that."""
-        self._stop.set()
-
-    def stop(self) -> None:
-        """End after the present death."""
-        self._stop.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Whether everything that was killed came back.
-
-        Raises:
-            BenchError: it did not.
-        """
-        if self.fault is not None:
-            raise self.fault
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         begun = time.monotonic()
-        try:
-            for at, kill in self._plan:
-                if self._stop.wait(max(0.0, begun + at - time.monotonic())):
-                    return
-                kill()
-        except Exception as error:
-            self.fault = error
+        for at, kill in self._plan:
+            if self._stop.wait(max(0.0, begun + at - time.monotonic())):
+                return
+            kill()
 
     def _kill_api(self) -> None:
         begun = time.monotonic()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import aiohttp
@@ -11,13 +10,14 @@ import aiohttp
 from server.bench.figures import Window
 from server.bench.soak.exchange import speak
 from server.bench.soak.judge import Judged, Outcome, judge
+from server.bench.soak.part import Part
 from server.bench.soak.requests import Ask
 
 # Without a server clients would do nothing but ask for it.
 _PAUSE_SECONDS = 0.25
 
 
-class Load:
+class Load(Part):
     """Runs the clients on a thread of its own and judges what they get.
 
     `restarts` gives the times without a server so far.
@@ -32,28 +32,13 @@ class Load:
         restarts: Callable[[], list[Window]] = list,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
+        super().__init__("load")
         self._on_answer = on_answer
         self._base_url, self._asks, self._concurrency = base_url, asks, concurrency
         # An admin is told what was decided, which tells a false alarm from a wrong answer.
         self._headers = {"authorization": f"Bearer {key}"}
         self._restarts = restarts
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
         self.judged: list[Judged] = []
-        self.fault: BaseException | None = None
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def abandon(self) -> None:
-        """Have it end, and do not wait for that."""
-        self._stop.set()
-
-    def stop(self) -> None:
-        """Let every client finish its request."""
-        self._stop.set()
-        self._thread.join()
 
     def join(self) -> None:
         """Wait until every request is answered.
@@ -65,20 +50,8 @@ class Load:
             self._thread.join(0.2)  # without a limit Ctrl-C would not be heard
         self.check()
 
-    def check(self) -> None:
-        """Whether the clients run.
-
-        Raises:
-            BaseException: what ended them.
-        """
-        if self.fault is not None:
-            raise self.fault
-
-    def _run(self) -> None:
-        try:
-            asyncio.run(self._clients())
-        except BaseException as error:
-            self.fault = error
+    def _work(self) -> None:
+        asyncio.run(self._clients())
 
     async def _clients(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)

@@ -7,7 +7,6 @@ its start is no growth.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 from server.bench.errors import BenchError
 from server.bench.processes import descendants
+from server.bench.soak.part import Part
 
 # Processes by role; what is none of these comes and goes (a checker of files, a tracker).
 ROLES = ("api", "engine", "worker", "control")
@@ -36,33 +36,19 @@ class Sample:
     files: int
 
 
-class MemoryWatch:
+class MemoryWatch(Part):
     """Looks at the processes of a server every so often.
 
     `server` gives the pid of its first one, or raises BenchError while there is none.
     """
 
     def __init__(self, server: Callable[[], int], period_seconds: float) -> None:
+        super().__init__("memory")
         self._server, self._period = server, period_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
         self._seen: dict[int, float] = {}
         self.samples: list[Sample] = []
 
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def abandon(self) -> None:
-        """Have it end, and do not wait for that."""
-        self._stop.set()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         while not self._stop.wait(self._period):
             with suppress(BenchError):
                 self.look(self._server())

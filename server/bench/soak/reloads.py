@@ -7,7 +7,6 @@ control process may be killed at any moment: what was interrupted is put right, 
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from detectors.targets import Example, ForgetTarget
 from server.attack.cases import Prey, prey_of
 from server.bench.figures import Window
 from server.bench.servers import SERVED_NAME, GuardedLaunch
+from server.bench.soak.part import Part
 from server.bench.soak.questions import Known
 from server.bench.soak.requests import says
 from server.client import AdminClient
@@ -46,7 +46,7 @@ class _Interrupted(Exception):
     """The control process went away, or the server did, in the middle of a change."""
 
 
-class Reloader:
+class Reloader(Part):
     """Makes the changes on a thread of its own, one every `period_seconds` if it can.
 
     `restarts` are the times without a server; what meets one is not judged.
@@ -59,27 +59,13 @@ class Reloader:
         period_seconds: float,
         restarts: Sequence[Window],
     ) -> None:
+        super().__init__("reloads")
         self._launch, self._known, self._period = launch, known, period_seconds
         self._restarts = restarts
         self._prey = changing_prey(known)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reloads", daemon=True)
         self.changes = Changes()
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def abandon(self) -> None:
-        """Have it end, and do not wait for that."""
-        self._stop.set()
-
-    def stop(self) -> None:
-        """End after the present change."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
+    def _work(self) -> None:
         steps = (self._register, self._alter, self._withdraw)
         place, due = 0, time.monotonic()
         while not self._stop.wait(max(0.0, due - time.monotonic())):

@@ -34,6 +34,7 @@ from server.bench.soak.judge import ACCEPTABLE, Judged
 from server.bench.soak.kills import Killer
 from server.bench.soak.load import Load, all_of
 from server.bench.soak.memory import MemoryWatch, memory_figures
+from server.bench.soak.part import Part
 from server.bench.soak.questions import Known, known_questions
 from server.bench.soak.reloads import Reloader, changing_prey
 from server.bench.soak.requests import CHAT_SHAPES, Manner, asks, says, unmatched
@@ -189,12 +190,12 @@ def _soak(
     )
     reloader = Reloader(launch, changing, plan.reload_seconds, killer.restarts)
     memory = MemoryWatch(lambda: servers.pid(launch), _SAMPLE_SECONDS)
-    parts = (load, reloader, killer, memory)
+    parts: tuple[Part, ...] = (load, reloader, killer, memory)
     begun = time.monotonic()
     try:
         for part in parts:
             part.start()
-        _wait(plan, load, killer, progress)
+        _wait(plan, parts, progress)
     except BaseException:
         # Nobody waits for them: they end with the servers.
         for part in parts:
@@ -202,8 +203,7 @@ def _soak(
         raise
     for part in reversed(parts):
         part.stop()
-    load.check()
-    killer.check()
+    _check(parts)
     servers.check()
     return {
         **soak_figures(load.judged, reloader.changes, killer, server_facts(launch, servers.state)),
@@ -215,15 +215,19 @@ def _soak(
     }
 
 
-def _wait(plan: SoakPlan, load: Load, killer: Killer, progress: Progress) -> None:
+def _wait(plan: SoakPlan, parts: Sequence[Part], progress: Progress) -> None:
     task = progress.add_task("soaking, seconds", total=round(plan.seconds))
     begun = time.monotonic()
     while (passed := time.monotonic() - begun) < plan.seconds:
-        load.check()
-        killer.check()
+        _check(parts)
         progress.update(task, completed=round(passed))
         time.sleep(0.5)
     progress.update(task, completed=round(plan.seconds))
+
+
+def _check(parts: Sequence[Part]) -> None:
+    for part in parts:
+        part.check()
 
 
 def _target(plan: SoakPlan) -> ForgetTarget:
