@@ -7,15 +7,15 @@ off shows. What a killed process left half written is cut away by whoever writes
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from server.audit.chain import Link, link_of, linked
+from server.file_lock import held
 
 _BLOCK = 64 * 1024
 _LONGEST_LINE = 256 * 1024
@@ -38,7 +38,7 @@ class AuditFiles:
         Raises:
             OSError: they cannot be written; none is.
         """
-        with self._locked():
+        with held(self._directory / "lock"):
             path, size, last = self._end()
             lines = []
             for record in records:
@@ -67,7 +67,7 @@ class AuditFiles:
 
     def moment(self) -> tuple[int, Link, list[BinaryIO]]:
         """The first and the last record that there are now, and the open files to read them in."""
-        with self._locked():
+        with held(self._directory / "lock"):
             first, last = read_head(self._directory)
             return first, last, [path.open("rb") for path in paths(self._directory)]
 
@@ -116,16 +116,6 @@ class AuditFiles:
         with os.fdopen(descriptor, "w") as file:
             json.dump({"first": first, "sequence": last.sequence, "hash": last.hash}, file)
         draft.rename(self._directory / "head.json")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def paths(directory: Path) -> list[Path]:

@@ -8,15 +8,15 @@ the older one's place.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from server.file_lock import held
 
 MAX_BYTES = 4 * 1024 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{0,128}", re.ASCII)
@@ -32,7 +32,7 @@ class AuditLog:
     def append(self, record: dict[str, Any]) -> None:
         """Add a record."""
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        with self._locked():
+        with held(self._directory / "lock"):
             if self._new.exists() and self._new.stat().st_size + len(line) > self._max_bytes:
                 self._new.replace(self._old)
             descriptor = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -63,16 +63,6 @@ class AuditLog:
                 except ValueError:
                     # Cut off where a gateway was killed while it wrote.
                     continue
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(lock)
 
 
 def recorded_id(request_id: str) -> str:
