@@ -18,8 +18,9 @@ from detectors.targets import ForgetTarget
 from guard.errors import GuardError
 from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
+from server.job_thread import JobThread
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage
+from server.metrics import ControlMetrics
 from server.provenance.adoption import adopt, adopted, inspect
 from server.provenance.freeze import changing
 from server.provenance.groups import as_policy_fault, sync_documents
@@ -36,13 +37,12 @@ from tracing.errors import IndexProblem, TracingError
 from tracing.index import Index
 
 IDLE_SECONDS = 30.0
-RETRY_SECONDS = 5.0
 _PROGRESS_SECONDS = 0.25
 
 log = get_logger("corpora")
 
 
-class CorpusWorker:
+class CorpusWorker(JobThread):
     """Works through the jobs about corpora, in a thread of its own.
 
     `ready` is True once the indexes that there are have been opened.
@@ -63,29 +63,16 @@ class CorpusWorker:
     ) -> None:
         """`state_dir` is where backups have their folders; see `server.staging`. `index_dir` has
         the indexes that corpora may take over."""
+        super().__init__("corpora", metrics, stopped)
         self._places, self._store, self._library = places, store, library
         self._publication, self._veto = publication, veto
-        self._metrics, self._state_dir, self._stop = metrics, state_dir, stopped
-        self._index_dir = index_dir
+        self._state_dir, self._index_dir = state_dir, index_dir
         self.ready = False
         self._born = time.time()
-        self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="corpora", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def notify(self) -> None:
-        """A job was queued."""
-        self._wake.set()
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """End the thread soon; a job that is running is left behind and resumed later."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_seconds)
+        super().stop(timeout_seconds)
         self._library.close()
 
     def sync_targets(self, targets: Iterable[ForgetTarget]) -> None:
@@ -109,19 +96,6 @@ class CorpusWorker:
             PolicyNotCompiled: one of them cannot be read.
         """
         return self._veto.wanted()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._begin()
-                while not self._stop.is_set():
-                    self._turn()
-            except Exception as error:
-                # A fault of store or disk; what is in force stays.
-                log.error("corpora_fault", **fault_fields(error))
-                if isinstance(error, OSError):
-                    self._metrics.record_storage_failure(Storage.FILES)
-                self._stop.wait(RETRY_SECONDS)
 
     def _begin(self) -> None:
         self._store.recover()

@@ -8,7 +8,6 @@ wanted, and its targets still stand, is asked of the store all the while.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -25,8 +24,9 @@ from server.errors import (
     TrainingDied,
     TrainingRefused,
 )
-from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage
+from server.job_thread import JobThread, Stopped
+from server.log import get_logger
+from server.metrics import ControlMetrics
 from server.settings import Settings
 from server.tables import JobState
 from server.training.request import Request, discard
@@ -34,18 +34,13 @@ from server.training.store import TrainingJob, TrainingStore
 from server.training.trainer import Trainer
 
 IDLE_SECONDS = 60.0
-RETRY_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _TRIES = 3
 
 log = get_logger("trainings")
 
 
-class _Stopped(Exception):
-    """The process is ending: leave the job as it is, the next start resumes it."""
-
-
-class TrainingWorker:
+class TrainingWorker(JobThread):
     """Works through the trainings, in a thread of its own.
 
     `base` gives the served model's folder.
@@ -62,47 +57,16 @@ class TrainingWorker:
         idle_seconds: float = IDLE_SECONDS,
         checkpoint_seconds: float = 60.0,
     ) -> None:
+        super().__init__("trainings", metrics)
         self._settings, self._store, self._assistants = settings, store, assistants
-        self._base, self._metrics = base, metrics
+        self._base = base
         self._idle_seconds = idle_seconds
         self._checkpoint_seconds = checkpoint_seconds
-        self._wake, self._stop = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="trainings", daemon=True)
         self._seen = 0
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def notify(self) -> None:
-        """A job was queued or cancelled."""
-        self._wake.set()
-
-    def stop(self, timeout_seconds: float = 10.0) -> None:
-        """End the thread soon; a training that is running is resumed by the next start."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout_seconds)
 
     def steps(self, job_id: str) -> list[Step]:
         """The log of a training that is not, or not yet, a registered assistant's."""
         return read_steps(self._settings.trainings / job_id / LOG)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            try:
-                self._begin()
-                while not self._stop.is_set():
-                    self._turn()
-            except _Stopped:
-                return
-            except Exception as error:
-                # A fault of store or disk; the job is taken up again.
-                log.error("trainings_fault", **fault_fields(error))
-                if isinstance(error, OSError):
-                    self._metrics.record_storage_failure(Storage.FILES)
-                self._stop.wait(RETRY_SECONDS)
 
     def _begin(self) -> None:
         self._store.recover()
@@ -191,7 +155,7 @@ class TrainingWorker:
                     + (": is there enough memory?" if status == -9 else "")
                 )
             if self._stop.wait(tries * _LOOK_SECONDS):
-                raise _Stopped
+                raise Stopped
 
     def _request(self, taken: TrainingJob, folder: Path) -> Request:
         found = Request.read(folder)
@@ -234,7 +198,7 @@ class TrainingWorker:
             self._wake.wait(_LOOK_SECONDS)
             self._wake.clear()
             if self._stop.is_set():
-                raise _Stopped
+                raise Stopped
 
     def _tell(self, taken: TrainingJob, step: Step | None) -> None:
         if step is None or step.step == self._seen:

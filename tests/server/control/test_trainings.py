@@ -245,7 +245,7 @@ def test_a_target_that_goes_while_its_assistant_is_registered(
             raise StoreFault("as if the process had died")
         return found
 
-    monkeypatch.setattr("server.training.worker.RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("server.job_thread.RETRY_SECONDS", 0.1)
     monkeypatch.setattr(Assistants, "adopt", slow)
     job = ended(api, train(api))
 
