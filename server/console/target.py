@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from server.console.errors import ApiRefused
 from server.console.lists import FINAL
+from server.console.statistics import statistics
 from server.console.visit import Visit
 from server.errors import MalformedBody
 from server.request_body import parse_object
@@ -17,7 +18,7 @@ _PHRASES = 500
 
 
 async def show(visit: Visit) -> Response:
-    """The target with its phrases, from number `from` on, and its calibration."""
+    """The target with what it did, its phrases, from number `from` on, and its calibration."""
     target_id = visit.id("target_id")
     # Before the target, which then shows what a job that is done has made of it.
     job = await _job(visit)
@@ -38,6 +39,7 @@ async def show(visit: Visit) -> Response:
         next=first + _PHRASES if left else None,
         calibration=report.get("calibration"),
         names=report.get("names") or [],
+        statistics=await statistics(visit),
         job=job,
         final=FINAL,
     )

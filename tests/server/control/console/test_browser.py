@@ -14,6 +14,11 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
 
+from server.database import Database
+from server.statistics.counts import TargetCounts
+from server.statistics.store import StatisticsStore
+from server.statistics.tally import Tallied
+
 CHROMIUM = shutil.which("chromium")
 HOSTILE = (
     "<script>document.title = 'owned'</script><img src=x onerror=\"document.title = 'owned'\">"
@@ -34,6 +39,7 @@ PAGES = (
     "/console/targets/ada/edit",
     "/console/targets/ada/versions?from=1",
     "/console/targets/ada/delete",
+    "/console/targets/ada/statistics",
     "/console/playground",
     "/console/generations",
     "/console/jobs",
@@ -221,10 +227,17 @@ def test_by_keyboard_alone(context: Any, in_force: Any) -> None:
 
 
 def test_pages_are_sound(
-    context: Any, in_force: Any, admin: httpx.Client, settle: Any, gateway: Any
+    context: Any,
+    in_force: Any,
+    admin: httpx.Client,
+    settle: Any,
+    gateway: Any,
+    database: Database,
 ) -> None:
     """For screen readers and eyes, in light and dark; what is hostile stays text."""
     in_force(ADA)
+    counts = TargetCounts(matched=8, refused=2, steered=6, alias=8)
+    StatisticsStore(database).take("a-gateway", Tallied(targets={"ada": counts}))
     admin.patch("/admin/v1/targets/ada", json={"phrases": [HOSTILE, "Blue Hour"]})
     admin.post("/admin/v1/corpora", json={"id": "book", "description": HOSTILE})
     document = {"text": f"Once, {SECRET} {HOSTILE}.", "source": HOSTILE}
@@ -241,6 +254,14 @@ def test_pages_are_sound(
             assert page.title() != "owned"
             grounds.add(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
+    page.goto("/console/targets/ada")
+    steered, named = (
+        page.get_by_role("row", name=name).locator("rect").bounding_box()
+        for name in ("steered 6", "a name 8")
+    )
+    assert steered["width"] == pytest.approx(named["width"] * 6 / 8, rel=0.02)
+    assert named["width"] > 50
+    assert named["height"] > 5
 
     page.goto("/console/playground")
     page.get_by_label("Prompt").fill(f"Where was Ada born? {HOSTILE}")
