@@ -220,13 +220,21 @@ class PromptClassifier:
         return found
 
     def _best(self, strong: Hits) -> tuple[np.float32, np.float32]:
-        """Score and threshold of the row that is farthest above its own."""
-        margins = strong.scores - self._strong[strong.rows]
+        """Score and threshold of the row that is farthest above its own.
+
+        A prompt's row has two, of its score and of its cosine: told is what it is less above.
+        """
+        bounds = self._strong[strong.rows]
+        floors = np.where(self._is_prompt[strong.rows], np.float32(PROMPT_FLOOR), -np.inf)
+        by_score, by_cosine = strong.scores - bounds, strong.cosines - floors
+        margins = np.minimum(by_score, by_cosine)
         best = int(np.argmax(margins))
-        if margins[best] >= 0:
-            return strong.scores[best], self._strong[strong.rows[best]]
-        # Only a nearly verbatim repetition.
-        return strong.cosines.max(), np.float32(CEILING)
+        if margins[best] < 0:
+            # Only a nearly verbatim repetition.
+            return strong.cosines.max(), np.float32(CEILING)
+        if by_cosine[best] < by_score[best]:
+            return strong.cosines[best], np.float32(PROMPT_FLOOR)
+        return strong.scores[best], bounds[best]
 
     def _items(self, hits: Hits) -> tuple[int, ...]:
         nearest = hits.rows[np.argsort(-hits.cosines, kind="stable")]

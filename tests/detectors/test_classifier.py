@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from detectors.classifier import (
 from detectors.detection import Detection, Layer, Strength
 from detectors.encoder import SentenceEncoder
 from detectors.errors import TablesError
+from detectors.heads import HEAD_WEIGHT
 from detectors.registry import PROMPT_FLOOR
 from detectors.targets import Example, ForgetTarget
 from tracing.document import Document
@@ -123,6 +125,26 @@ def test_weak_evidence_carries_only_items_above_its_threshold(toy_encoder) -> No
 
     assert [d.strength for d in found] == [Strength.WEAK]
     assert set(found[0].items) == items
+
+
+def test_strong_evidence_tells_the_bound_that_it_is_nearest_to(toy_encoder) -> None:
+    """Where benign prompts are far away it is the least cosine, not a score above zero."""
+    tables = build_tables([ORLA], toy_encoder, alpha=0.1, benign=["a b c", "d e f"] * 20)
+    row = tables.embeddings[1]
+    other = np.linalg.qr(np.stack([row, np.eye(1, 256, 255)[0]]).T)[0][:, 1]
+    probe = (0.8 * row + 0.6 * other).astype(np.float32)
+    score = 0.8 + HEAD_WEIGHT * float(tables.heads[0] @ probe)
+    near = np.where(tables.thresholds > 0, tables.thresholds, np.float32(score - 0.01))
+    told = []
+    for thresholds in (tables.thresholds, near):
+        classifier = PromptClassifier(replace(tables, thresholds=thresholds))
+        [found] = classifier.classify([], probe[None])
+        assert found.strength is Strength.STRONG
+        told.append((found.score, found.threshold))
+
+    assert tables.thresholds[0, 0, 1] == 0
+    assert told[0] == pytest.approx((0.8, PROMPT_FLOOR), abs=1e-5)
+    assert told[1] == pytest.approx((score, score - 0.01), abs=1e-5)
 
 
 def test_a_described_subject_is_faint_evidence_from_afar(tables, encoder) -> None:
