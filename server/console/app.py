@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.console import (
     lists,
     login,
+    nodes,
     overview,
     phrases,
     playground,
@@ -48,6 +49,9 @@ _READ: dict[str, Page] = {
     "/targets/{target_id}/versions": versions.show,
     "/playground": playground.show,
     "/generations": lists.show_generations,
+    "/nodes": nodes.show,
+    "/nodes/{node_id}/fence": nodes.show_fence,
+    "/nodes/{node_id}/unfence": nodes.show_unfence,
     "/jobs": lists.show_jobs,
     "/jobs/{job_id}": lists.show_job,
     "/jobs/{job_id}/state": lists.job_state,
@@ -63,6 +67,8 @@ _CHANGE: dict[str, Page] = {
     "/targets/{target_id}/phrases": phrases.edit,
     "/targets/{target_id}/rollback": versions.roll_back,
     "/playground": playground.check,
+    "/nodes/{node_id}/fence": nodes.fence,
+    "/nodes/{node_id}/unfence": nodes.unfence,
     "/jobs/{job_id}/cancel": lists.cancel_job,
     "/logout": login.log_out,
 }

@@ -30,6 +30,7 @@ PAGES = (
     ("/console/playground", "Playground"),
     ("/console/corpora", "Corpora"),
     ("/console/generations", "Generations"),
+    ("/console/nodes", "Nodes"),
     ("/console/jobs", "Jobs"),
     ("/console/keys", "Keys"),
     ("/console/audit", "Audit"),

@@ -42,6 +42,8 @@ PAGES = (
     "/console/targets/ada/statistics",
     "/console/playground",
     "/console/generations",
+    "/console/nodes",
+    "/console/nodes/a/fence",
     "/console/jobs",
     "/console/corpora",
     "/console/keys",
@@ -244,6 +246,9 @@ def test_pages_are_sound(
     added = admin.post("/admin/v1/corpora/book/documents", json={"documents": [document]})
     settle(lambda: admin.get(f"/admin/v1/jobs/{added.json()['job']['id']}").json()["progress"] == 1)
     admin.post("/admin/v1/keys", json={"name": HOSTILE})
+    report = {"instance": "1" * 32, "version": HOSTILE[:64], "lead": 1}
+    as_node = {"authorization": "Bearer node-key"}
+    assert admin.put("/node/v1/nodes/a", json=report, headers=as_node).status_code == 200
     page = _log_in(context())
     grounds = set()
     for path in PAGES:

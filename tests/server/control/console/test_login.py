@@ -29,6 +29,7 @@ PAGES = (
     "/console/generations",
     "/console/corpora",
     "/console/keys",
+    "/console/nodes",
     "/console/audit",
     "/console/playground",
 )
