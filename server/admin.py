@@ -43,6 +43,7 @@ from server.errors import (
     ServerError,
     StoreFault,
 )
+from server.etags import tagged
 from server.explain import explain
 from server.idempotency import Idempotent
 from server.keys.routes import keys_router
@@ -161,7 +162,7 @@ _jobs = APIRouter(tags=["jobs"])
 _probes = APIRouter(tags=["probes"])
 
 
-@_targets.post("/targets", status_code=202)
+@_targets.post("/targets", status_code=202, responses=tagged(202))
 def register_target(target: TargetIn, here: Here, own: OwnAdmin, response: Response) -> Accepted:
     """Register a forget target; the job is done when every worker applies it."""
     check_target(here, target)
@@ -180,7 +181,7 @@ def list_targets(
     return TargetPage(targets=page, next=page[-1].id if len(found) > limit else None)
 
 
-@_targets.get("/targets/{target_id:id}")
+@_targets.get("/targets/{target_id:id}", responses=tagged())
 def get_target(target_id: PathId, own: OwnAdmin, response: Response) -> TargetOut:
     """One target as registered, with its status and what was made of it."""
     record, document = own.store.target(target_id)
@@ -188,7 +189,7 @@ def get_target(target_id: PathId, own: OwnAdmin, response: Response) -> TargetOu
     return record.to_resource(document)
 
 
-@_targets.put("/targets/{target_id:id}", status_code=202)
+@_targets.put("/targets/{target_id:id}", status_code=202, responses=tagged(202))
 def replace_target(
     target_id: PathId,
     target: TargetIn,
@@ -204,7 +205,7 @@ def replace_target(
     return accepted(here, response, own.store.replace(target, if_match))
 
 
-@_targets.delete("/targets/{target_id:id}", status_code=202)
+@_targets.delete("/targets/{target_id:id}", status_code=202, responses=tagged(202))
 def withdraw_target(
     target_id: PathId,
     here: Here,

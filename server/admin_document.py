@@ -39,7 +39,7 @@ _MEANINGS = {
     403: "The key has no right to this.",
     404: "There is no such resource.",
     409: "The resource's state does not allow it.",
-    412: "If-Match names another revision.",
+    412: "If-Match names another state.",
     413: "The body is too long.",
     415: "The body is declared as something that is not taken.",
     422: "A field or parameter is not valid; `param` names it.",

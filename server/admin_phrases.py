@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 
 from server.admin_parts import Here, OwnAdmin, accepted, check_target
 from server.errors import Conflict
+from server.etags import tagged
 from server.parameters import IfMatch, PathId
 from server.phrases import (
     PhraseEdit,
@@ -24,7 +25,7 @@ from server.target_rows import check_match
 router = APIRouter(tags=["phrases"])
 
 
-@router.get("/targets/{target_id:id}/phrases")
+@router.get("/targets/{target_id:id}/phrases", responses=tagged())
 def get_phrases(target_id: PathId, own: OwnAdmin, response: Response) -> PhraseList:
     """Every phrase of the newest revision, with its reason and the harmless texts it occurs in."""
     record, document = own.store.target(target_id)
@@ -34,7 +35,7 @@ def get_phrases(target_id: PathId, own: OwnAdmin, response: Response) -> PhraseL
     return list_phrases(target, record.revision, retain_examples(others))
 
 
-@router.post("/targets/{target_id:id}/phrases", status_code=202)
+@router.post("/targets/{target_id:id}/phrases", status_code=202, responses=tagged(202))
 def edit_phrases(
     target_id: PathId,
     edit: PhraseEdit,

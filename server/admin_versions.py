@@ -16,6 +16,7 @@ from server.admin_parts import (
     check_target,
 )
 from server.errors import Conflict
+from server.etags import tagged
 from server.parameters import MAX_NUMBER, IfMatch, PathId
 from server.records import utc
 from server.resources import Accepted
@@ -36,7 +37,7 @@ router = APIRouter(tags=["versions"])
 Revision = Annotated[int, Path(ge=1, le=MAX_NUMBER)]
 
 
-@router.patch("/targets/{target_id:id}", status_code=202)
+@router.patch("/targets/{target_id:id}", status_code=202, responses=tagged(202))
 def patch_target(
     target_id: PathId,
     patch: Annotated[dict[str, Any], Body(description="A JSON merge patch (RFC 7396).")],
@@ -87,7 +88,11 @@ def diff_versions(
     return VersionDiff(target_id=target_id, from_revision=before, to_revision=to, changes=found)
 
 
-@router.post("/targets/{target_id:id}/versions/{revision:id}:rollback", status_code=202)
+@router.post(
+    "/targets/{target_id:id}/versions/{revision:id}:rollback",
+    status_code=202,
+    responses=tagged(202),
+)
 def roll_back(
     target_id: PathId,
     revision: Revision,

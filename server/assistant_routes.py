@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from server.access import Admin, Auditor
 from server.admin_parts import Control
 from server.assistants import Assistants, assistant_etag
+from server.etags import tagged
 from server.parameters import After, IfMatch, Limit, PathId
 from server.resources import AssistantOut, AssistantPage
 from server.schemas import AssistantIn
@@ -25,7 +26,7 @@ Here = Annotated[Assistants, Depends(_assistants)]
 assistants_router = APIRouter(tags=["assistants"])
 
 
-@assistants_router.post("/assistants", status_code=201)
+@assistants_router.post("/assistants", status_code=201, responses=tagged(201))
 def register_assistant(
     assistant: AssistantIn, assistants: Here, role: Admin, response: Response
 ) -> AssistantOut:
@@ -49,7 +50,7 @@ def list_assistants(
     return AssistantPage(assistants=page, next=page[-1].id if len(found) > limit else None)
 
 
-@assistants_router.get("/assistants/{assistant_id:id}")
+@assistants_router.get("/assistants/{assistant_id:id}", responses=tagged())
 def get_assistant(
     assistant_id: PathId, assistants: Here, role: Auditor, response: Response
 ) -> AssistantOut:

@@ -8,6 +8,17 @@ from typing import Any
 
 from server.errors import PreconditionFailed
 
+_HEADER = {
+    "required": True,
+    "description": "Names the state that is shown: give it as If-Match to change that one only.",
+    "schema": {"type": "string"},
+}
+
+
+def tagged(status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """What a route's `responses` say where its answer of this status carries an ETag."""
+    return {status: {"headers": {"ETag": _HEADER}}}
+
 
 def require_match(etag: str, if_match: str | None, noun: str) -> None:
     """Check that `if_match` names a resource's state, any, or none at all.

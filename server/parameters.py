@@ -29,5 +29,11 @@ After = Annotated[Clean | None, Query(max_length=64, description="`next` of the 
 AfterNumber = Annotated[
     int | None, Query(ge=1, le=MAX_NUMBER, description="`next` of the page before.")
 ]
-IfMatch = Annotated[str | None, Header(description="ETag of the state to change.")]
+IfMatch = Annotated[
+    str | None,
+    Header(
+        alias="If-Match",
+        description="ETag of the state to change, or several; if it is another by now: 412.",
+    ),
+]
 Search = Annotated[Clean | None, Query(max_length=64, description="Only ids that hold this.")]

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from server.access import Admin, Auditor
+from server.etags import tagged
 from server.keys.counters import last_uses
 from server.keys.publisher import KeyPublisher
 from server.keys.schemas import (
@@ -54,7 +55,7 @@ Here = Annotated[Keys, Depends(_keys)]
 keys_router = APIRouter(tags=["keys"])
 
 
-@keys_router.post("/keys", status_code=201)
+@keys_router.post("/keys", status_code=201, responses=tagged(201))
 def create_key(key: KeyIn, here: Here, role: Admin, response: Response) -> KeyMade:
     """Make a key; the answer is the only place where it is ever shown."""
     here.store.check_targets(key.targets)
@@ -79,7 +80,7 @@ def list_keys(
     return KeyPage(keys=page, next=page[-1].id if len(found) > limit else None)
 
 
-@keys_router.get("/keys/{key_id:id}")
+@keys_router.get("/keys/{key_id:id}", responses=tagged())
 def get_key(key_id: PathId, here: Here, role: Auditor, response: Response) -> KeyOut:
     """One key."""
     record = here.store.key(key_id)
@@ -88,7 +89,7 @@ def get_key(key_id: PathId, here: Here, role: Auditor, response: Response) -> Ke
     return found
 
 
-@keys_router.patch("/keys/{key_id:id}")
+@keys_router.patch("/keys/{key_id:id}", responses=tagged())
 def change_key(
     key_id: PathId,
     patch: KeyPatch,
@@ -112,7 +113,7 @@ def delete_key(key_id: PathId, here: Here, role: Admin, if_match: IfMatch = None
     return KeyGone(id=key_id, in_force=here.put_in_force())
 
 
-@keys_router.post("/keys/{key_id:id}:rotate")
+@keys_router.post("/keys/{key_id:id}:rotate", responses=tagged())
 def rotate_key(
     key_id: PathId,
     rotation: RotateIn,

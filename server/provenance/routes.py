@@ -22,7 +22,7 @@ from server.audit.writer import Recorder
 from server.auth import KeyRing, Role, refuse_tenants
 from server.error_table import row_of
 from server.errors import BodyTooLarge, Conflict, MalformedBody, NotFound, ServerError
-from server.etags import require_match
+from server.etags import require_match, tagged
 from server.parameters import MAX_NUMBER, After, IfMatch, Limit, PathId
 from server.provenance import page
 from server.provenance.schemas import (
@@ -97,7 +97,7 @@ router = APIRouter(tags=["corpora"])
 page_router = APIRouter()
 
 
-@router.post("/corpora", status_code=202)
+@router.post("/corpora", status_code=202, responses=tagged(202))
 def create_corpus(corpus: CorpusIn, here: Here, role: Admin, response: Response) -> CorpusAccepted:
     """Register a corpus; documents are added to it afterwards."""
     job = here.store.create(corpus)
@@ -114,7 +114,7 @@ def list_corpora(here: Here, role: Auditor, limit: Limit = 100, after: After = N
     return CorpusPage(corpora=page, next=page[-1].id if len(found) > limit else None)
 
 
-@router.get("/corpora/{corpus_id:id}")
+@router.get("/corpora/{corpus_id:id}", responses=tagged())
 def get_corpus(corpus_id: PathId, here: Here, role: Auditor, response: Response) -> CorpusOut:
     """One corpus with its status, sizes and threshold; its ETag is that of its settings."""
     record = here.store.corpus(corpus_id)
@@ -122,7 +122,7 @@ def get_corpus(corpus_id: PathId, here: Here, role: Auditor, response: Response)
     return here.overview.of([record], described=role >= Role.ADMIN)[0]
 
 
-@router.patch("/corpora/{corpus_id:id}", status_code=202)
+@router.patch("/corpora/{corpus_id:id}", status_code=202, responses=tagged(202))
 def change_corpus(
     corpus_id: PathId,
     change: CorpusChange,

@@ -102,3 +102,57 @@ def test_an_assistant_is_retired_from_a_known_state(admin, shelved):
 
     assert admin.delete(path, headers=STALE).status_code == 412
     assert admin.delete(path, headers={"if-match": tag}).status_code == 200
+
+
+def test_the_document_tells_which_answers_have_a_tag(admin, tmp_path):
+    """Those that have one and no others; who takes a tag may answer that it is past."""
+    told, takers, refusers = set(), set(), set()
+    for path, operations in admin.get("/openapi.json").json()["paths"].items():
+        for method, operation in operations.items():
+            answers = operation["responses"]
+            names = {parameter["name"] for parameter in operation.get("parameters", ())}
+            tagged = [s for s, answer in answers.items() if "ETag" in answer.get("headers", {})]
+            assert all(status.startswith("2") for status in tagged)
+            told |= {(method, path)} if tagged else set()
+            takers |= {(method, path)} if "If-Match" in names else set()
+            refusers |= {(method, path)} if "412" in answers else set()
+    ids = {"target_id": "ada", "corpus_id": "book", "assistant_id": "first", "revision": 1}
+    sent = set()
+
+    def ask(method, path, body=None):
+        place = f"/admin/v1/{path}"
+        answer = admin.request(method, place.format(**ids), json=body)
+        assert answer.is_success, (method, path, answer.text)
+        if "etag" in answer.headers:
+            sent.add((method, place))
+        return answer.json()
+
+    target = {"id": "ada", "phrases": ["Port Sorrel"]}
+    ask("post", "targets", target)
+    ask("put", "targets/{target_id}", target)
+    ask("patch", "targets/{target_id}", {"description": "an author"})
+    ask("post", "targets/{target_id}/phrases", {"add": ["Grey Lanterns"]})
+    ask("post", "targets/{target_id}/versions/{revision}:rollback", {})
+    ask("post", "corpora", {"id": "book"})
+    ask("patch", "corpora/{corpus_id}", {"minimum_match": 9})
+    ask("post", "corpora/{corpus_id}/documents", {"documents": [{"text": "a b c"}]})
+    ids["key_id"] = ask("post", "keys", {"name": "alice"})["id"]
+    ask("patch", "keys/{key_id}", {"name": "eve"})
+    ask("post", "keys/{key_id}:rotate", {})
+    ask("post", "assistants", {"id": "first", "folder": folder_of(tmp_path / "first")})
+    for path in (
+        *("targets", "targets/{target_id}", "targets/{target_id}/phrases"),
+        *("targets/{target_id}/versions", "targets/{target_id}/versions/{revision}"),
+        *("targets/{target_id}/statistics", "targets/{target_id}/versions:diff?from=1"),
+        *("corpora", "corpora/{corpus_id}", "corpora/{corpus_id}/documents"),
+        *("keys", "keys/{key_id}", "assistants", "assistants/{assistant_id}"),
+        *("jobs", "generations", "nodes", "audit"),
+    ):
+        ask("get", path)
+    for path in ("targets/{target_id}", "keys/{key_id}", "assistants/{assistant_id}"):
+        ask("delete", path)
+    ask("delete", "corpora/{corpus_id}")
+
+    assert sent == told
+    assert len(takers) > 8
+    assert takers == refusers
