@@ -172,7 +172,15 @@ def _serve(
         on_lost=lambda: end(server),
     )
     worklist = Worklist(database, lease.write, keep_versions=settings.keep_versions)
-    nodes = _nodes(settings, database, lease, lambda: server.should_exit)
+    offer = Offer(settings)
+    fleet = Fleet(NodeStore(database, lease.write), offer.active)
+    statistics = StatisticsKeeper(
+        StatisticsStore(database, lease.write),
+        settings.statistics,
+        tells_all=settings.target_series > 0,
+        nodes=fleet.instances,
+    )
+    nodes = Nodes(fleet, offer, statistics, lambda: server.should_exit)
     publisher = WithNodes(assistants.publisher, partial(nodes.fleet.followers, Channel.POLICY))
     metrics = ControlMetrics(registry, publisher.followers, nodes.fleet.facts)
     database.on_fault = partial(metrics.record_storage_failure, Storage.STORE)
@@ -217,11 +225,6 @@ def _serve(
         audit,
         trainings,
         nodes,
-    )
-    statistics = StatisticsKeeper(
-        StatisticsStore(database, lease.write),
-        settings.statistics,
-        tells_all=settings.target_series > 0,
     )
     TargetMetrics(control.target_registry, statistics.sums, settings.target_series)
     app = create_admin_app(
@@ -335,13 +338,6 @@ def _open_corpora(
     )
     corpora.worker.start()
     return corpora
-
-
-def _nodes(
-    settings: Settings, database: Database, lease: Lease, is_ending: Callable[[], bool]
-) -> Nodes:
-    offer = Offer(settings)
-    return Nodes(Fleet(NodeStore(database, lease.write), offer.active), offer, is_ending)
 
 
 def _highest_epoch(settings: Settings) -> int:

@@ -59,8 +59,7 @@ class GuardMiddleware:
         self._metrics = GatewayMetrics(REGISTRY, self._facts)
         self._tally = TargetTally()
         self._screening.start(self._metrics, self._tally)
-        if self._settings.control_url is None:  # on a node nobody would gather it
-            StatisticsWriter(StatisticsFile(self._settings.statistics), self._tally).start()
+        StatisticsWriter(StatisticsFile(self._settings.statistics), self._tally).start()
         self._keys = KeysFollower(self._settings.keys, self._metrics)
         self._keys.start()
         self._limiter = Limiter(Counters(self._settings.keys))

@@ -23,7 +23,7 @@ _READS = re.compile(
     r"/admin/v1/(targets:export|targets/[^/]+|corpora/[^/]+/documents/[^/]+)(/.*)?"
     r"|/node/v1/(lists|assistants|indexes)/[^/]+(/[0-9a-f]{64})?"
 )
-_REPORTS = re.compile(r"/node/v1/nodes/[^/]+")
+_REPORTS = re.compile(r"/node/v1/nodes/[^/]+(/counts)?")
 
 
 class RecordedActs:
@@ -43,7 +43,7 @@ class RecordedActs:
         changes = (
             scope["type"] == "http"
             and scope["method"] in _CHANGES
-            # Nodes say how they are every few seconds.
+            # Nodes say how they are, and what they counted, every few seconds.
             and not _REPORTS.fullmatch(scope["path"])
         )
         reads = scope["type"] == "http" and _READS.fullmatch(scope["path"]) is not None

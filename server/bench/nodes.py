@@ -43,6 +43,8 @@ from server.nodes.store import NodeStore
 from server.settings import Settings
 from server.settings_sources import as_environment
 from server.state_dir import own_directory
+from server.statistics.keeper import StatisticsKeeper
+from server.statistics.store import StatisticsStore
 
 METHOD = (
     "Each node is a process of `lethegate node` with a state directory of its own, and a worker's "
@@ -151,10 +153,10 @@ def _control(settings: Settings, key: str) -> Iterator[tuple[Fleet, str]]:
     database, offer = Database(settings.store_url), Offer(settings)
     fleet = Fleet(NodeStore(database), offer.active)
     fleet.begin(1)
+    keeper = StatisticsKeeper(StatisticsStore(database), settings.statistics)
+    nodes = Nodes(fleet, offer, keeper, lambda: server.should_exit)
     app = FastAPI()
-    app.state.control = SimpleNamespace(
-        nodes=Nodes(fleet, offer, lambda: server.should_exit), keyring=KeyRing({key: Role.NODE})
-    )
+    app.state.control = SimpleNamespace(nodes=nodes, keyring=KeyRing({key: Role.NODE}))
     app.include_router(node_router)
     app.add_exception_handler(ServerError, _refused)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
 """The node's process: what the control process put in force elsewhere is put in force here.
 
-Two threads: one waits for orders, fetches and moves the pointers of this machine; one tells the
-control process who here has taken them up. While it is not reached, the node goes on with what it
+Three threads: one waits for orders, fetches and moves the pointers of this machine; one tells the
+control process who here has taken them up, one what was counted here. While it is not reached, the node goes on with what it
 has. Orders of an earlier lead than one that was heard of are not obeyed, nor is anything put in
 force that is earlier than what is: an old answer, a control process that led once and does not know
 it, or one that was restored from a backup changes nothing here.
@@ -23,6 +23,7 @@ from importlib.metadata import version
 from server.errors import NodeFault, NotFound, Outdated, StartFault
 from server.log import configure_logging, fault_fields, get_logger
 from server.nodes.channels import Channel
+from server.nodes.counting import Counting
 from server.nodes.fetch import Fetcher
 from server.nodes.link import Link, warn_of_clear_text
 from server.nodes.local import Local, is_current
@@ -62,6 +63,8 @@ class NodeAgent:
         self._gate = NodeGate(settings.state_dir, settings.node_max_lag_seconds)
         known = read_standing(settings.state_dir)
         self._standing = known or Standing(uuid.uuid4().hex)
+        told = Link(settings, self.id)
+        self._counting = Counting(settings, self._local, told, self._standing.instance)
         self._changing = threading.Lock()
         self._verified: set[Channel] = set()
         # Of each thread, the class of error that it met last.
@@ -77,10 +80,12 @@ class NodeAgent:
         write_standing(self._settings.state_dir, self._standing, durable=True)
         for thread in self._threads:
             thread.start()
+        self._counting.start()
 
     def leave(self) -> None:
         """Take up nothing more, and tell so if there is someone to tell."""
         self._stop.set()
+        self._counting.stop()
         self._threads[1].join(LONGEST_WAIT_SECONDS)
         try:
             self._reports.report(self._report().model_copy(update={"left": True}))

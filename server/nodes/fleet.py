@@ -130,6 +130,26 @@ class Fleet:
         if news and report.lead > self.lead:
             log.error("node_is_ahead_of_this_control_process", node=node_id)
 
+    def require_heard(self, node_id: str, key_id: str, instance: str) -> None:
+        """Refuse what another says than who was heard last by this id.
+
+        Raises:
+            NotFound: there is no such node.
+            Forbidden: it is that of another key.
+            Conflict: another node calls itself so.
+        """
+        known = self._known.get(node_id)
+        if known is None:
+            raise unknown_node()
+        if known.record.key_id != key_id:
+            raise Forbidden("This node's id belongs to another key.")
+        if known.record.report.instance != instance:
+            raise Conflict("Another node has this id.")
+
+    def instances(self) -> set[str]:
+        """Of every node, which of those that call themselves so was heard last."""
+        return {known.record.report.instance for known in [*self._known.values()]}
+
     def is_fenced(self, node_id: str) -> bool:
         """Whether a node must not serve."""
         known = self._known.get(node_id)

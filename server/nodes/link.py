@@ -12,7 +12,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from server.errors import ControlRefused, ControlUnreachable, NotFound, StartFault
-from server.nodes.wire import PREFIX, Listing, NodeReport, Orders
+from server.nodes.wire import PREFIX, Listing, NodeCounts, NodeReport, Orders
 from server.settings import Settings, is_loopback
 
 _CONNECT_SECONDS = 5.0
@@ -73,10 +73,17 @@ class Link:
             ControlUnreachable, ControlRefused: as `orders`.
         """
         with self._asked():
-            content = report.model_dump_json().encode()
-            headers = {"content-type": "application/json"}
-            response = self._http.put(self._url(self._node), content=content, headers=headers)
-            return _parsed(response, Orders)
+            return _parsed(self._put(self._node, report), Orders)
+
+    def count(self, counts: NodeCounts) -> None:
+        """Say what the gateways here have counted.
+
+        Raises:
+            ControlUnreachable, ControlRefused: as `orders`.
+            NotFound: the control process has not heard of this node.
+        """
+        with self._asked():
+            _check(self._put(f"{self._node}/counts", counts))
 
     def listing(self, path: str) -> Listing:
         """The files of an index or assistant.
@@ -115,6 +122,11 @@ class Link:
         with self._asked(), self._http.stream("GET", url, headers=headers) as response:
             _check(response)
             yield response.status_code == 206, response.iter_bytes(1 << 18)
+
+    def _put(self, path: str, message: BaseModel) -> httpx.Response:
+        headers = {"content-type": "application/json"}
+        content = message.model_dump_json().encode()
+        return self._http.put(self._url(path), content=content, headers=headers)
 
     def _url(self, path: str) -> str:
         return self._urls[self._at % len(self._urls)] + path

@@ -21,7 +21,17 @@ from server.auth import Caller, Role
 from server.nodes.channels import Channel
 from server.nodes.fleet import Fleet
 from server.nodes.offer import Offer
-from server.nodes.wire import LONGEST_WAIT_SECONDS, PREFIX, Listing, NodeId, NodeReport, Orders
+from server.nodes.wire import (
+    LONGEST_WAIT_SECONDS,
+    PREFIX,
+    Listing,
+    NodeCounts,
+    NodeId,
+    NodeReport,
+    Orders,
+)
+from server.statistics.files import tallied_of
+from server.statistics.keeper import StatisticsKeeper
 
 _POLL_SECONDS = 0.05
 
@@ -32,6 +42,7 @@ class Nodes:
 
     fleet: Fleet
     offer: Offer
+    statistics: StatisticsKeeper
     is_ending: Callable[[], bool] = lambda: False
 
     def orders(self, node_id: str) -> Orders:
@@ -110,6 +121,13 @@ def put_report(node_id: NodeId, report: NodeReport, caller: Node, here: Here) ->
     """Say how a node is; the answer is what it is to do."""
     here.fleet.hear(node_id, caller.id, report)
     return here.orders(node_id)
+
+
+@node_router.put("/nodes/{node_id}/counts")
+def put_counts(node_id: NodeId, counts: NodeCounts, caller: Node, here: Here) -> None:
+    """Say what a node's gateways have counted."""
+    here.fleet.require_heard(node_id, caller.id, counts.instance)
+    here.statistics.hear(counts.instance, tallied_of(counts.model_dump()))
 
 
 @node_router.get("/lists/{channel}/{digest}")

@@ -8,14 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.types import StringConstraints
 
 from server.nodes.channels import Channel
+from server.schemas import TargetId
 
 PREFIX = "/node/v1"
-MAX_REPORT_BYTES = 1024 * 1024
+# Of one message about what was counted: some 200 KB.
+MAX_TOLD_TARGETS = 500
 LONGEST_WAIT_SECONDS = 10.0
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 NodeId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Number = Annotated[int, Field(ge=0, le=2**62)]
+_Instance = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 _Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]{0,40}$")]
 
 
@@ -81,7 +84,7 @@ class NodeReport(_Message):
     class of error that keeps it from what is in force, `left` that it is ending.
     """
 
-    instance: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    instance: _Instance
     version: Annotated[str, StringConstraints(max_length=64)]
     lead: Number
     max_lag_seconds: Annotated[float, Field(ge=0, le=10**9)] = 0.0
@@ -97,6 +100,20 @@ class NodeReport(_Message):
         """The part about a channel."""
         found: ChannelReport = getattr(self, channel.value)
         return found
+
+
+_Count = Annotated[int | Annotated[float, Field(allow_inf_nan=False)], Field(ge=0, le=2**53)]
+_Counts = Annotated[dict[_Word, _Count], Field(max_length=64)]
+
+
+class NodeCounts(_Message):
+    """What a node's gateways counted since its state directory was made: of all requests, and of
+    some targets (`server.statistics.counts`). It only grows.
+    """
+
+    instance: _Instance
+    requests: _Counts
+    targets: Annotated[dict[TargetId, _Counts], Field(max_length=MAX_TOLD_TARGETS)]
 
 
 class FileOut(_Message):

@@ -20,6 +20,11 @@ class _Sum:
             latest = field.name.endswith("_at")
             setattr(self, field.name, max(mine, more) if latest else mine + more)
 
+    def raise_to(self, other: Self) -> None:
+        """Take what is greater of another's: a later state of the same counters, or an earlier."""
+        for field in fields(self):
+            setattr(self, field.name, max(getattr(self, field.name), getattr(other, field.name)))
+
     def to_numbers(self) -> dict[str, float]:
         """By name, without zeros."""
         return {name: value for name, value in asdict(self).items() if value}

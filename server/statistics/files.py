@@ -11,9 +11,10 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from server.errors import StartFault
 from server.statistics.counts import RequestCounts, TargetCounts
@@ -41,14 +42,10 @@ class StatisticsFile:
         Raises:
             OSError: the disk is full, or the directory is gone.
         """
-        content = {
-            "requests": tallied.requests.to_numbers(),
-            "targets": {name: counts.to_numbers() for name, counts in tallied.targets.items()},
-        }
         draft = self._path.with_suffix(".draft")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            json.dump(content, file, separators=(",", ":"))
+            json.dump(content_of(tallied), file, separators=(",", ":"))
         draft.rename(self._path)
 
     def close(self) -> None:
@@ -82,13 +79,24 @@ class Source:
             content = json.loads(self.path.read_bytes())
         except FileNotFoundError:
             return Tallied()
-        targets = {name: TargetCounts.of(numbers) for name, numbers in content["targets"].items()}
-        return Tallied(RequestCounts.of(content["requests"]), targets)
+        return tallied_of(content)
 
     def delete(self) -> None:
         """Remove what an ended gateway left."""
         for path in (self.path, self.path.with_suffix(".draft"), self.path.with_suffix(".lock")):
             path.unlink(missing_ok=True)
+
+
+def content_of(tallied: Tallied) -> dict[str, Any]:
+    """Counters as what JSON can say."""
+    targets = {name: counts.to_numbers() for name, counts in tallied.targets.items()}
+    return {"requests": tallied.requests.to_numbers(), "targets": targets}
+
+
+def tallied_of(content: Mapping[str, Any]) -> Tallied:
+    """The counters of such a content; numbers of a newer Lethegate are left out."""
+    targets = {name: TargetCounts.of(numbers) for name, numbers in content["targets"].items()}
+    return Tallied(RequestCounts.of(content["requests"]), targets)
 
 
 def sources(directory: Path) -> Iterator[Source]:

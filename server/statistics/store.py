@@ -1,20 +1,42 @@
-"""The statistics in the store. Every gateway's numbers replace what it told before."""
+"""The statistics in the store. Every gateway's numbers replace what it told before.
+
+A node tells sums of all its gateways, which only grow, so that of two messages the later one is
+known by its numbers. A node that was forgotten and says nothing more is added to the ended ones;
+its source stays, closed, so that nothing of it is added again.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Table, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 
 from server.database import Database, Write
+from server.errors import Conflict
 from server.statistics.counts import RequestCounts, TargetCounts
 from server.statistics.table import request_statistics, target_statistics
 from server.statistics.tally import Tallied
 from server.tables import targets
 
+_Counts = TypeVar("_Counts", TargetCounts, RequestCounts)
 # Of gateways that have ended.
 _ENDED = ""
+_NODE = "node:"
+# Beside the numbers of a node's requests: when it told them, and that nothing more is taken.
+_TOLD_AT, _CLOSED = "told_at", "closed"
+# A node that was forgotten may come again.
+GONE_SECONDS = 24 * 3600.0
 
 
 class StatisticsStore:
@@ -38,14 +60,56 @@ class StatisticsStore:
             _replace(connection, source, before, now)
             _put_requests(connection, source, tallied.requests.to_numbers())
 
-    def close(self, running: Collection[str]) -> None:
-        """Add up what other gateways than the running ones counted: they have ended."""
+    def hear(self, instance: str, tallied: Tallied) -> None:
+        """Raise what a node told before to what it tells now; of withdrawn targets nothing.
+
+        Raises:
+            Conflict: its numbers were added up already.
+        """
+        source, told = _NODE + instance, list(tallied.targets)
         with self._write() as connection:
-            for table, make in (
-                (target_statistics, TargetCounts),
-                (request_statistics, RequestCounts),
-            ):
-                _add_up(connection, table, make, {*running, _ENDED})
+            own = request_statistics.c.source == source
+            requests = connection.scalar(select(request_statistics.c.counts).where(own)) or {}
+            if _CLOSED in requests:
+                raise Conflict("What this node counted was added up: it was away for too long.")
+            one = (target_statistics.c.source == source) & target_statistics.c.target_id.in_(told)
+            rows = connection.execute(select(target_statistics).where(one))
+            before = {row.target_id: row.counts for row in rows}
+            standing = connection.scalars(select(targets.c.id).where(targets.c.id.in_(told)))
+            now = {
+                target: _raised(TargetCounts.of(before.get(target, {})), tallied.targets[target])
+                for target in standing
+            }
+            _replace(connection, source, before, now)
+            total = _raised(RequestCounts.of(requests), tallied.requests)
+            _put_requests(connection, source, total | {_TOLD_AT: time.time()})
+
+    def close(self, running: Collection[str]) -> None:
+        """Add up what other gateways of this machine than the running ones counted: they ended."""
+        with self._write() as connection:
+            for table, make in _TABLES:
+                source = table.c.source
+                here = ~source.startswith(_NODE, autoescape=True)
+                _add_up(connection, table, make, here & source.not_in([*running, _ENDED]))
+
+    def close_nodes(self, known: Collection[str]) -> None:
+        """Add up what nodes counted that are not among the known ones, and silent for a day."""
+        nodes = request_statistics.c.source.startswith(_NODE, autoescape=True)
+        with self._write() as connection:
+            rows = connection.execute(select(request_statistics).where(nodes)).all()
+            gone = [
+                row.source
+                for row in rows
+                if _CLOSED not in row.counts
+                and row.source.removeprefix(_NODE) not in known
+                and row.counts[_TOLD_AT] < time.time() - GONE_SECONDS
+            ]
+            if not gone:
+                return
+            for table, make in _TABLES:
+                _add_up(connection, table, make, table.c.source.in_(gone))
+            closed = [{"source": source, "counts": {_CLOSED: 1}} for source in gone]
+            connection.execute(insert(request_statistics), closed)
 
     def of(self, target_ids: Sequence[str]) -> dict[str, TargetCounts]:
         """The numbers of these targets; zeros where nothing was counted."""
@@ -71,6 +135,17 @@ class StatisticsStore:
             for counts in connection.scalars(select(request_statistics.c.counts)):
                 total.add(RequestCounts.of(counts))
         return total
+
+
+_TABLES: tuple[tuple[Table, type[TargetCounts] | type[RequestCounts]], ...] = (
+    (target_statistics, TargetCounts),
+    (request_statistics, RequestCounts),
+)
+
+
+def _raised(before: _Counts, told: _Counts) -> dict[str, float]:
+    before.raise_to(told)
+    return before.to_numbers()
 
 
 def _replace(
@@ -113,10 +188,9 @@ def _add_up(
     connection: Connection,
     table: Table,
     make: type[TargetCounts] | type[RequestCounts],
-    kept: Collection[str],
+    ended: ColumnElement[bool],
 ) -> None:
-    """Add the rows of all sources but `kept` to that of the ended ones."""
-    ended = table.c.source.not_in(list(kept))
+    """Add the rows of these sources to that of the ended ones."""
     keys = [column for column in table.primary_key.columns if column.name != "source"]
     left = connection.execute(select(table).where(ended)).all()
     if not left:

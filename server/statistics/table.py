@@ -1,6 +1,6 @@
 """The tables of the statistics: what each gateway counted, last it was heard of.
 
-The source `""` holds what ended gateways counted.
+The source `""` holds what ended gateways counted, `node:` and a name what a node told of its own.
 """
 
 from __future__ import annotations

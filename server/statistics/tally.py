@@ -24,6 +24,12 @@ class Tallied:
     requests: RequestCounts = field(default_factory=RequestCounts)
     targets: dict[str, TargetCounts] = field(default_factory=dict)
 
+    def add(self, other: Tallied) -> None:
+        """Add another's numbers to these."""
+        self.requests.add(other.requests)
+        for target, counts in other.targets.items():
+            self.targets.setdefault(target, TargetCounts()).add(counts)
+
 
 class TargetTally:
     """The counters of one process; `changes` grows with every change."""

@@ -82,6 +82,9 @@ def test_a_change_is_done_when_the_node_has_it(pair, node):
     )
     decided = ask(node, "Who is Velenka Ostrava?", pair.admin_key)
     assert decided.headers["x-lethegate-decision"] == "steer"
+    # The second server's gateway counted it, and the first one's control process tells it.
+    counted = f"/admin/v1/targets/{name}/statistics"
+    wait_until(lambda: pair.admin_http.get(counted).json()["prompts"]["steered"] == 1)
     gone = pair.admin_http.delete(f"/admin/v1/targets/{name}").json()["job"]["id"]
     assert finished(pair, gone) == "done"
 

@@ -54,6 +54,8 @@ from server.provenance.routes import Corpora
 from server.provenance.service import assemble_corpora
 from server.settings import Settings
 from server.state_dir import own_directory
+from server.statistics.keeper import StatisticsKeeper
+from server.statistics.store import StatisticsStore
 from server.store import Store
 from server.training.service import assemble_trainings
 from server.training.store import TrainingStore
@@ -246,7 +248,7 @@ def nodes(settings: Settings, database: Database) -> Nodes:
     offer = Offer(settings)
     fleet = Fleet(NodeStore(database), offer.active)
     fleet.begin(1)
-    return Nodes(fleet, offer)
+    return Nodes(fleet, offer, StatisticsKeeper(StatisticsStore(database), settings.statistics))
 
 
 @pytest.fixture

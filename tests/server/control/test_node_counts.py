@@ -1,0 +1,317 @@
+"""What nodes count: summed on the node, told over HTTP, kept once by the control process."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select
+
+from guard.follower import ActivePointer
+from server.database import Database
+from server.errors import Conflict, ControlUnreachable, NotFound
+from server.nodes import counting as counting_module
+from server.nodes.agent import NodeAgent
+from server.nodes.counting import Counting
+from server.nodes.link import Link
+from server.nodes.local import Local
+from server.nodes.wire import NodeReport
+from server.schemas import TargetIn
+from server.settings import Settings
+from server.state_dir import own_directory
+from server.statistics import store as store_module
+from server.statistics.counts import RequestCounts, TargetCounts
+from server.statistics.files import Source, StatisticsFile
+from server.statistics.gathered import Gathered
+from server.statistics.keeper import StatisticsKeeper
+from server.statistics.store import StatisticsStore
+from server.statistics.table import request_statistics
+from server.statistics.tally import Tallied
+from server.store import Store, delete_targets
+
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+ONE, TWO = "1" * 32, "2" * 32
+NODE = {"authorization": "Bearer node-key"}
+
+
+def counted(**matched: int) -> Tallied:
+    """What a gateway counted: how often each target was found, in twice as many requests."""
+    targets = {name: TargetCounts(matched=n, steered=n) for name, n in matched.items()}
+    return Tallied(RequestCounts(requests=2 * sum(matched.values())), targets)
+
+
+def found(tallied: Tallied) -> dict[str, int]:
+    """How often each target was found."""
+    return {name: counts.matched for name, counts in tallied.targets.items()}
+
+
+@pytest.fixture
+def statistics(database: Database, store: Store) -> StatisticsStore:
+    """The statistics of a store with two targets."""
+    for target_id in ("ada", "bob"):
+        store.register(TargetIn.model_validate({"id": target_id, "phrases": ["Port Sorrel"]}))
+    return StatisticsStore(database)
+
+
+class Node:
+    """A node's settings, its gateways' files, and what tells their sum."""
+
+    def __init__(self, folder: Path, url: str, instance: str = ONE) -> None:
+        own_directory(folder)
+        values = {"state_dir": folder, "control_url": url, "node_key": "node-key", "node_id": "a"}
+        self.settings = Settings.model_validate(values)
+        self.instance = instance
+        self.link = Link(self.settings, "a")
+        self.counting = Counting(self.settings, Local(self.settings), self.link, instance)
+
+    def gateway(self) -> StatisticsFile:
+        """One that has just begun."""
+        return StatisticsFile(self.settings.statistics)
+
+    def report(self) -> None:
+        """Say that it is there."""
+        self.link.report(NodeReport(instance=self.instance, version="1", lead=1))
+
+
+@pytest.fixture
+def node(tmp_path: Path, admin: httpx.Client) -> Any:
+    """A node of the control process."""
+    made = Node(tmp_path / "node", str(admin.base_url).rstrip("/"))
+    yield made
+    made.link.close()
+
+
+@pytest.mark.parametrize("dies_in", ["_write", "delete"])
+def test_gateways_that_end_are_counted_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    """Also where the node's process dies before their sum is written, or just after."""
+    first, second = (StatisticsFile(settings.statistics) for _ in range(2))
+    first.write(counted(ada=3))
+    second.write(counted(ada=4, bob=1))
+    gathered = Gathered(settings.statistics)
+    assert found(gathered.sum()) == found(gathered.sum()) == {"ada": 7, "bob": 1}
+    first.close()
+
+    def dies(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Gathered if dies_in == "_write" else Source, dies_in, dies)
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space"):
+                gathered.sum()
+    for one in (gathered, Gathered(settings.statistics), Gathered(settings.statistics)):
+        assert found(one.sum()) == {"ada": 7, "bob": 1}
+        assert one.sum().requests.requests == 16
+    second.write(counted(ada=5, bob=1))
+    assert found(gathered.sum()) == {"ada": 8, "bob": 1}
+    second.close()
+    assert found(gathered.sum()) == found(Gathered(settings.statistics).sum())
+    assert [path.name for path in settings.statistics.iterdir()] == ["ended.json"]
+
+
+def test_what_is_withdrawn_is_dropped(settings: Settings) -> None:
+    """So that what takes its id later begins with nothing, also after a restart."""
+    ended, running = (StatisticsFile(settings.statistics) for _ in range(2))
+    ended.write(counted(ada=3))
+    running.write(counted(ada=1, bob=1))
+    ended.close()
+    gathered = Gathered(settings.statistics)
+    assert found(gathered.sum({"ada", "bob"})) == {"ada": 4, "bob": 1}
+    assert found(gathered.sum({"bob"})) == {"bob": 1}
+    running.write(counted(bob=2))
+
+    assert found(gathered.sum({"ada", "bob"})) == {"bob": 2}
+    assert found(Gathered(settings.statistics).sum()) == {"bob": 2}
+    assert gathered.sum().requests.requests == 10
+
+
+@BOTH
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_messages_may_be_lost_late_or_repeated(
+    statistics: StatisticsStore, settings: Settings, seed: int
+) -> None:
+    """What is kept is what was told last, beside what other nodes and this machine counted."""
+    order = random.Random(seed)
+    told = [counted(ada=n, **({"bob": n} if n % 2 else {}), gone=9) for n in range(1, 9)]
+    messages = [m for m in told[:-1] if order.random() < 0.7] + [told[-1]] * 2 + [told[2]]
+    order.shuffle(messages)
+    statistics.hear(TWO, counted(ada=100))
+    own = StatisticsFile(settings.statistics)
+    own.write(counted(ada=1000))
+    keeper = StatisticsKeeper(statistics, settings.statistics, tells_all=True)
+    for message in messages:
+        keeper.hear(ONE, message)
+        keeper.take()
+    own.close()
+    keeper.take()
+    bobs = [message.targets["bob"].matched for message in messages if "bob" in message.targets]
+
+    assert {t: c.steered for t, c in statistics.everything().items()} == {
+        "ada": 1108,
+        "bob": max(bobs),
+    }
+    assert keeper.sums() == statistics.everything()
+    assert statistics.requests().requests == 2200 + 2 * sum(found(told[-1]).values())
+
+
+def test_a_withdrawn_target_takes_what_nodes_told_with_it(
+    database: Database, statistics: StatisticsStore, store: Store
+) -> None:
+    """What takes its id begins with what is told of it then."""
+    statistics.hear(ONE, counted(ada=5, bob=2))
+    with database.write() as connection:
+        delete_targets(connection, ["ada"])
+    statistics.hear(ONE, counted(ada=5))
+    store.register(TargetIn.model_validate({"id": "ada", "phrases": ["Port Sorrel"]}))
+    statistics.hear(ONE, counted(ada=1))
+
+    assert {t: c.matched for t, c in statistics.everything().items()} == {"ada": 1, "bob": 2}
+
+
+@BOTH
+def test_a_node_that_is_gone_is_added_up(
+    database: Database, statistics: StatisticsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is forgotten and silent for a day; then nothing more is taken from it."""
+    statistics.hear(ONE, counted(ada=5))
+    statistics.hear(TWO, counted(ada=2, bob=1))
+    before = statistics.everything(), statistics.requests()
+    statistics.close_nodes([TWO])
+    statistics.hear(ONE, counted(ada=5))
+    monkeypatch.setattr(store_module, "GONE_SECONDS", -1.0)
+    for _ in range(2):
+        statistics.close_nodes([TWO])
+        with pytest.raises(Conflict):
+            statistics.hear(ONE, counted(ada=6))
+
+    assert (statistics.everything(), statistics.requests()) == before
+    with database.read() as connection:
+        sources = set(connection.scalars(select(request_statistics.c.source)))
+    assert sources == {"", f"node:{ONE}", f"node:{TWO}"}
+
+
+def test_over_http(
+    node: Node, admin: httpx.Client, statistics: StatisticsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some targets at a time, and only what has changed; after a fault all is told again."""
+    monkeypatch.setattr(counting_module, "MAX_TOLD_TARGETS", 1)
+    sent: list[dict[str, int]] = []
+    count = node.link.count
+
+    def noting(message: Any) -> None:
+        sent.append({name: numbers["matched"] for name, numbers in message.targets.items()})
+        count(message)
+
+    monkeypatch.setattr(node.link, "count", noting)
+    gateway = node.gateway()
+    gateway.write(counted(ada=3, bob=1))
+    with pytest.raises(NotFound):
+        node.counting.tell()
+    node.report()
+    sent.clear()
+    node.counting.tell()
+    node.counting.tell()
+    gateway.write(counted(ada=4, bob=1))
+    node.counting.tell()
+    assert sent == [{"ada": 3}, {"bob": 1}, {"ada": 4}]
+    shown = admin.get("/admin/v1/targets/ada/statistics").json()
+    assert (shown["prompts"]["matched"], shown["prompts"]["steered"]) == (4, 4)
+
+    def cut(_: Any) -> None:
+        raise ControlUnreachable("cut")
+
+    monkeypatch.setattr(node.link, "count", cut)
+    gateway.write(counted(ada=5, bob=1))
+    node.counting._try()
+    monkeypatch.setattr(node.link, "count", noting)
+    sent.clear()
+    node.counting._try()
+    assert sent == [{"ada": 5}, {"bob": 1}]
+    rows = {t["id"]: t["statistics"]["matched"] for t in admin.get("/admin/v1/targets").json()["targets"]}
+    assert rows == {"ada": 5, "bob": 1}
+
+
+def test_only_targets_of_the_policy_are_told(
+    node: Node, admin: httpx.Client, statistics: StatisticsStore
+) -> None:
+    """As its snapshot names them."""
+    folder = node.settings.snapshots / ("a" * 64)
+    folder.mkdir(parents=True)
+    (folder / "targets.json").write_text(json.dumps([{"id": "bob"}]))
+    ActivePointer(node.settings.state_dir).publish(1, "a" * 64, 1)
+    node.gateway().write(counted(ada=3, bob=1))
+    node.report()
+    node.counting.tell()
+
+    assert {t: c.matched for t, c in statistics.everything().items()} == {"bob": 1}
+
+
+def test_who_may_tell(node: Node, admin: httpx.Client, statistics: StatisticsStore) -> None:
+    """The node that was heard last by this id, with its key; and only what can be a number."""
+    node.report()
+    good = {"instance": ONE, "requests": {"requests": 2}, "targets": {"ada": {"matched": 1}}}
+    path = "/node/v1/nodes/a/counts"
+
+    def told(body: Any, key: str = "node-key", path: str = path) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        return admin.put(path, json=body, headers=headers).status_code
+
+    assert [told(good, key) for key in ("admin-key", "auditor-key", "x")] == [403, 403, 401]
+    assert told(good, path="/node/v1/nodes/b/counts") == 404
+    assert told(good | {"instance": TWO}) == 409
+    other = admin.post("/admin/v1/keys", json={"name": "n", "role": "node"}).json()["key"]
+    assert told(good, other) == 403
+    for numbers in ({"matched": -1}, {"matched": "x"}, {"matched": 2**60}, {"a b": 1}):
+        assert told(good | {"targets": {"ada": numbers}}) == 422
+    assert told(good | {"targets": {"../x": {}}}) == 422
+    assert told(good | {"targets": {f"t{n}": {} for n in range(501)}}) == 422
+    assert statistics.everything() == {}
+    assert told(good | {"targets": {"ada": {"matched": 1, "of_a_newer_lethegate": 7}}}) == 200
+    assert statistics.everything()["ada"] == TargetCounts(matched=1)
+    acts = admin.get("/admin/v1/audit", params={"event": "admin"}).json()["records"]
+    assert not [act for act in acts if act["path"].endswith("/counts") and act["status"] == 200]
+
+
+def test_an_agent_tells_and_killed_processes_lose_nothing(
+    control: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the control process, of the agent and of a gateway, each in the middle of its work."""
+    monkeypatch.setattr(counting_module, "TELL_SECONDS", 0.05)
+    control.start()
+    control.until(control.ready)
+    job = control.http.post("/targets", json={"id": "ada", "phrases": ["x"]}).json()["job"]["id"]
+    control.until(lambda: control.http.get(f"/jobs/{job}").json()["state"] == "done")
+    node = Node(tmp_path / "node", f"http://127.0.0.1:{control.port}")
+    node.link.close()
+
+    def steered() -> int:
+        answer = control.http.get("/targets/ada/statistics")
+        return int(answer.json()["prompts"]["steered"]) if answer.is_success else -1
+
+    agent = NodeAgent(node.settings)
+    agent.start()
+    killed, gateway = node.gateway(), node.gateway()
+    killed.write(counted(ada=2))
+    gateway.write(counted(ada=3))
+    control.until(lambda: steered() == 5)
+    control.kill()
+    killed.close()
+    gateway.write(counted(ada=4))
+    control.start()
+    control.until(lambda: steered() == 6)
+    agent.stop()
+    gateway.write(counted(ada=9))
+    agent = NodeAgent(node.settings)
+    agent.start()
+    control.until(lambda: steered() == 11)
+    gateway.write(counted(ada=10))
+    gateway.close()
+    agent.stop()
+
+    control.until(lambda: steered() == 12)
