@@ -87,6 +87,8 @@ _MATCH_BUCKETS = (
 )
 # What `FollowerStatus.kind` may be.
 _KINDS = ("gateway", "worker", "node")
+_FENCED = "fenced"
+NODE_STATES = ("current", "behind", "silent", _FENCED)
 _FINISHED = ("done", "failed")
 _COMPILE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -108,12 +110,15 @@ class WorkerFacts:
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """A node as the leading control process sees it; see `server.nodes.fleet`."""
+    """A node as the leading control process sees it; see `server.nodes.fleet`.
+
+    `state` is one of `NODE_STATES`.
+    """
 
     id: str
     lag: int
     seen_seconds: float
-    fenced: bool
+    state: str
 
 
 class AuditMetrics:
@@ -663,12 +668,18 @@ def _node_families(nodes: Sequence[NodeFacts]) -> Iterator[Metric]:
         labels=["node"],
     )
     fenced = GaugeMetricFamily("lethegate_fenced_nodes", "Nodes that may not serve.")
+    standing = GaugeMetricFamily(
+        "lethegate_nodes", "Nodes that have not left, by how they stand.", labels=["state"]
+    )
     for node in nodes:
-        if not node.fenced:
+        if node.state != _FENCED:
             lag.add_metric([node.id], node.lag)
         seen.add_metric([node.id], node.seen_seconds)
-    fenced.add_metric([], sum(node.fenced for node in nodes))
-    yield from (lag, seen, fenced)
+    states = [node.state for node in nodes]
+    for state in NODE_STATES:
+        standing.add_metric([state], states.count(state))
+    fenced.add_metric([], states.count(_FENCED))
+    yield from (lag, seen, fenced, standing)
 
 
 def _tell_build(registry: CollectorRegistry) -> None:

@@ -215,7 +215,7 @@ class Fleet:
     def facts(self) -> list[NodeFacts]:
         """What is measured of every node that has not left."""
         return [
-            NodeFacts(view.record.id, view.lag, view.seen_seconds, view.state is NodeState.FENCED)
+            NodeFacts(view.record.id, view.lag, view.seen_seconds, view.state.value)
             for view in self.all()
             if view.state is not NodeState.LEFT
         ]

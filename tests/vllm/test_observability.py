@@ -1,12 +1,14 @@
 """A real Prometheus beside the real guarded server: what dashboards and rules ask has answers."""
 
 import concurrent.futures
+import contextlib
 import json
 import math
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -28,6 +30,8 @@ BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 LOAD_SECONDS = 8
 # What Grafana would put in: four scrape intervals at least.
 UNASKED = {"Time to hold a piece of an answer against the corpora"}  # there are none
+# A node's own metric; `test_nodes.py` has such a server.
+NEEDS_NODE = {"Lag that nodes know of"}
 # Metrics that name targets: told on the admin port, to this Prometheus's key.
 NAMING = "lethegate_target_"
 VARIABLES = {"$__rate_interval": "5s", "$instance": ".*"}
@@ -85,7 +89,37 @@ def put_load_on(pair, forget_rows, other_rows):
 
 
 @pytest.fixture(scope="module")
-def prometheus(pair, forget_rows, other_rows, tmp_path_factory):
+def node(pair):
+    """Another machine, as far as the control process is told: it says that it applies what is in
+    force there, again and again."""
+    made = pair.admin_http.post("/admin/v1/keys", json={"name": "watched", "role": "node"}).json()
+    headers = {"authorization": f"Bearer {made['key']}"}
+    stop = threading.Event()
+    with httpx.Client(base_url=pair.admin_http.base_url, headers=headers, timeout=20) as http:
+
+        def report(**more):
+            policy = http.get("/node/v1/nodes/watched/orders").json()["policy"]
+            said = {"instance": "7" * 32, "version": "1", "lead": 1, "policy": policy, **more}
+            assert http.put("/node/v1/nodes/watched", json=said).status_code == 200
+
+        def go_on():
+            while not stop.wait(1):
+                with contextlib.suppress(httpx.HTTPError):
+                    report()
+
+        report()
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        yield
+        stop.set()
+        thread.join()
+        report(left=True)
+    assert pair.admin_http.delete("/admin/v1/nodes/watched").status_code == 200
+    pair.admin_http.delete(f"/admin/v1/keys/{made['id']}")
+
+
+@pytest.fixture(scope="module")
+def prometheus(pair, node, forget_rows, other_rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prometheus")
     (folder / "key").write_text(pair.admin_key)
     shipped = configuration(pair, folder / "key")
@@ -138,6 +172,8 @@ def test_every_panel_has_data(prometheus, path):
             if panel["title"] in UNASKED:
                 # A mean of nothing: the series is there, and is no number.
                 assert prometheus.get("query", query=expression)["result"], expression
+            elif panel["title"] in NEEDS_NODE:
+                assert prometheus.get("query", query=expression)["result"] == [], expression
             else:
                 assert prometheus.query(expression), (panel["title"], expression)
 
@@ -150,6 +186,8 @@ def test_load_is_seen(prometheus):
         "sum(rate(lethegate_blocked_tokens_total[1m])) > 0",
         'sum(rate(lethegate_stage_seconds_count{stage="encode"}[1m])) > 0',
         'lethegate_live_followers{kind="worker"} == 1',
+        'lethegate_nodes{state="current"} == 1',
+        'lethegate_node_generation_lag{node="watched"} == 0',
         'sum(rate(lethegate_target_prompts_total{outcome="steered"}[1m])) > 0',
         "sum(rate(lethegate_target_prevented_steps_total[1m])) > 0",
         'sum(rate(lethegate_target_guard_seconds_total{stage="shield"}[1m])) > 0',

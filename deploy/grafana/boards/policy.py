@@ -35,6 +35,29 @@ POLICY = Board(
             },
         ),
         graph(
+            "Nodes by state",
+            "Other machines that follow the control process and have not left.",
+            {"{{state}}": "max by (state) (lethegate_nodes)"},
+            stacked=True,
+        ),
+        graph(
+            "Generations that nodes are behind",
+            "The last process of each node, behind the policy in force; of a fenced one nothing.",
+            {"{{node}}": "max by (node) (lethegate_node_generation_lag)"},
+        ),
+        graph(
+            "Time since nodes reported",
+            "As the control process sees them; after ten seconds a node is silent.",
+            {"{{node}}": "max by (node) (lethegate_node_last_seen_seconds)"},
+            "s",
+        ),
+        graph(
+            "Lag that nodes know of",
+            "As each node sees itself: since it last knew that it applies what is in force.",
+            {"{{instance}}": "max by (instance) (lethegate_node_lag_seconds)"},
+            "s",
+        ),
+        graph(
             "Lists of API keys",
             "The lowest generation that a gateway of each server applies.",
             {"{{instance}}": "min by (instance) (lethegate_keys_generation)"},

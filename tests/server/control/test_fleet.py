@@ -8,10 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from guard.follower import Active
 from server.database import Database
 from server.errors import Conflict, Forbidden, NotFound, NotReady
+from server.metrics import NODE_STATES, ControlMetrics
 from server.nodes.channels import Channel
 from server.nodes.fleet import LIVE_SECONDS, Fleet, NodeState
 from server.nodes.store import NodeStore
@@ -157,6 +159,31 @@ def test_two_machines_cannot_be_one_node(fleet: Fleet, clock: Clock) -> None:
     clock.now += LIVE_SECONDS + 0.1
     fleet.hear("a", "key", applied(2, NEW, instance="2" * 32))
     assert fleet.view("a").lag == 0
+
+
+def test_how_nodes_stand_is_measured(fleet: Fleet, clock: Clock) -> None:
+    """In every state that one may have which has not left, and of fenced ones no lag."""
+    fleet.hear("silent", "key", applied(2, NEW))
+    clock.now += LIVE_SECONDS + 0.1
+    fleet.hear("current", "key", applied(2, NEW))
+    fleet.hear("behind", "key", applied(1, OLD))
+    fleet.hear("fenced", "key", applied(1, OLD))
+    fleet.hear("left", "key", applied(1, OLD, left=True))
+    fleet.fence("fenced", True)
+    registry = CollectorRegistry()
+    ControlMetrics(registry, list, fleet.facts)
+    told = generate_latest(registry).decode()
+
+    assert set(NODE_STATES) == {state.value for state in NodeState} - {"left"}
+    for state in NODE_STATES:
+        assert registry.get_sample_value("lethegate_nodes", {"state": state}) == 1
+    assert registry.get_sample_value("lethegate_fenced_nodes") == 1
+    lag = 'lethegate_node_generation_lag{node="'
+    assert [line.partition('"')[2] for line in told.splitlines() if line.startswith(lag)] == [
+        'behind"} 1.0',
+        'current"} 0.0',
+        'silent"} 0.0',
+    ]
 
 
 def test_nobody_is_told_anything_before_there_is_a_lead(database: Database) -> None:

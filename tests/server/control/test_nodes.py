@@ -331,7 +331,10 @@ def test_a_fenced_node_refuses_until_it_is_not(
     settle(lambda: bool(admin.get("/admin/v1/nodes/a").json()["refuses"]))
     assert put("while-fenced")["state"] == "done"
     settle(lambda: one.targets() == {"while-fenced"})
-    assert "lethegate_fenced_nodes 1.0" in admin.get("/metrics").text
+    told = admin.get("/metrics").text
+    assert "lethegate_fenced_nodes 1.0" in told
+    assert 'lethegate_nodes{state="fenced"} 1.0' in told
+    assert 'lethegate_nodes{state="current"} 0.0' in told
     wire.cut()
     again = NodeGate(one.settings.state_dir, 0)
     assert not again.may_serve()
