@@ -1,10 +1,10 @@
 """The node's process: what the control process put in force elsewhere is put in force here.
 
 Three threads: one waits for orders, fetches and moves the pointers of this machine; one tells the
-control process who here has taken them up, one what was counted here. While it is not reached, the node goes on with what it
-has. Orders of an earlier lead than one that was heard of are not obeyed, nor is anything put in
-force that is earlier than what is: an old answer, a control process that led once and does not know
-it, or one that was restored from a backup changes nothing here.
+control process who here has taken them up, one what was counted here. While it is not reached, the
+node goes on with what it has. Orders of an earlier lead than one that was heard of are not obeyed,
+nor is anything put in force that is earlier than what is: an old answer, a control process that led
+once and does not know it, or one that was restored from a backup changes nothing here.
 """
 
 from __future__ import annotations

@@ -102,7 +102,10 @@ class NodeReport(_Message):
         return found
 
 
-_Count = Annotated[int | Annotated[float, Field(allow_inf_nan=False)], Field(ge=0, le=2**53)]
+_Count = (
+    Annotated[int, Field(ge=0, le=2**53)]
+    | Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)]
+)
 _Counts = Annotated[dict[_Word, _Count], Field(max_length=64)]
 
 

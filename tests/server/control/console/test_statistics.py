@@ -65,10 +65,10 @@ def test_on_the_page_of_a_target(visit: Any, counted: None) -> None:
         "ended before a name 2",
         "ended for a passage of its documents 1",
         "would have been ended, only observed 5",
-        "Found last 2027-01-15 08:00:00 UTC",
-        "Steps of answers in which a phrase was vetoed 77",
-        "Time added to a request in which it was found 10.0 ms",
-        "Its share of the time added to all requests 25.00 %",
+        "Found last2027-01-15 08:00:00 UTC",
+        "Steps of answers in which a phrase was vetoed77",
+        "Time added to a request in which it was found10.0 ms",
+        "Its share of the time added to all requests25.00 %",
     ):
         assert words in told
     longest = [100 * count / 30 for count in (10, 8, 4, 2, 16, 30, 25, 0, 3, 2, 1, 5)]
