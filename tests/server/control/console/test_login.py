@@ -171,7 +171,7 @@ def test_readers(visit: Any, admin: httpx.Client) -> None:
         actions = set(reader.page.forms) - {"/console/audit", "/console/targets"}
         assert actions <= {"/console/logout", "/console/playground"}
         targets = {a["href"] for a in reader.page.all("a") if "/targets/" in a["href"]}
-        assert targets <= {"/console/targets/ada/versions"}
+        assert targets <= {f"/console/targets/ada/{page}" for page in ("versions", "statistics")}
     assert reader.get("/console/targets/ada/versions").status_code == 200
     assert set(reader.page.forms) == {"/console/logout"}
     assert reader.get("/console/targets/ada/versions?from=1").status_code == 403
