@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.types import StringConstraints
 
+from server.field_types import TargetId
 from server.nodes.channels import Channel
-from server.schemas import TargetId
 
 PREFIX = "/node/v1"
 # Of one message about what was counted: some 200 KB.

@@ -32,7 +32,8 @@ from server.statistics.keeper import StatisticsKeeper
 from server.statistics.store import StatisticsStore
 from server.statistics.table import request_statistics
 from server.statistics.tally import Tallied
-from server.store import Store, delete_targets
+from server.store import Store
+from server.target_rows import delete_targets
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 ONE, TWO = "1" * 32, "2" * 32
