@@ -56,6 +56,7 @@ _GUARDED = ("veto", "shield", "both")
 _ARMS = ("plain", *_GUARDED)
 _LONGEST_WORDS = 60  # the longest minimum match that a target takes
 _TEMPERATURES = (0.0, 0.7, 1.0)
+_IDLE_SECONDS = 2.0  # vLLM closes a connection that was idle for 5
 _NAME = "recited"  # of the target and of the corpus
 
 
@@ -234,8 +235,9 @@ def _ask(
     url: str, bodies: Sequence[dict[str, Any]], concurrency: int, on_answer: Callable[[], None]
 ) -> list[str]:
     """The answers' texts, in the order of the requests."""
+    limits = httpx.Limits(max_connections=concurrency, keepalive_expiry=_IDLE_SECONDS)
     with (
-        httpx.Client(base_url=url, timeout=120, trust_env=False) as http,
+        httpx.Client(base_url=url, timeout=120, limits=limits, trust_env=False) as http,
         ThreadPoolExecutor(concurrency) as pool,
     ):
 
