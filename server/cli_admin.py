@@ -49,11 +49,8 @@ def list_targets(*, settings: Settings, as_json: AsJson = False) -> None:
     """List all forget targets."""
     with AdminClient.of(settings) as client:
         found = list(client.targets())
-    if as_json:
-        print_json(found)
-        return
     columns = ("id", "status", "revision", "generation", "num_examples", "num_phrases")
-    print_table(columns, found)
+    print_list(columns, found, as_json)
 
 
 @targets_app.command("show")
@@ -138,10 +135,7 @@ def list_jobs(
     """List the newest jobs."""
     with AdminClient.of(settings) as client:
         found = client.jobs(limit)
-    if as_json:
-        print_json(found)
-        return
-    print_table(("id", "kind", "state", "progress", "generation", "created_at"), found)
+    print_list(("id", "kind", "state", "progress", "generation", "created_at"), found, as_json)
 
 
 @jobs_app.command("wait")
@@ -178,10 +172,8 @@ def follow(
     job = answer["job"]
     if wait:
         finish(client.wait(job["id"], timeout, show_progress), as_json)
-    elif as_json:
-        print_json(answer)
     else:
-        typer.echo(f"{answer['target']['id']}: accepted, job {job['id']}")
+        tell(answer, f"{answer['target']['id']}: accepted, job {job['id']}", as_json)
 
 
 def finish(job: dict[str, Any], as_json: bool) -> None:
@@ -214,6 +206,14 @@ def read_file(file: str) -> bytes:
         raise Fail(f"cannot read {file}: {error.strerror}", status=2) from None
 
 
+def tell(answer: Any, line: str, as_json: bool) -> None:
+    """Print an answer as JSON, or the line that says it."""
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(line)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -223,6 +223,14 @@ def _print_phrases(listed: dict[str, Any]) -> None:
     columns = ("text", "reason", "unit", "item", "benign_touched")
     print_table(columns, listed["phrases"])
     typer.echo(f"benign_touched: of {listed['benign_texts']} harmless texts")
+
+
+def print_list(columns: tuple[str, ...], rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as JSON, or some fields of each."""
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(columns, rows)
 
 
 def print_table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:

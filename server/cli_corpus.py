@@ -18,8 +18,10 @@ from server.cli_admin import (
     Wait,
     finish,
     print_json,
+    print_list,
     print_table,
     show_progress,
+    tell,
 )
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
@@ -161,11 +163,8 @@ def list_corpora(*, settings: Settings, as_json: AsJson = False) -> None:
     """List all corpora."""
     with AdminClient.of(settings) as client:
         found = list(client.corpora())
-    if as_json:
-        print_json(found)
-        return
     columns = ("id", "label", "scope", "enforcement", "status", "documents", "words", "threshold")
-    print_table(columns, found)
+    print_list(columns, found, as_json)
 
 
 @corpus_app.command("show")
@@ -273,7 +272,5 @@ def _follow(
         if job["state"] == "done" and not as_json and job["message"]:
             typer.echo(job["message"])
         finish(job, as_json)
-    elif as_json:
-        print_json(answer)
     else:
-        typer.echo(f"{answer['corpus_id']}: accepted, job {job['id']}")
+        tell(answer, f"{answer['corpus_id']}: accepted, job {job['id']}", as_json)

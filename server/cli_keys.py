@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table
+from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table, tell
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
@@ -104,10 +104,7 @@ def remove_key(key_id: KeyId, *, settings: Settings, as_json: AsJson = False) ->
     """Revoke a key for good."""
     with AdminClient.of(settings) as client:
         gone = client.delete_key(key_id)
-    if as_json:
-        print_json(gone)
-    else:
-        typer.echo(f"{gone['id']}: revoked{_pending(gone)}")
+    tell(gone, f"{gone['id']}: revoked{_pending(gone)}", as_json)
 
 
 def _labels(pairs: list[str]) -> dict[str, str]:

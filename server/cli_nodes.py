@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table
+from server.cli_admin import CLIENT_SETTINGS, AsJson, print_list, tell
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
@@ -24,11 +24,8 @@ def list_nodes(*, settings: Settings, as_json: AsJson = False) -> None:
     """List all nodes, how they stand and how far they are behind."""
     with AdminClient.of(settings) as client:
         found = client.nodes()
-    if as_json:
-        print_json(found)
-        return
     columns = ("id", "state", "generation", "lag", "num_gateways", "num_workers", "seen_seconds")
-    print_table((*columns, "refuses", "problem"), found)
+    print_list((*columns, "refuses", "problem"), found, as_json)
 
 
 @nodes_app.command("fence")
@@ -43,7 +40,7 @@ def fence_node(
         while not node["refuses"] and time.monotonic() < end:
             time.sleep(0.1)
             node = next((n for n in client.nodes() if n["id"] == node_id), node)
-    _tell(node, as_json)
+    _tell_standing(node, as_json)
     if not node["refuses"]:
         raise Fail(f"{node_id} does not say that it refuses: it may be cut off and go on serving")
 
@@ -53,7 +50,7 @@ def fence_node(
 def unfence_node(node_id: NodeArgument, *, settings: Settings, as_json: AsJson = False) -> None:
     """Let a node serve again."""
     with AdminClient.of(settings) as client:
-        _tell(client.unfence_node(node_id), as_json)
+        _tell_standing(client.unfence_node(node_id), as_json)
 
 
 @nodes_app.command("forget")
@@ -62,15 +59,9 @@ def forget_node(node_id: NodeArgument, *, settings: Settings, as_json: AsJson = 
     """Forget a node that is gone."""
     with AdminClient.of(settings) as client:
         gone = client.forget_node(node_id)
-    if as_json:
-        print_json(gone)
-    else:
-        typer.echo(f"{gone['id']}: forgotten")
+    tell(gone, f"{gone['id']}: forgotten", as_json)
 
 
-def _tell(node: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(node)
-        return
+def _tell_standing(node: dict[str, Any], as_json: bool) -> None:
     refuses = "refuses" if node["refuses"] else "does not refuse yet"
-    typer.echo(f"{node['id']}: {node['state']}, {refuses}")
+    tell(node, f"{node['id']}: {node['state']}, {refuses}", as_json)

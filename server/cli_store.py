@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli_admin import AsJson, print_json
+from server.cli_admin import AsJson, tell
 from server.cli_settings import Fail, with_settings
 from server.errors import StartFault
 from server.settings import Settings
@@ -34,10 +34,8 @@ def backup(file: BackupFile, *, settings: Settings, as_json: AsJson = False) -> 
         report = back_up(settings, database, file.absolute())
     finally:
         database.close()
-    if as_json:
-        print_json(asdict(report))
-        return
-    typer.echo(f"{file}: {report.targets} targets, {report.files} files, {report.bytes} bytes")
+    line = f"{file}: {report.targets} targets, {report.files} files, {report.bytes} bytes"
+    tell(asdict(report), line, as_json)
 
 
 @with_settings(_SETTINGS)
@@ -49,10 +47,8 @@ def restore(file: BackupFile, *, settings: Settings, as_json: AsJson = False) ->
 
     own_directory(settings.state_dir)
     rows = run(settings, vault_of(settings), file.absolute())
-    if as_json:
-        print_json(rows)
-        return
-    typer.echo(f"restored {rows['targets']} targets and {rows['corpora']} corpora")
+    line = f"restored {rows['targets']} targets and {rows['corpora']} corpora"
+    tell(rows, line, as_json)
 
 
 @encryption_app.command("new-key")
@@ -81,7 +77,4 @@ def rotate(*, settings: Settings, as_json: AsJson = False) -> None:
     if vault is None:
         raise Fail("encryption_key_file is not set", status=2)
     rows = run(settings.store_url, vault)
-    if as_json:
-        print_json({"rows": rows})
-        return
-    typer.echo(f"{rows} rows are encrypted with the first key")
+    tell({"rows": rows}, f"{rows} rows are encrypted with the first key", as_json)

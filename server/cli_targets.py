@@ -18,6 +18,7 @@ from server.cli_admin import (
     finish,
     follow,
     print_json,
+    print_list,
     print_table,
     read_file,
     show_progress,
@@ -146,11 +147,8 @@ def show_statistics(
                 _print_statistics(found)
             return
         rows = [{"id": row["id"], **row["statistics"]} for row in client.targets()]
-    if as_json:
-        print_json(rows)
-        return
     columns = ("id", "matched", "refused", "steered", "cut", "would_refuse", "would_steer")
-    print_table((*columns, "would_cut", "last_matched_at"), rows)
+    print_list((*columns, "would_cut", "last_matched_at"), rows, as_json)
 
 
 @targets_app.command("versions")
@@ -159,10 +157,7 @@ def list_versions(target_id: TargetId, *, settings: Settings, as_json: AsJson = 
     """List the kept revisions of a target."""
     with AdminClient.of(settings) as client:
         found = client.versions(target_id)["versions"]
-    if as_json:
-        print_json(found)
-        return
-    print_table(("revision", "active", "newest", "created_at"), found)
+    print_list(("revision", "active", "newest", "created_at"), found, as_json)
 
 
 @targets_app.command("diff")
