@@ -17,6 +17,7 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 CUDA = yaml.safe_load((DEPLOY / "compose.cuda.yaml").read_text(encoding="utf-8"))
 NODES = yaml.safe_load((DEPLOY / "compose.nodes.yaml").read_text(encoding="utf-8"))
+POSTGRES = yaml.safe_load((DEPLOY / "compose.postgres.yaml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
 NODE_SERVICES = [NODES["services"][name] for name in ("node-a", "node-b")]
 
@@ -26,7 +27,7 @@ def images():
         yaml.safe_load(path.read_text(encoding="utf-8"))
         for path in (DEPLOY / "kubernetes").glob("statefulset.yaml")
     ]
-    found = [service["image"] for service in SERVICES.values()]
+    found = [service["image"] for service in (*SERVICES.values(), POSTGRES["services"]["postgres"])]
     found += [each["spec"]["template"]["spec"]["containers"][0]["image"] for each in manifests]
     base = re.search(r"^ARG PYTHON=(\S+)", DOCKERFILE, flags=re.MULTILINE)
     return [*found, f"python:{base[1]}"]
@@ -167,6 +168,20 @@ def test_two_nodes_follow_the_server():
         for same in ("command", "read_only", "cap_drop", "security_opt", "tmpfs", "image"):
             assert node[same] == server[same]
     assert targets == ["lethegate:8000", *(f"{name}:8000" for name in names)]
+
+
+def test_a_database_is_there_before_the_server_and_reached_by_it_alone():
+    """No port is opened for it, no capability kept; the server waits until it answers."""
+    server, database = (POSTGRES["services"][name] for name in ("lethegate", "postgres"))
+    url = server["environment"]["LETHEGATE_DATABASE_URL"]
+
+    assert "database_url" in Settings.model_fields
+    assert url == "postgresql://lethegate:${DATABASE_PASSWORD:?}@postgres/lethegate"
+    assert server["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert "healthcheck" in database
+    assert "ports" not in database
+    assert (database["read_only"], database["cap_drop"]) == (True, ["ALL"])
+    assert {each.split(":")[0] for each in database["volumes"]} == set(POSTGRES["volumes"])
 
 
 def test_the_cuda_file_asks_for_a_gpu():

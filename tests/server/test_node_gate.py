@@ -58,6 +58,8 @@ def test_who_may_not_serve_refuses(
             assert (error["code"], error["type"]) == (code, "server_error")
     ready = stack.http.get("/readyz")
     assert (ready.status_code, "node" in ready.json()["waiting_for"]) == (503, True)
+    # Alive all the same: nobody is to start it again.
+    assert stack.http.get("/health").status_code == 200
     assert stack.http.get("/v1/models").status_code == 200
     assert stack.count("lethegate_guard_failures_total", reason="node") == len(PATHS)
     write_standing(tmp_path, standing, durable=False)
