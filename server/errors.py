@@ -25,6 +25,7 @@ ServerError
 │   ├── GuardUnavailable      503: no decision can be made, so nothing is served
 │   ├── GuardTimeout          503: screening took too long
 │   ├── Overloaded            503
+│   ├── EngineStalled         503: the engine steps no more
 │   ├── NotReady              503: starting, or without a policy
 │   ├── KeysUnreadable        503: nobody can tell which keys are good
 │   ├── AuditUnavailable      503: what was asked for could not be recorded
@@ -182,6 +183,10 @@ class GuardTimeout(ServerFault):
 
 class Overloaded(ServerFault):
     """Too much at once."""
+
+
+class EngineStalled(ServerFault):
+    """The engine lives, but has answered nothing for longer than any step may take."""
 
 
 class NotReady(ServerFault):

@@ -7,7 +7,9 @@ from collections.abc import Awaitable
 
 from starlette.types import Message, Receive, Scope, Send
 
+from server.errors import ServerError
 from server.log import fault_fields, get_logger
+from server.reply import reply_of, unavailable
 from server.shielded_response import Headers, ShieldedResponse
 
 _log = get_logger("gateway")
@@ -35,9 +37,10 @@ async def run_until(inner: Awaitable[None], response: ShieldedResponse) -> None:
         await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             await asyncio.wait({task}, timeout=_ABORT_SECONDS)
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is not None:
             _log.error("the inner app failed", **fault_fields(error))
-        await response.fail()
+        await response.fail(reply_of(error) if isinstance(error, ServerError) else unavailable())
     finally:
         task.cancel()
         ended.cancel()

@@ -40,6 +40,7 @@ from server.endpoints import (
 from server.errors import (
     AuditUnavailable,
     ContentFiltered,
+    EngineStalled,
     GuardTimeout,
     GuardUnavailable,
     InvalidRequest,
@@ -145,7 +146,7 @@ class Gateway:
             if not isinstance(error, ServerError | GuardError):
                 _log.error("the gateway failed", **fault_fields(error))
             reply = reply_of(error)
-            if reply.status >= 500:
+            if reply.status >= 500 and not isinstance(error, EngineStalled):
                 self._metrics.record_failure(_failure(error, self._guard))
             await send_reply(send, _in_shape_of(scope, reply), self._generation())
 

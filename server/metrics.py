@@ -213,6 +213,12 @@ class GatewayMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self._engine_silence = Gauge(
+            "lethegate_engine_silent_seconds",
+            "For how long the engine has owed an answer that it gives between two steps.",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self._trace_blocks = Counter(
             "lethegate_provenance_blocks_total",
             "Passages of registered documents that ended an answer, by the corpus's label.",
@@ -312,6 +318,10 @@ class GatewayMetrics:
     def observe_match(self, seconds: float) -> None:
         """Record how long a piece of an answer took to be held against the corpora."""
         self._match.observe(seconds)
+
+    def set_engine_silence(self, seconds: float) -> None:
+        """Tell for how long the engine has owed an answer; 0: it owes none."""
+        self._engine_silence.set(seconds)
 
     def set_corpora(self, generation: int) -> None:
         """Tell which generation of the corpora this gateway applies."""

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.audit.opening import open_audit
 from server.auth import load_keyring
+from server.engine_watch import EngineWatch, with_engine_watch
 from server.exposition import with_worker_facts
 from server.gateway import Gateway
 from server.guarding import Engine
@@ -75,8 +76,9 @@ class GuardMiddleware:
         await self._gateway(scope, receive, send)
 
     def _assemble(self, vllm_app: Any) -> Gateway:
+        app = with_worker_facts(self._app, self._facts)
         return Gateway(
-            with_worker_facts(self._app, self._facts),
+            self._watched(app, vllm_app.state.engine_client),
             settings=self._settings,
             guard=self._screening,
             metrics=self._metrics,
@@ -88,6 +90,17 @@ class GuardMiddleware:
             tally=self._tally,
             telemetry=open_telemetry(self._settings),
         )
+
+    def _watched(self, app: ASGIApp, engine_client: Any) -> ASGIApp:
+        """The app, with an eye on its engine."""
+        seconds = self._settings.engine_stall_seconds
+        if seconds == 0:
+            return app
+        # Of all questions that vLLM's engines answer in their loop it is the one that does nothing.
+        ask = engine_client.is_sleeping
+        watch = EngineWatch(ask, seconds, self._metrics.set_engine_silence)
+        watch.start()
+        return with_engine_watch(app, watch)
 
     def _facts(self) -> WorkerFacts:
         facts = self._screening.worker_facts()

@@ -227,6 +227,11 @@ class Settings(BaseModel):
         le=600,
         description="Longest time for deciding about a request, in seconds.",
     )
+    engine_stall_seconds: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds in which the engine must end a step, else it hangs; 0: never.",
+    )
     acknowledge_timeout_seconds: float = Field(
         default=120.0,
         gt=0,

@@ -76,14 +76,14 @@ class ShieldedResponse:
             else:
                 await self._take_whole(data, more)
 
-    async def fail(self) -> None:
-        """The inner app gave up, or ended without a whole response."""
+    async def fail(self, reply: Reply) -> None:
+        """The inner app gave up, or ended without a whole response: `reply`, or a stream's end."""
         if self._complete:
             return
         if self._stream is not None:
             await self._finish_stream(self._stream.close())
         else:
-            await self._reply(self._api.error(unavailable()), [])
+            await self._reply(self._api.error(reply), [])
 
     async def _take_start(self, message: Message) -> None:
         self._start = message

@@ -42,7 +42,12 @@ def create_engine(model: str, *, guarded: bool) -> Starlette:
         tokenizer_revision=None,
         trust_remote_code=False,
     )
+    app.state.engine_client = SimpleNamespace(is_sleeping=_is_sleeping)
     return app
+
+
+async def _is_sleeping() -> bool:
+    return False
 
 
 async def _health(_request: Request) -> Response:

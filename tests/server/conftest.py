@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from detectors.targets import Enforcement, Phrase
 from guard.decision import Decision, Verdict
@@ -77,6 +78,7 @@ class FakeVllm:
     instead: Callable[[Request], Awaitable[Response]] | None = None
     dies_after: int | None = None
     healthy: bool = True
+    hangs: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
     raw_bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -101,6 +103,12 @@ class FakeVllm:
                 Route("/generative_scoring", self._tokenize, methods=["POST"]),
             ]
         )
+
+    async def is_sleeping(self) -> bool:
+        """What its loop answers between two steps."""
+        while self.hangs:  # noqa: ASYNC110  (set from another thread)
+            await asyncio.sleep(0.01)
+        return False
 
     async def _models(self, _request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [{"id": "demo", "object": "model"}]})
@@ -380,6 +388,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         node: NodeGate | None = None,
         tally: TargetTally | None = None,
         telemetry: Telemetry | None = None,
+        around: Callable[[FakeVllm, GatewayMetrics], ASGIApp] | None = None,
         **settings: Any,
     ) -> Stack:
         vllm, registry = FakeVllm(), CollectorRegistry()
@@ -388,7 +397,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
         used = Settings(state_dir=tmp_path, **settings)
         audit = open_audit(used, (metrics := GatewayMetrics(registry)).audit)
         gateway = Gateway(
-            vllm.app(),
+            around(vllm, metrics) if around else vllm.app(),
             settings=used,
             guard=guard,
             metrics=metrics,

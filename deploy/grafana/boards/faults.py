@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from board import Board
-from panels import graph, rate
+from panels import CHOSEN, graph, rate
 
 _SHIELD = "lethegate_shield_blocks_total"
 
@@ -67,11 +67,20 @@ FAULTS = Board(
             "What the control process could not read or write: the store, other files.",
             {"{{part}}": rate("lethegate_storage_failures_total", "part")},
             "ops",
+            width=8,
+        ),
+        graph(
+            "Engine without an answer",
+            "For how long it has not ended a step; past engine_stall_seconds it counts as hung.",
+            {"{{instance}}": f"max by (instance) (lethegate_engine_silent_seconds{{{CHOSEN}}})"},
+            "s",
+            width=8,
         ),
         graph(
             "Reachable",
             "1 where the last scrape was answered.",
             {"{{job}} {{instance}}": 'up{job=~"lethegate.*"}'},
+            width=8,
         ),
     ),
 )

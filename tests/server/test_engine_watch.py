@@ -1,0 +1,158 @@
+"""An engine that lives but steps no more: nobody waits for it, and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from detectors.targets import Phrase
+from server import engine_watch
+from server.engine_watch import EngineWatch, with_engine_watch
+from server.metrics import GatewayMetrics
+
+CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
+PATHS = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"model": "demo", "prompt": "hello"},
+    "/v1/responses": {"model": "demo", "input": "hello"},
+    "/v1/messages": {**CHAT, "max_tokens": 5},
+    "/v1/embeddings": {"model": "demo", "input": "hello"},
+}
+SILENCE = "lethegate_engine_silent_seconds"
+
+
+@pytest.fixture
+def watched(start_stack: Any) -> Any:
+    """A gateway whose engine counts as hung after a moment without an answer."""
+
+    def around(vllm: Any, metrics: GatewayMetrics) -> ASGIApp:
+        watch = EngineWatch(vllm.is_sleeping, 0.4, metrics.set_engine_silence)
+        app = with_engine_watch(vllm.app(), watch)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            if watch._task is None:
+                watch.start()
+            await app(scope, receive, send)
+
+        return serve
+
+    stack = start_stack(around=around)
+    assert stack.chat().status_code == 200
+    return stack
+
+
+def _until(condition: Callable[[], Any]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.02)
+
+
+async def _never(_request: Any) -> Any:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("names", [[], [Phrase("John Smith")]], ids=["plain", "shielded"])
+def test_nobody_waits_for_an_engine_that_hangs(watched: Any, names: list[Phrase]) -> None:
+    """Who waits and who comes is answered in its API's shape; an engine that goes on is used."""
+    watched.guard.names = names
+    watched.vllm.instead = _never
+    answers: list[httpx.Response] = []
+    waiting = threading.Thread(target=lambda: answers.append(watched.chat()))
+    waiting.start()
+    _until(lambda: len(watched.vllm.requests) == 2)
+    watched.vllm.hangs = True
+    waiting.join(20)
+
+    assert (answers[0].status_code, answers[0].headers["retry-after"]) == (503, "1")
+    assert answers[0].json()["error"]["code"] == "engine_stalled"
+    assert watched.http.get("/readyz").json()["waiting_for"] == ["engine"]
+    assert watched.http.get("/health").status_code == 503
+    assert watched.http.get("/v1/models").status_code == 200
+    assert watched.count(SILENCE) > 0.2
+    for path, body in PATHS.items():
+        refused = watched.http.post(path, json=body)
+        assert refused.status_code == 503, path
+        error = refused.json()["error"]
+        kind = "overloaded_error" if path == "/v1/messages" else "server_error"
+        assert (error["message"], error["type"]) == ("The engine does not answer.", kind)
+    assert len(watched.vllm.requests) == 2
+    assert watched.count("lethegate_guard_failures_total", reason="guard_error") == 0
+
+    watched.vllm.instead, watched.vllm.hangs = None, False
+    _until(lambda: watched.http.get("/readyz").status_code == 200)
+    assert watched.http.get("/health").status_code == 200
+    assert watched.chat().status_code == 200
+    assert watched.count(SILENCE) == 0
+
+
+def test_a_shielded_stream_of_an_engine_that_hangs_ends(watched: Any) -> None:
+    """With an error event and [DONE]; the engine is told that nobody waits."""
+    watched.guard.names = [Phrase("John Smith")]
+    watched.vllm.token_seconds = 60
+    watched.vllm.hangs = True
+    events = watched.chat(stream=True).text.strip().split("\n\n")
+
+    assert events[-1] == "data: [DONE]"
+    assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_error"
+    assert watched.vllm.aborted.wait(10)
+
+
+def test_a_plain_stream_of_an_engine_that_hangs_breaks_off(watched: Any) -> None:
+    """It is passed on unread, so nobody but the engine could end it well."""
+    watched.vllm.token_seconds = 60
+    watched.vllm.hangs = True
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        watched.chat(stream=True)
+    assert watched.vllm.aborted.wait(10)
+
+
+def test_a_step_that_takes_long_is_no_hang(watched: Any) -> None:
+    """The engine answers late, but in time, and the request is answered."""
+    watched.vllm.hangs = True
+    _until(lambda: watched.count(SILENCE) > 0)
+    watched.vllm.hangs = False
+
+    assert watched.chat().status_code == 200
+
+
+def test_where_the_process_itself_stood_still_the_engine_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A machine that was suspended, or a loop that was blocked, says nothing of the engine."""
+    monkeypatch.setattr(engine_watch, "_LOOK_SECONDS", 0.01)
+    jumps = iter(range(0, 1_000_000, 1000))
+    monkeypatch.setattr("server.engine_watch.time.monotonic", lambda: float(next(jumps)))
+    told: list[float] = []
+    watch = EngineWatch(lambda: asyncio.sleep(0.1), 100.0, told.append)
+    asyncio.run(watch._answer())
+
+    assert 0 < max(told) < 100
+    assert not watch.stalled.is_set()
+
+
+def test_an_error_is_an_answer() -> None:
+    """That it fails says that its loop goes on; a dead engine is seen elsewhere."""
+
+    async def ask() -> None:
+        raise RuntimeError("engines disagree")
+
+    async def scenario() -> EngineWatch:
+        watch = EngineWatch(ask, 0.01, lambda _seconds: None)
+        watch.start()
+        await asyncio.sleep(0.1)
+        assert watch._task is not None
+        assert not watch._task.done()
+        watch._task.cancel()
+        return watch
+
+    assert not asyncio.run(scenario()).stalled.is_set()
