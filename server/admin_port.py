@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from guard.server_life import server_pid
 from server.errors import StartFault
 from server.log import get_logger
 from server.settings import Settings, is_loopback
@@ -73,7 +74,8 @@ def run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
 
 def watch_parent(server: uvicorn.Server) -> None:
     """End the server when the process that started this one is gone."""
-    parent = os.getppid()
+    # It may have gone while this process was loading its code.
+    parent = server_pid() or os.getppid()
     while os.getppid() == parent:
         time.sleep(_PARENT_POLL_SECONDS)
     log.warning("parent_is_gone")

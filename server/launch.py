@@ -16,7 +16,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from guard.server_life import SERVER_PID
+from guard.server_life import SERVER_PID, watch_spawned
 from server.auth import admin_key
 from server.control import START_AGAIN
 from server.errors import StartFault
@@ -60,6 +60,7 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     engine_died = _note_engine_death()
     child = _child(settings, args)
     child.start()
+    watch_spawned()
     try:
         _run_vllm(args)
     except KeyboardInterrupt:

@@ -20,6 +20,7 @@ import uuid
 from dataclasses import replace
 from importlib.metadata import version
 
+from guard.server_life import server_pid
 from server.errors import NodeFault, NotFound, Outdated, StartFault
 from server.log import configure_logging, fault_fields, get_logger
 from server.nodes.channels import Channel
@@ -212,7 +213,8 @@ class NodeAgent:
         """Note what keeps this node from following; what it has stays in force."""
         name = type(fault).__name__
         if name != self._problems[thread] and not self._stop.is_set():
-            log.error("cannot_follow", doing=thread, **fault_fields(fault))
+            why = {"why": str(fault)} if isinstance(fault, NodeFault) else {}
+            log.error("cannot_follow", doing=thread, **fault_fields(fault), **why)
         self._problems[thread] = name
 
     def _look_again(self) -> bool:
@@ -265,7 +267,8 @@ def run_node(settings: Settings, *, with_parent: bool = False) -> int:
 
 
 def _wait_for_end(with_parent: bool) -> None:
-    ended, parent = threading.Event(), os.getppid()
+    # The parent may have gone while this process was loading its code.
+    ended, parent = threading.Event(), server_pid() or os.getppid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: ended.set())
     while not ended.wait(_PARENT_POLL_SECONDS):
