@@ -57,7 +57,8 @@ class Database:
         all that, in the same transaction, which holds the write lock.
 
         Raises:
-            StartFault: the URL or the file cannot be used, or the vault has not the store's key.
+            StartFault: the URL or the file cannot be used, the database server refuses it, or the
+                vault has not the store's key.
             StoreAway: the database server does not answer now.
             StoreVersionError: a newer version of Lethegate wrote it.
         """
@@ -84,8 +85,11 @@ class Database:
                 self.scrub()
         except BaseException as error:
             self._engine.dispose()
-            if isinstance(error, DBAPIError) and not self.is_file and postgres.is_away(error):
-                raise StoreAway(f"the store does not answer: {type(error).__name__}") from None
+            if isinstance(error, DBAPIError) and not self.is_file:
+                if (reason := postgres.refusal(error)) is not None:
+                    raise StartFault(f"database_url: {reason}") from None
+                if postgres.is_away(error):
+                    raise StoreAway(f"the store does not answer: {type(error).__name__}") from None
             if isinstance(error, SQLAlchemyError):
                 raise StartFault(f"cannot open the store: {type(error).__name__}") from None
             raise

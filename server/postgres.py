@@ -7,12 +7,13 @@ store is written a few times a second at most. Readers wait for nobody and see o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 WRITE = "lethegate_write"
 # Any number that no other program on the same database takes: "lethe" in ASCII.
@@ -22,6 +23,17 @@ _LOCK_SECONDS = 30
 _MIGRATION_SECONDS = 900
 # A holder of the lock that is stopped or cut off is thrown out by the server.
 _IDLE_SECONDS = 60
+_REFUSALS = {
+    "password authentication failed": "the user or the password is wrong",
+    "no password supplied": "the server asks for a password",
+    "role +does not exist": "there is no such user",
+    "database +does not exist": "there is no such database",
+    "permission denied for database": "the user may not use the database",
+    "pg_hba.conf": "the server's pg_hba.conf lets nobody in this way",
+    "does not support SSL": "the server does not speak TLS",
+    "certificate": "the server's certificate, or this side's, is not accepted",
+    "invalid sslmode|sslmode value": "there is no such sslmode",
+}
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
@@ -50,11 +62,20 @@ def migrating(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def is_away(error: DBAPIError) -> bool:
-    """Whether nobody gets in: libpq gives no SQLSTATE where there is no connection.
+def refusal(error: DBAPIError) -> str | None:
+    """Why the server will not let this process in until somebody changes something; else None.
 
-    So a wrong name or password looks like a server that is away, too.
+    libpq gives no SQLSTATE where there is no connection, so its sentence is read, without the names
+    in it. In a server's other languages than English it tells nothing.
     """
+    sentence = re.sub(r"\"[^\"]*\"|'[^']*'", "", str(error.orig))
+    return next((reason for sign, reason in _REFUSALS.items() if re.search(sign, sentence)), None)
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether nobody gets in now: libpq gives no SQLSTATE where there is no connection."""
+    if not isinstance(error, OperationalError | InterfaceError):
+        return False
     state = getattr(error.orig, "sqlstate", None)
     return state is None or state.startswith(("08", "53", "57P"))
 

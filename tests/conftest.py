@@ -149,11 +149,16 @@ class PostgresServer:
         with (directory / "log").open("ab") as log:
             run = {"user": user, "cwd": directory, "stdout": log, "stderr": log}
             subprocess.run([programs / "initdb", "-D", data, *options], check=True, **run)
+            # A user who has to prove it; everybody else is trusted.
+            rules = directory / "data" / "pg_hba.conf"
+            rules.write_text("local all guarded scram-sha-256\n" + rules.read_text())
             flags = ["--listen_addresses=", f"--unix_socket_directories={directory}", "--fsync=off"]
             self._process = subprocess.Popen([programs / "postgres", "-D", data, *flags], **run)
         self.data = Path(data)
         self._count = 0
         self._wait()
+        with self._connection() as connection:
+            connection.execute("CREATE USER guarded SUPERUSER PASSWORD 'open sesame'")
 
     def url(self, database: str) -> str:
         """SQLAlchemy's URL of a database."""

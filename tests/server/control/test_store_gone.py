@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from sqlalchemy import text
 from guard.follower import Follower
 from server.control import START_AGAIN, _only_one
 from server.database import Database
-from server.errors import ControlRunning, StoreFault
+from server.errors import ControlRunning, StartFault, StoreAway, StoreFault
 
 NOBODY_LISTENS = "postgresql+psycopg://lethegate@127.0.0.1:9/lethegate"
 
@@ -75,6 +77,69 @@ def test_a_database_that_is_away_at_the_start_ends_no_server(
     assert status == START_AGAIN
     assert "store_away" in log
     assert "127.0.0.1:9/" not in log
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("guarded:open%20says%20me@/{name}", "the user or the password is wrong"),
+        ("guarded@/{name}", "the server asks for a password"),
+        ("nobody@/{name}", "there is no such user"),
+        ("lethegate@/nothing", "there is no such database"),
+    ],
+)
+def test_a_database_that_refuses_for_good_is_told_at_once(
+    empty_url: Callable[[str], str], url: str, reason: str
+) -> None:
+    """In one sentence, which names the setting and the reason, and nothing of the URL."""
+    admitted = empty_url("postgresql")
+    name, _, host = admitted.partition("@/")[2].partition("?")
+    refused = f"postgresql://{url.format(name=name)}?{host}"
+    with pytest.raises(StartFault) as fault:
+        Database(refused)
+
+    assert not isinstance(fault.value, StoreAway)
+    assert str(fault.value) == f"database_url: {reason}"
+    Database(admitted.replace("lethegate@", "guarded:open%20sesame@")).close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "reason"),
+    [
+        (b"N", "sslmode=require", "the server does not speak TLS"),
+        (b"S", "sslmode=verify-full&sslrootcert=/no.pem", "certificate"),
+        (b"", "sslmode=must", "there is no such sslmode"),
+    ],
+)
+def test_tls_that_cannot_be_is_told_at_once(answer: bytes, options: str, reason: str) -> None:
+    """The first bytes are as PostgreSQL's: whether it speaks TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):  # nobody comes, or whoever came has left
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(8)
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        port = listener.getsockname()[1]
+        with pytest.raises(StartFault, match=f"^database_url: .*{reason}"):
+            Database(f"postgresql://secretive:sesame@127.0.0.1:{port}/d?{options}")
+
+
+def test_a_wrong_password_ends_the_start(
+    make_control: Callable[..., Any], empty_url: Callable[[str], str]
+) -> None:
+    """Trying again would not mend it, and whoever starts it reads why."""
+    url = empty_url("postgresql").replace("lethegate@", "guarded:sesame@")
+    control = make_control(url)
+    status = control.start().wait(60)
+    log = (control.state_dir.parent / "log").read_text(encoding="utf-8")
+
+    assert status not in (0, START_AGAIN)
+    assert "database_url: the user or the password is wrong" in log
+    assert "sesame" not in log
 
 
 def test_every_fault_of_the_store_is_told(database: Database) -> None:
