@@ -27,10 +27,14 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Segments that were written, and the number behind that of their last document."""
+    """Segments that were written, and the number behind that of their last document.
+
+    `withdrawn` are those of their documents that are not live.
+    """
 
     segments: tuple[SegmentName, ...]
     next_id: int
+    withdrawn: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,9 +160,13 @@ class Index:
                 if not built.segments:
                     return []
                 with self._commits:
-                    segments = (*self._manifest.segments, *built.segments)
-                    next_id = built.next_id
-                    self._commit(self._manifest.successor(next_id=next_id, segments=segments))
+                    manifest = self._manifest
+                    manifest = manifest.successor(
+                        next_id=built.next_id,
+                        segments=(*manifest.segments, *built.segments),
+                        withdrawn=(*manifest.withdrawn, *built.withdrawn),
+                    )
+                    self._commit(manifest)
             except BaseException:
                 self._discard_unused()
                 raise

@@ -47,12 +47,9 @@ def take_over(
             progress(number, len(manifest.segments))
             names.append(_copied(source, name, recipe.directory))
         flush_directory(recipe.directory)
-        return Built(tuple(names), manifest.next_id)
+        return Built(tuple(names), manifest.next_id, manifest.withdrawn)
 
     index.adopt(build)
-    withdrawn = {i for i in manifest.withdrawn if any(s.row(i) >= 0 for s in index.view.segments)}
-    if withdrawn:
-        index.withdraw(withdrawn)
     return index.view.live_ids()
 
 

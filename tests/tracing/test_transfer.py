@@ -42,6 +42,14 @@ def test_it_answers_as_the_source_does(source, letters, tmp_path):
     assert Index(tmp_path / "own", letters, depth=3).view.live_ids() == [0, 1, 3, 4]
 
 
+def test_it_is_one_change(source, letters, tmp_path):
+    """Whoever is killed in it leaves all or nothing, never documents that are withdrawn there."""
+    index = Index(tmp_path / "own", letters, depth=3)
+    take_over(index, source)
+
+    assert index.view.generation == 1
+
+
 def test_an_index_that_had_documents_takes_none_over(source, letters, tmp_path):
     """Their numbers would be taken."""
     index = Index(tmp_path / "own", letters, depth=3)

@@ -416,6 +416,8 @@ class ControlProcess:
         with socket.create_server((host, 0)) as listener:
             self.port = listener.getsockname()[1]
         self.process: Forked | None = None
+        # A moment of `fake_control.DEATHS` in which the next one kills itself.
+        self.death = ""
         self.http = httpx.Client(
             base_url=f"http://{host}:{self.port}/admin/v1",
             headers={"authorization": "Bearer admin-key"},
@@ -427,6 +429,7 @@ class ControlProcess:
         """Start it without waiting."""
         arguments = [str(self.state_dir), str(self.port)]
         arguments += [self.url or "", str(self.model or ""), self.host]
+        arguments += [self.death] if self.death else []
         log = self.state_dir.parent / "log"
         self.process = Forked(self._nursery_of(self.script), arguments, log)
         return self.process

@@ -5,6 +5,9 @@ The compiler is a true one: what it writes are snapshots, with what the targets 
 
 from __future__ import annotations
 
+import importlib
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,10 +64,29 @@ class QuickCompiler:
         return {"alpha": 0.005, "thresholds": {"prompt": bounds}, "warnings": warnings}
 
 
+# Where the process can be told to kill itself: what is called there, first of its module.
+DEATHS = {
+    "copied": "tracing.transfer.flush_directory",
+    "adopted": "server.provenance.worker.adopted",
+}
+
+
+def _die(*_arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def main(
-    state_dir: Path, port: int, url: str = "", model: str | None = None, host: str = "127.0.0.1"
+    state_dir: Path,
+    port: int,
+    url: str = "",
+    model: str | None = None,
+    host: str = "127.0.0.1",
+    death: str = "",
 ) -> int:
     """Run until a signal; assistants are trained for `model`."""
+    if death:
+        module, _, name = DEATHS[death].rpartition(".")
+        setattr(importlib.import_module(module), name, _die)
     key, store = SecretStr("admin-key"), SecretStr(url) if url else None
     settings = Settings(
         state_dir=state_dir,
@@ -74,6 +96,7 @@ def main(
         node_keys=(SecretStr("node-key"),),
         database_url=store,
         acknowledge_timeout_seconds=20,
+        index_dir=state_dir.parent / "indexes",
     )
     server.nodes.fleet.LIVE_SECONDS = 4.0
     own_directory(state_dir)
@@ -88,8 +111,8 @@ def main(
 
 def run(arguments: Sequence[str]) -> int:
     """`main` with the arguments of a command line."""
-    folder, port, url, model, host = [*arguments, *("", "", "")[len(arguments) - 2 :]]
-    return main(Path(folder), int(port), url, model or None, host or "127.0.0.1")
+    folder, port, url, model, host, death = [*arguments, *[""] * (6 - len(arguments))]
+    return main(Path(folder), int(port), url, model or None, host or "127.0.0.1", death)
 
 
 def warm() -> None:

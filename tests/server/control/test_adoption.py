@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from guard.background import word_view
 from server.cli import app
 from server.settings import Settings
 from tracing.index import Index
+from tracing.manifest import read_manifest
 
 CORPORA = "/admin/v1/corpora"
 SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
@@ -129,3 +131,41 @@ def test_without_a_directory_nothing_is_taken_over(admin: httpx.Client) -> None:
 
     assert refused.status_code == 409
     assert "index_dir" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("death", ["copied", "adopted"])
+def test_killed_while_it_takes_over_it_is_done_again(
+    make_control: Callable[..., Any], built: Path, death: str
+) -> None:
+    """Between copy and commit, and between commit and record: all there, once, nothing besides."""
+    control = make_control()
+    control.death = death
+    control.start()
+    control.until(control.ready)
+    control.until(lambda: control.http.post("/corpora", json={"id": "book"}).status_code == 202)
+    control.http.post("/corpora/book:adopt", json={"index": "novels"})
+    assert control.process.wait() == -signal.SIGKILL
+    control.death = ""
+    control.start()
+    control.until(lambda: _last_job(control)["state"] in ("done", "failed"))
+    job = _last_job(control)
+
+    assert (job["state"], job["message"]) == ("done", "2 documents taken over")
+    page = control.http.get("/corpora/book/documents").json()["documents"]
+    assert [d["number"] for d in page] == [0, 2]
+    found = control.http.post("/provenance:attribute", json={"text": f"no more {OTHER}"}).json()
+    assert [span["count"] for span in found["spans"]] == [1]
+    indexes = (control.state_dir / "corpora" / "index").iterdir()
+    [index] = (path for path in indexes if not path.name.startswith("@"))  # targets' own
+    # Its one segment; for a moment also that which what is withdrawn is purged into.
+    control.until(lambda: _segments(index) == [s.name for s in read_manifest(index).segments])
+    assert len(_segments(index)) == 1
+
+
+def _segments(index: Path) -> list[str]:
+    return [path.name for path in index.glob("*.segment")]
+
+
+def _last_job(control: Any) -> dict[str, Any]:
+    job: dict[str, Any] = control.http.get("/jobs?limit=1").json()["jobs"][0]
+    return job
