@@ -29,6 +29,7 @@ from guard.errors import (
 from server.errors import (
     AuditUnavailable,
     BodyTooLarge,
+    CertificateNotTrusted,
     ClientFault,
     ConcurrencyLimited,
     Conflict,
@@ -144,6 +145,7 @@ ERROR_TABLE: dict[type[Exception], ErrorRow] = {
     ControlRunning: ErrorRow(500, _SERVER, "control_running"),
     NodeFault: ErrorRow(503, _SERVER, "control_unreachable"),
     ControlUnreachable: ErrorRow(503, _SERVER, "control_unreachable"),
+    CertificateNotTrusted: ErrorRow(503, _SERVER, "control_certificate"),
     ControlRefused: ErrorRow(502, _SERVER, "control_refused"),
     DamagedFile: ErrorRow(502, _SERVER, "file_damaged"),
     Outdated: ErrorRow(502, _SERVER, "control_outdated"),

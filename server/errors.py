@@ -40,6 +40,7 @@ ServerError
 │   └── ControlRunning        another control process owns the state directory
 ├── NodeFault                 a node cannot follow its control process now
 │   ├── ControlUnreachable    there is no answer, or none of a process that leads
+│   │   └── CertificateNotTrusted  what answers cannot prove who it is
 │   └── ControlRefused        an answer cannot be used, or a key is not taken
 │       ├── DamagedFile       a file came with other content than its digest says
 │       └── Outdated          what it says is older than what this node knows
@@ -243,6 +244,10 @@ class NodeFault(ServerError):
 
 class ControlUnreachable(NodeFault):
     """No control process that leads answers."""
+
+
+class CertificateNotTrusted(ControlUnreachable):
+    """What answers has a certificate that has expired, is another's or is signed by a stranger."""
 
 
 class ControlRefused(NodeFault):

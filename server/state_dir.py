@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from server.errors import StartFault
 
@@ -15,15 +16,17 @@ _POLL_SECONDS = 0.5
 
 
 def own_directory(directory: Path) -> None:
-    """Make a directory that only its owner can enter.
+    """Make a directory that only its owner can enter, and see that it can be written to.
 
     Raises:
-        StartFault: it cannot be made, or belongs to someone else.
+        StartFault: it cannot be made or written, or belongs to someone else.
     """
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if directory.stat().st_mode & 0o077:
             directory.chmod(0o700)
+        with TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise StartFault(f"cannot use the state directory {directory}: {error.strerror}") from None
 

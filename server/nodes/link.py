@@ -11,7 +11,13 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from server.errors import ControlRefused, ControlUnreachable, NotFound, StartFault
+from server.errors import (
+    CertificateNotTrusted,
+    ControlRefused,
+    ControlUnreachable,
+    NotFound,
+    StartFault,
+)
 from server.nodes.wire import PREFIX, Listing, NodeCounts, NodeReport, Orders
 from server.settings import Settings, is_loopback
 
@@ -138,7 +144,7 @@ class Link:
             yield
         except httpx.HTTPError as error:
             self._at += 1
-            raise ControlUnreachable(type(error).__name__) from None
+            raise _unreachable(error) from None
         except ControlUnreachable:
             self._at += 1
             raise
@@ -148,6 +154,16 @@ def warn_of_clear_text(settings: Settings) -> list[str]:
     """The addresses to which key and forget text would go unencrypted over a network."""
     urls = (httpx.URL(url) for url in settings.control_urls)
     return [url.host for url in urls if url.scheme == "http" and not is_loopback(url.host)]
+
+
+def _unreachable(error: BaseException) -> ControlUnreachable:
+    """An error of the connection as ours; TLS's own sentence says what a certificate lacks."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return CertificateNotTrusted(cause.verify_message)
+        cause = cause.__cause__ or cause.__context__
+    return ControlUnreachable(type(error).__name__)
 
 
 def _trusted(file: Path | None) -> ssl.SSLContext:
