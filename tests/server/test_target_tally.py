@@ -156,6 +156,10 @@ def test_a_gateway_counts(detecting):
     stack.vllm.says = [["It was ", "John", " Smith", " then."]]
     for text in ("about John", "about Mary", "hello"):
         assert stack.chat(text).status_code == 200
+    end = time.monotonic() + 10
+    # An answer is counted when its last byte is out.
+    while not tally.now().requests.shield_seconds and time.monotonic() < end:
+        time.sleep(0.01)
     counts, requests = _counts(tally, "ada"), tally.now().requests
 
     assert (counts.matched, counts.steered, counts.refused) == (2, 1, 1)
