@@ -11,7 +11,8 @@ from server.call import Call
 from server.choice_shield import ShieldPolicy
 from server.conversation import strings
 from server.guarding import Engine, Guard
-from server.metrics import OTHER, SURFACES, GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import OTHER, SURFACES
 from server.observed_response import ObservedResponse
 from server.off_loop import off_loop
 from server.prefixes import Prefixes

@@ -44,7 +44,9 @@ from server.keys.routes import Keys
 from server.keys.store import KeyStore
 from server.lease import Lease
 from server.log import configure_logging, fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage, TargetMetrics
+from server.metrics.control import ControlMetrics
+from server.metrics.labels import Storage
+from server.metrics.targets import TargetMetrics
 from server.nodes.channels import Channel
 from server.nodes.fleet import Fleet
 from server.nodes.offer import Offer

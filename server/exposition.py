@@ -14,7 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.endpoints import routed_path
-from server.metrics import WorkerCollector, WorkerFacts
+from server.metrics.workers import WorkerCollector, WorkerFacts
 
 MULTIPROCESS_ENV = "PROMETHEUS_MULTIPROC_DIR"
 

@@ -63,7 +63,8 @@ from server.guarding import Engine, Guard
 from server.keys.limited import KeyLimits, LimitedRequest
 from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
-from server.metrics import Failure, GatewayMetrics, Stage
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Failure, Stage
 from server.nodes.standing import NodeGate
 from server.off_loop import off_loop
 from server.readiness import readiness

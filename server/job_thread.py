@@ -6,7 +6,8 @@ import threading
 from abc import ABC, abstractmethod
 
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage
+from server.metrics.control import ControlMetrics
+from server.metrics.labels import Storage
 
 RETRY_SECONDS = 5.0
 

@@ -29,7 +29,8 @@ from server.errors import (
     StoreFault,
 )
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics, Storage
+from server.metrics.control import ControlMetrics
+from server.metrics.labels import Storage
 from server.policy import Compilation, Compiler, FollowerStatus, Publisher
 from server.records import GenerationRecord, JobRecord
 from server.store import Store

@@ -24,7 +24,8 @@ from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter
 from server.log import configure_logging, hide_exception_texts
-from server.metrics import GatewayMetrics, WorkerFacts
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.workers import WorkerFacts
 from server.nodes.standing import NodeGate
 from server.screening import Screening
 from server.settings import Settings

@@ -37,7 +37,9 @@ from server.errors import GuardUnavailable, InvalidRequest, ServerFault
 from server.known_texts import KnownWindows, Memory, Vector, content_key
 from server.lanes import Lane, Waiting
 from server.log import fault_fields, get_logger
-from server.metrics import GatewayMetrics, Stage, WorkerFacts
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Stage
+from server.metrics.workers import WorkerFacts
 from server.provenance.follow import CorporaFollower
 from server.settings import Settings
 from server.statistics.tally import AnswerCuts, TargetTally

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from server.metrics import ControlMetrics, GatewayMetrics, TargetMetrics
+from server.metrics.control import ControlMetrics
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.targets import TargetMetrics
 from server.policy import FollowerStatus
 from server.statistics.counts import TargetCounts
 

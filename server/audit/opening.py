@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.audit.files import AuditFiles
 from server.audit.writer import AuditWriter
-from server.metrics import AuditMetrics
+from server.metrics.audit import AuditMetrics
 from server.settings import Settings
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from server.audit.files import AuditFiles
 from server.errors import AuditUnavailable
 from server.log import fault_fields, get_logger
-from server.metrics import AuditMetrics
+from server.metrics.audit import AuditMetrics
 
 QUEUE_LENGTH = 20_000
 _BATCH = 1_000

@@ -22,7 +22,7 @@ from server.bench.classifier_registry import innocent_prompts, write_registry
 from server.bench.errors import ArmInvalid
 from server.bench.figures import spread
 from server.bench.floors import Floors, encoder_flops
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.screening import CPU_BATCH, GPU_BATCH, Screening
 from server.settings import Settings
 

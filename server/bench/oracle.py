@@ -25,7 +25,7 @@ from server.bench.figures import spread
 from server.bench.spellings import invented_phrases
 from server.gateway import Gateway
 from server.guarding import Engine
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
 from server.sse import DONE, encode_event, encode_json

@@ -35,7 +35,7 @@ from server.bench.servers import (
     guarded_launch,
     plain_launch,
 )
-from server.metrics import VETOED_TOKENS
+from server.metrics.workers import VETOED_TOKENS
 
 METHOD = (
     "A small model is trained until it knows invented passages by heart. Arms: plain vLLM; veto, "

@@ -11,7 +11,7 @@ from guard.decision import Verdict
 from server.bench.errors import ArmInvalid
 from server.bench.load import Workload
 from server.bench.servers import GuardedLaunch, Launch
-from server.metrics import REQUESTS
+from server.metrics.gateway import REQUESTS
 
 MAX_UNMATCHED_STEERED = 0.02
 MIN_MATCHED_STEERED = 0.95

@@ -31,7 +31,7 @@ from server.bench.provenance_texts import corpus, library
 from server.bench.spellings import invented_phrases
 from server.gateway import Gateway
 from server.guarding import Engine
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.settings import Settings
 from server.sse import DONE, encode_event, encode_json
 from tracing.document import Document

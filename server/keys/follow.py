@@ -10,7 +10,7 @@ from guard.follower import Active, Follower
 from server.errors import KeysUnreadable
 from server.keys.published import KeyList, read_list
 from server.log import fault_fields, get_logger
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 
 _RETRY_SECONDS = 1.0
 

@@ -15,7 +15,8 @@ from server.endpoints import Endpoint, Handling
 from server.errors import ConcurrencyLimited, RateLimited, TokensLimited
 from server.keys.limits import BYTES_PER_TOKEN, Admission, Limiter, Limits
 from server.keys.meter import Meter
-from server.metrics import GatewayMetrics, Limit
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Limit
 from server.settings import Settings
 
 

@@ -19,7 +19,7 @@ from enum import StrEnum
 from guard.follower import Active
 from server.errors import Conflict, Forbidden, NotReady, StoreFault
 from server.log import fault_fields, get_logger
-from server.metrics import NodeFacts
+from server.metrics.nodes import NodeFacts
 from server.nodes.channels import Channel
 from server.nodes.store import NodeRecord, NodeStore, unknown_node
 from server.nodes.wire import ChannelReport, NodeReport

@@ -22,7 +22,7 @@ from guard.follower import Active, ActivePointer, Follower
 from guard.nets import AnswerNets, Catch, CutWitness, MakeNet
 from guard.trace_shield import TraceShield
 from server.log import fault_fields, get_logger
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.provenance.audit import AuditLog, recorded_id
 from server.provenance.groups import TARGET
 from server.provenance.registry import CorpusEntry, Places, read_registry

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from server.activation import SnapshotPublisher
 from server.database import Database, Write
 from server.errors import NotFound
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.nodes.publisher import Elsewhere, WithNodes
 from server.provenance.attribution import Attributor
 from server.provenance.audit import AuditLog

@@ -20,7 +20,7 @@ from guard.vetoed import VetoedCorpus
 from server.errors import CorpusDamaged, CorpusFault, NotFound
 from server.job_thread import JobThread
 from server.log import fault_fields, get_logger
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.provenance.adoption import adopt, adopted, inspect
 from server.provenance.freeze import changing
 from server.provenance.groups import as_policy_fault, sync_documents

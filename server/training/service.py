@@ -11,7 +11,7 @@ from guard.uld.steps import Step
 from server.assistants import Assistants
 from server.database import Database, Write
 from server.errors import InvalidField, NotFound, NotReady
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.records import JobRecord
 from server.settings import Settings
 from server.training.schemas import TrainingIn

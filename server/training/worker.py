@@ -26,7 +26,7 @@ from server.errors import (
 )
 from server.job_thread import JobThread, Stopped
 from server.log import get_logger
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.settings import Settings
 from server.tables import JobState
 from server.training.request import Request, discard

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from server.metrics import ControlMetrics, GatewayMetrics
+from server.metrics.control import ControlMetrics
+from server.metrics.gateway import GatewayMetrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "pages" / "operations" / "faults.md"

@@ -35,7 +35,7 @@ from server.gateway import Gateway
 from server.guarding import Engine
 from server.keys.counters import Counters
 from server.keys.limits import Limiter
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.nodes.standing import NodeGate
 from server.settings import Settings
 from server.statistics.tally import TargetTally

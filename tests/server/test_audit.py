@@ -24,7 +24,7 @@ from server.audit.files import AuditFiles, paths
 from server.audit.verify import verify
 from server.audit.writer import AuditWriter
 from server.errors import AuditUnavailable
-from server.metrics import AuditMetrics
+from server.metrics.audit import AuditMetrics
 
 
 def _files(tmp_path: Path, max_bytes: int = 1 << 20, keep: int = 99) -> AuditFiles:

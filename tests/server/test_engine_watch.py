@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from detectors.targets import Phrase
 from server import engine_watch
 from server.engine_watch import EngineWatch, with_engine_watch
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
 PATHS = {

@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from server.exposition import MULTIPROCESS_ENV, with_worker_facts
-from server.metrics import WorkerFacts
+from server.metrics.workers import WorkerFacts
 
 
 async def get(path):

@@ -25,7 +25,7 @@ from guard.trace_shield import TraceShield
 from guard.vocabulary import Vocabulary
 from server import screening as module
 from server.auth import Caller, KeyRing, Role
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.provenance.registry import CorpusEntry, Places, write_registry
 from server.provenance.schemas import Label
 from server.screening import Screening

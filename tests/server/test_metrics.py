@@ -7,7 +7,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from detectors.detection import Detection, Layer, Strength
 from guard.decision import Decision, Verdict
 from guard.nets import Catch
-from server.metrics import ControlMetrics, Failure, GatewayMetrics, Stage, WorkerFacts
+from server.metrics.control import ControlMetrics
+from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Failure, Stage
+from server.metrics.workers import WorkerFacts
 from server.policy import FollowerStatus
 
 

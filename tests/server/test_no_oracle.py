@@ -23,7 +23,7 @@ from guard.follower import ActivePointer
 from guard.vocabulary import Vocabulary
 from server import screening as module
 from server.auth import KeyRing, Role
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
 

@@ -22,7 +22,7 @@ from guard.vocabulary import Vocabulary
 from server import screening as module
 from server.errors import GuardTimeout, GuardUnavailable, InvalidRequest, Overloaded
 from server.known_texts import Memory, content_key
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.provenance.registry import CorpusEntry, Places, write_registry
 from server.provenance.schemas import Label
 from server.screening import Screening

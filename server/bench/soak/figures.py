@@ -18,7 +18,8 @@ from server.bench.servers import GuardedLaunch
 from server.bench.soak.judge import ACCEPTABLE, Judged, Outcome
 from server.bench.soak.kills import Killer
 from server.bench.soak.reloads import Changes
-from server.metrics import BYPASSES, CLOSED_SLOTS
+from server.metrics.gateway import BYPASSES
+from server.metrics.workers import CLOSED_SLOTS
 from server.settings import Settings
 
 MAX_GROWTH = 0.02

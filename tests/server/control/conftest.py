@@ -43,7 +43,7 @@ from server.keys.publisher import KeyPublisher
 from server.keys.routes import Keys
 from server.keys.store import KeyStore
 from server.lease import Lease
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.nodes.channels import Channel
 from server.nodes.fleet import Fleet
 from server.nodes.offer import Offer

@@ -19,7 +19,7 @@ from guard.snapshot import load_snapshot
 from guard.vocabulary import Vocabulary
 from server.activation import GuardCompiler, SnapshotPublisher
 from server.errors import GuardUnavailable
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.policy import Compilation
 from server.screening import Screening
 from server.settings import Settings

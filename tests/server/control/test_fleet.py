@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from guard.follower import Active
 from server.database import Database
 from server.errors import Conflict, Forbidden, NotFound, NotReady
-from server.metrics import NODE_STATES, ControlMetrics
+from server.metrics.control import ControlMetrics
+from server.metrics.nodes import NODE_STATES
 from server.nodes.channels import Channel
 from server.nodes.fleet import LIVE_SECONDS, Fleet, NodeState
 from server.nodes.store import NodeStore

@@ -18,7 +18,7 @@ from guard.follower import Active, ActivePointer, Follower
 from server.activation import SnapshotPublisher
 from server.errors import StartFault
 from server.jobs import JobWorker
-from server.metrics import ControlMetrics
+from server.metrics.control import ControlMetrics
 from server.schemas import TargetIn
 from server.settings import Settings
 from server.store import Store

@@ -30,7 +30,7 @@ from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter, Limits
 from server.keys.publisher import KeyPublisher
 from server.keys.store import KeyStore
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.settings import Settings
 from server.steering import steer
 

@@ -19,7 +19,7 @@ from detectors.detection import Detection, Layer, Strength
 from guard.decision import Decision, Verdict
 from guard.nets import Catch
 from server.errors import StartFault
-from server.metrics import TargetMetrics
+from server.metrics.targets import TargetMetrics
 from server.schemas import TargetIn
 from server.statistics.counts import TargetCounts
 from server.statistics.files import StatisticsFile, sources

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from guard.decision import Decision
 from guard.nets import AnswerNets
-from server.metrics import GatewayMetrics
+from server.metrics.gateway import GatewayMetrics
 from server.provenance.follow import CorporaFollower
 from server.settings import Settings
 
