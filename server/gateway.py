@@ -7,7 +7,6 @@ gateway needs is given to it; it knows neither vLLM nor how a decision is made.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -17,18 +16,13 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from guard.decision import Decision, Verdict
 from guard.errors import GuardError
-from server.admission import reject_reserved
-from server.answer_watch import AnswerWatch
-from server.apis.api import Refused
 from server.apis.table import APIS
 from server.audit.events import RequestAudit
 from server.audit.writer import NO_AUDIT, Recorder
 from server.auth import ANONYMOUS, Caller, KeyRing, Role
 from server.call import Call
-from server.checks import check_result, checked_request, require_auditor
-from server.choice_shield import ShieldPolicy
+from server.checks import checked_request, require_auditor
 from server.endpoints import (
     Endpoint,
     Handling,
@@ -37,34 +31,15 @@ from server.endpoints import (
     response_id_of,
     routed_path,
 )
-from server.errors import (
-    AuditUnavailable,
-    ContentFiltered,
-    EngineStalled,
-    GuardTimeout,
-    GuardUnavailable,
-    InvalidRequest,
-    KeysUnreadable,
-    NodeBehind,
-    NodeFenced,
-    Overloaded,
-    ServerError,
-    UnsupportedFeature,
-)
-from server.exchange import (
-    Started,
-    adding,
-    nothing_more,
-    readable_scope,
-    run_until,
-    until_cut_short,
-)
+from server.errors import EngineStalled, ServerError, UnsupportedFeature
+from server.exchange import Started, nothing_more, readable_scope
+from server.guarded_calls import GuardedCalls, failure_of
 from server.guarding import Engine, Guard
 from server.keys.limited import KeyLimits, LimitedRequest
 from server.keys.limits import Limiter
 from server.log import fault_fields, get_logger
 from server.metrics.gateway import GatewayMetrics
-from server.metrics.labels import Failure, Stage
+from server.metrics.labels import Stage
 from server.nodes.standing import NodeGate
 from server.off_loop import off_loop
 from server.readiness import readiness
@@ -73,14 +48,9 @@ from server.request_body import header, parse_object, read_body, replay, require
 from server.response_store import ResponseStore
 from server.response_turns import ResponseTurns
 from server.settings import Settings
-from server.shielded_response import Headers, ShieldedResponse, send_reply
-from server.sse import encode_json
+from server.shielded_response import send_reply
 from server.statistics.tally import TargetTally
-from server.steering import OutgoingRequest, steer, untouched
-from server.telemetry import Telemetry, current_trace
-
-GENERATION_HEADER = b"x-lethegate-generation"
-DECISION_HEADER = b"x-lethegate-decision"
+from server.telemetry import Telemetry
 
 _log = get_logger("gateway")
 
@@ -108,15 +78,13 @@ class Gateway:
         self._guard = guard
         self._metrics = metrics
         self._keys = keys
-        self._engine = engine
         store = ResponseStore(settings.response_store_bytes, settings.response_store_total_bytes)
         self._turns = ResponseTurns(store, engine.model)
-        self._watch = AnswerWatch(guard, engine, metrics)
         self._limits = KeyLimits(limiter, settings, metrics)
         self._audit = audit
         self._node = node
-        self._tally = tally or TargetTally()
         self._telemetry = telemetry or Telemetry()
+        self._calls = GuardedCalls(app, settings, guard, metrics, engine, tally or TargetTally())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any kind."""
@@ -148,8 +116,8 @@ class Gateway:
                 _log.error("the gateway failed", **fault_fields(error))
             reply = reply_of(error)
             if reply.status >= 500 and not isinstance(error, EngineStalled):
-                self._metrics.record_failure(_failure(error, self._guard))
-            await send_reply(send, _in_shape_of(scope, reply), self._generation())
+                self._metrics.record_failure(failure_of(error, self._guard))
+            await send_reply(send, _in_shape_of(scope, reply), self._calls.generation())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = endpoint_of(dict(scope))
@@ -167,7 +135,7 @@ class Gateway:
                 await self._retrieve(scope, request.send, caller)
         elif endpoint.handling is Handling.RESPONSE_CANCEL:
             reply = await self._turns.cancel(caller.id, response_id_of(scope))
-            await send_reply(send, reply, self._generation())
+            await send_reply(send, reply, self._calls.generation())
         elif scope["method"] != "POST":
             await self._app(scope, receive, send)
         else:
@@ -184,16 +152,16 @@ class Gateway:
         call = replace(call, raw=turn.raw, body=turn.body)
         scope = readable_scope(scope, call.raw)
         if turn.in_background:
-            work = partial(self._guarded, call, scope, nothing_more)
+            work = partial(self._calls.serve, call, scope, nothing_more)
             reply = await self._turns.start(
                 turn,
                 lambda sink: self._replying(work, scope, request.metered(sink)),
                 request.leave,
             )
             request.goes_on = True
-            await send_reply(request.send, reply, self._generation())
+            await send_reply(request.send, reply, self._calls.generation())
         else:
-            await self._guarded(call, scope, receive, self._turns.recording(turn, request.send))
+            await self._calls.serve(call, scope, receive, self._turns.recording(turn, request.send))
 
     async def _retrieve(self, scope: Scope, send: Send, caller: Caller) -> None:
         """Give a stored response, judged under the present policy."""
@@ -208,23 +176,8 @@ class Gateway:
         api, request_id = APIS[Handling.RESPONSES], header(scope, b"x-request-id")
         audit = RequestAudit(self._audit, caller.id, request_id, "/v1/responses")
         call = Call(api, stored.request, body, caller, request_id, audit)
-        reply = await self._judged_again(call, stored.answer)
-        await send_reply(send, reply, self._generation())
-
-    async def _judged_again(self, call: Call, answer: bytes) -> Reply:
-        """A whole answer as it may be shown now."""
-        decision = await self._screen(call)
-        call.audit.decided(decision)
-        if decision.verdict is Verdict.REFUSE:
-            refusal = self._refusal(call, self._settings.refusal_text)
-            return Reply(200, encode_json(refusal.completion()))
-        nets = self._guard.nets(decision, call.request_id or "")
-        if not nets.enforced:
-            return Reply(200, answer)
-        prefixes = await self._watch.prefixes(call, nets)
-        policy = self._watch.plain_policy(nets.enforced, prefixes)
-        record = self._watch.record_block(call)
-        return await off_loop(len(answer), call.api.shield_whole, policy, answer, record)
+        reply = await self._calls.judge_again(call, stored.answer)
+        await send_reply(send, reply, self._calls.generation())
 
     async def _take(
         self,
@@ -259,17 +212,10 @@ class Gateway:
         if endpoint.handling is Handling.CHECKS:
             api, body = checked_request(body)
             check = Call(api, raw, body, caller, request_id, audit)
-            await self._check(check, request.send)
+            await self._calls.check(check, request.send)
             return
         call = Call(APIS[endpoint.handling], raw, body, caller, request_id, audit)
-        await self._guarded(call, scope, receive, request.send)
-
-    async def _check(self, call: Call, send: Send) -> None:
-        """Tell a decision with its reasons. It is recorded, but no client's request."""
-        decision = await self._screen(call)
-        call.audit.decided(decision)
-        reply = Reply(200, encode_json(check_result(decision)))
-        await send_reply(send, reply, self._decision_headers(call, decision))
+        await self._calls.serve(call, scope, receive, request.send)
 
     def _authenticate(self, scope: Scope, endpoint: Endpoint) -> Caller:
         if not endpoint.needs_key:
@@ -282,136 +228,6 @@ class Gateway:
         body = await off_loop(len(raw), parse_object, raw)
         self._metrics.observe_stage(Stage.PARSE, time.perf_counter() - begun)
         return body
-
-    async def _guarded(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        reject_reserved(call.body)
-        begun = time.perf_counter()
-        try:
-            decision = await self._screen(call)
-        except GuardUnavailable as error:
-            # A timeout is no fault of the guard: a client can bring it about.
-            if not self._settings.fail_open:
-                raise
-            self._metrics.record_failure(_failure(error, self._guard))
-            self._metrics.record_bypass(_failure(error, self._guard))
-            await self._app(scope, replay(call.raw, receive), send)
-            return
-        view = self._guard.current()
-        if view is None or view.enforces_for(call.caller.scope):
-            call.api.reject_unguardable(call.body)
-        self._metrics.record_decision(decision)
-        self._tally.decided(decision, time.perf_counter() - begun)
-        call.audit.decided(decision)
-        headers = self._decision_headers(call, decision)
-        if decision.verdict is Verdict.REFUSE:
-            await self._refuse(call, send, headers)
-            return
-        nets = self._guard.nets(decision, call.request_id or "")
-        if nets.enforced:
-            call.api.reject_unguardable(call.body)
-        if decision.verdict is Verdict.STEER:
-            request = steer(call.api, call.body, decision)
-        else:
-            request = untouched(call.api, call.raw, call.body)
-        prefixes = await self._watch.prefixes(call, nets)
-        if nets.observed:
-            send = self._watch.observed(call, send, request, nets, prefixes)
-        shielded = bool(nets.enforced) or request.nonce is not None
-        if nets.observed or shielded:
-            scope = readable_scope(scope, request.body)
-        if shielded:
-            policy = self._watch.policy(call, request, nets, prefixes)
-            seconds = await self._shield(call, request, policy, scope, receive, send, headers)
-            prevented = 0 if request.nonce is None else self._guard.prevented(request.nonce)
-            self._tally.shielded(decision, seconds, prevented)
-        else:
-            with current_trace().to_engine(scope) as inner:
-                await self._app(inner, replay(request.body, receive), adding(send, headers))
-
-    async def _screen(self, call: Call) -> Decision:
-        """The decision; every failure to make one is GuardUnavailable, GuardTimeout or Overloaded.
-
-        Raises:
-            InvalidRequest: the prompt has a form that cannot be read.
-        """
-        if self._guard.current() is None:
-            raise GuardUnavailable()
-        texts = await off_loop(len(call.raw), call.api.texts, call.body, self._engine.decode)
-        begun = time.perf_counter()
-        step = current_trace().step("screen", texts=len(texts), characters=sum(map(len, texts)))
-        try:
-            with step as trace:
-                async with asyncio.timeout(self._settings.screen_timeout_seconds):
-                    decision = await self._guard.screen(texts, call.caller.scope)
-                trace.decided(decision)
-        except TimeoutError:
-            raise GuardTimeout() from None
-        except (Overloaded, GuardTimeout, InvalidRequest):
-            raise
-        except Exception as error:
-            # The guard's own errors say what they are; of others only class and place are told.
-            _log.error("screening failed", **fault_fields(error))
-            raise GuardUnavailable() from None
-        self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
-        current_trace().decided(decision)
-        return decision
-
-    async def _refuse(self, call: Call, send: Send, headers: Headers) -> None:
-        self._metrics.record_refusal()
-        if self._settings.refusal_mode == "error":
-            error = ContentFiltered(self._settings.refusal_text, param=call.api.prompt_field)
-            await send_reply(send, call.api.error(reply_of(error)), headers)
-            return
-        refusal = self._refusal(call, self._settings.refusal_text)
-        if not call.body.get("stream"):
-            await send_reply(send, Reply(200, encode_json(refusal.completion())), headers)
-            return
-        start = [*headers, (b"content-type", b"text/event-stream; charset=utf-8")]
-        await send({"type": "http.response.start", "status": 200, "headers": start})
-        for event in refusal.events():
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    def _refusal(self, call: Call, text: str) -> Refused:
-        return call.api.refusal(call.body, text, self._engine.model, call.request_id)
-
-    async def _shield(
-        self,
-        call: Call,
-        request: OutgoingRequest,
-        policy: ShieldPolicy,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        headers: Headers,
-    ) -> float:
-        """Answer; how many seconds were spent on looking through the answer."""
-        response = ShieldedResponse(
-            send,
-            call.api,
-            policy,
-            request.form,
-            headers=headers,
-            filtered=lambda: self._refusal(call, ""),
-            record_block=self._watch.record_block(call),
-        )
-        body = replay(request.body, until_cut_short(receive, response.cut_short))
-        trace = current_trace()
-        with trace.step("shield"), trace.to_engine(scope) as inner:
-            await run_until(self._app(inner, body, response.send), response)
-        trace.note(shield_seconds=response.shield_seconds)
-        self._metrics.observe_stage(Stage.SHIELD, response.shield_seconds)
-        return response.shield_seconds
-
-    def _decision_headers(self, call: Call, decision: Decision) -> Headers:
-        headers = [(GENERATION_HEADER, str(decision.generation).encode())]
-        if call.caller.role >= Role.AUDITOR:
-            headers.append((DECISION_HEADER, decision.verdict.value.encode()))
-        return headers
-
-    def _generation(self) -> Headers:
-        view = self._guard.current()
-        return [] if view is None else [(GENERATION_HEADER, str(view.generation).encode())]
 
 
 def _authorization(scope: Scope) -> str | None:
@@ -430,17 +246,3 @@ def _in_shape_of(scope: Scope, reply: Reply) -> Reply:
 def _asks(scope: Scope, endpoint: Endpoint) -> bool:
     """Whether it is a request for what a model says, not a probe or a list."""
     return scope["method"] == "POST" or endpoint.handling is Handling.RESPONSE
-
-
-def _failure(error: Exception, guard: Guard) -> Failure:
-    if isinstance(error, GuardTimeout):
-        return Failure.TIMEOUT
-    if isinstance(error, Overloaded):
-        return Failure.OVERLOADED
-    if isinstance(error, KeysUnreadable):
-        return Failure.KEYS
-    if isinstance(error, NodeFenced | NodeBehind):
-        return Failure.NODE
-    if isinstance(error, AuditUnavailable):
-        return Failure.AUDIT
-    return Failure.NO_POLICY if guard.current() is None else Failure.GUARD_ERROR

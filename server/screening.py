@@ -67,7 +67,7 @@ log = get_logger("screening")
 
 
 class Screening:
-    """Encoder, policy in force and the workers' facts. Implements `server.gateway.Guard`."""
+    """Encoder, policy in force and the workers' facts. Implements `server.guarding.Guard`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
