@@ -5,11 +5,13 @@ import os
 import threading
 import time
 from dataclasses import dataclass, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from server.bench.servers import SERVED_NAME, Servers, guarded_launch, plain_launch
 
@@ -89,11 +91,57 @@ def demo_target():
     return json.loads((DEMO / "target.json").read_text(encoding="utf-8"))
 
 
+class Collector:
+    """A small OTLP receiver on loopback; what it gets is read when it is asked for."""
+
+    def __init__(self):
+        self._bodies = []
+        bodies = self._bodies
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                bodies.append(self.rfile.read(int(self.headers["content-length"])))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1/traces"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def spans(self):
+        """All spans so far."""
+        found = []
+        for body in list(self._bodies):
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+                found += [span for scope in resource.scope_spans for span in scope.spans]
+        return found
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
 @pytest.fixture(scope="session")
-def pair(demo_model, demo_target):
+def collector():
+    """Where the guarded server and its engine send their traces."""
+    made = Collector()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def pair(demo_model, demo_target, collector):
     with Servers() as servers:
-        flags = (*FLAGS, "--target-series", "5")
+        flags = (*FLAGS, "--target-series", "5", "--otlp-endpoint", collector.url)
         guarded = on_core(1, guarded_launch(str(demo_model), flags, servers.state))
+        # Else vLLM sends its spans every 5 seconds.
+        soon = {**guarded.environment, "OTEL_BSP_SCHEDULE_DELAY": "500"}
+        guarded = replace(guarded, environment=soon)
         plain = on_core(0, plain_launch(str(demo_model), FLAGS))
         other = threading.Thread(target=servers.start, args=(plain,))
         other.start()
