@@ -5,7 +5,6 @@ It may die at any moment and be started again; gateways and workers go on with t
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
@@ -72,7 +71,6 @@ from server.worklist import Worklist
 START_AGAIN = 75
 # How long that of a server that was killed may take to let go of state directory and address.
 _PREDECESSOR_SECONDS = 30.0
-_NICE = 10
 # Jobs queued by another process are found by looking.
 _SHARED_IDLE_SECONDS = 1.0
 
@@ -126,9 +124,6 @@ def serve_control(
         StartFault: the state directory, store, keys or address cannot be used.
     """
     configure_logging(settings.log_level, settings.log_format, capture=True)
-    if with_parent:
-        # Beside an engine that keeps all cores busy, the engine's steps come first.
-        os.nice(_NICE)
     if settings.control_url is not None:
         raise StartFault("control_url: a node has no control process of its own")
     own_directory(settings.state_dir)
