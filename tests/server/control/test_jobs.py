@@ -191,6 +191,7 @@ def test_a_snapshot_damaged_on_disk_is_compiled_anew(
     follower.stop()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE], ids=os.strerror)
 def test_a_full_disk_delays_a_job(
     make_worker: Callable[..., JobWorker],
     compiler: Any,
@@ -199,8 +200,12 @@ def test_a_full_disk_delays_a_job(
     ended: Callable[[str], JobState],
     publisher: SnapshotPublisher,
     monkeypatch: pytest.MonkeyPatch,
+    number: int,
 ) -> None:
-    """The last policy rules on, the fault is counted, and the job is done when there is room."""
+    """Also one that became read-only, and where no file descriptors are left.
+
+    The last policy rules on, the fault is counted, and the job is done when there is room.
+    """
     monkeypatch.setattr("server.jobs.RETRY_SECONDS", 0.05)
     registry = CollectorRegistry()
     worker = make_worker(metrics=ControlMetrics(registry))
@@ -211,7 +216,7 @@ def test_a_full_disk_delays_a_job(
 
     def compile_on_full_disk(*arguments: Any) -> Any:
         if full.is_set():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
         return compile_(*arguments)
 
     def failures(part: str) -> float:
