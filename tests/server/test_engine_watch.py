@@ -7,16 +7,22 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detectors.targets import Phrase
 from server import engine_watch
 from server.engine_watch import EngineWatch, with_engine_watch
+from server.errors import EngineStalled
 from server.metrics.gateway import GatewayMetrics
+from server.middleware import GuardMiddleware
+from server.settings import Settings
 
 CHAT = {"model": "demo", "messages": [{"role": "user", "content": "hello"}]}
 PATHS = {
@@ -56,7 +62,7 @@ def _until(condition: Callable[[], Any]) -> None:
         time.sleep(0.02)
 
 
-async def _never(_request: Any) -> Any:
+async def _never(*_: Any) -> Any:
     await asyncio.Event().wait()
 
 
@@ -156,3 +162,31 @@ def test_an_error_is_an_answer() -> None:
         return watch
 
     assert not asyncio.run(scenario()).stalled.is_set()
+
+
+def test_the_middleware_watches_its_engine(tmp_path: Path) -> None:
+    """With the engine's client that vLLM gave it, unless the setting says not to."""
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        pass
+
+    async def scenario() -> None:
+        silent = SimpleNamespace(is_sleeping=asyncio.Event().wait)
+        given = {"state_dir": tmp_path, "engine_stall_seconds": 0.1}
+        middleware = object.__new__(GuardMiddleware)
+        middleware._settings = Settings.model_validate(given)
+        middleware._metrics = GatewayMetrics(CollectorRegistry())
+        watched = middleware._watched(app, silent)
+
+        async def ask() -> None:
+            async with asyncio.timeout(20):
+                while True:
+                    await watched({"type": "http", "method": "POST", "path": "/"}, _never, _never)
+                    await asyncio.sleep(0.01)
+
+        with pytest.raises(EngineStalled):
+            await ask()
+        middleware._settings = Settings.model_validate({**given, "engine_stall_seconds": 0})
+        assert middleware._watched(app, silent) is app
+
+    asyncio.run(scenario())
