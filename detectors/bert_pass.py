@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -21,7 +22,10 @@ _PROBES = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's weights; `qkv` [3 * width, width] is query, key and value, one below another."""
+    """One layer's weights; `qkv` [3 * width, width] is query, key and value, one below another.
+
+    Its products are computed in `qkv`'s number format, everything else in that of the states.
+    """
 
     qkv: torch.Tensor
     qkv_bias: torch.Tensor
@@ -46,15 +50,26 @@ class Layer:
             layer.output.LayerNorm,
         )
 
+    def halved(self) -> Layer:
+        """The same layer with products in bf16."""
+        modules = {"attention": self.attention, "inner": self.inner, "outer": self.outer}
+        return replace(
+            self,
+            qkv=self.qkv.bfloat16(),
+            qkv_bias=self.qkv_bias.bfloat16(),
+            **{name: deepcopy(module).bfloat16() for name, module in modules.items()},
+        )
+
     def project(self, states: torch.Tensor) -> torch.Tensor:
         """Query, key and value, [..., width] to [..., 3 * width]."""
-        return functional.linear(states, self.qkv, self.qkv_bias)
+        return functional.linear(states.to(self.qkv.dtype), self.qkv, self.qkv_bias)
 
     def finish(self, seen: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """What follows attention, with `seen` what it found; both [..., width]."""
-        states = self.attention_norm(self.attention(seen) + states)
-        inner = functional.gelu(self.inner(states))
-        normed: torch.Tensor = self.outer_norm(self.outer(inner) + states)
+        exact = states.dtype
+        states = self.attention_norm(self.attention(seen).to(exact) + states)
+        inner = functional.gelu(self.inner(states.to(self.qkv.dtype)))
+        normed: torch.Tensor = self.outer_norm(self.outer(inner).to(exact) + states)
         return normed
 
 

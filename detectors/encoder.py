@@ -58,7 +58,10 @@ class Encoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on one device: bf16 on CUDA, fp32 elsewhere. Thread-safe."""
+    """A sentence-transformers model on one device: bf16 on CUDA, fp32 elsewhere. Thread-safe.
+
+    On a CPU that multiplies bf16 its products are in bf16, too: see `detectors.packed_bert`.
+    """
 
     def __init__(self, model: Any, identity: str, *, batch_size: int = 64) -> None:
         from detectors.packed_bert import PackedBert

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detectors.encoder import SentenceEncoder, load_encoder
-from detectors.packed_bert import PackedBert
+from detectors.packed_bert import PackedBert, multiplies_bf16
 from detectors.padded_bert import PaddedBert
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -28,9 +28,46 @@ def library(model, texts):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_the_default_encoder_uses_it(encoder: SentenceEncoder) -> None:
-    """On a CPU, in fp32."""
+@pytest.fixture(scope="module")
+def exact(model) -> PackedBert:
+    """The pass with all products in fp32."""
+    return PackedBert(model)
+
+
+@pytest.fixture(scope="module")
+def halved(model) -> PackedBert:
+    """The pass with products in bf16, which any processor can compute, some slowly."""
+    found = PackedBert(model)
+    found.halve()
+    return found
+
+
+def test_the_default_encoder_uses_it(encoder: SentenceEncoder, exact, halved) -> None:
+    """On a CPU, with the products that it is good at."""
+    same = halved if multiplies_bf16() else exact
+    texts = ["Who?", "Where was the author born?"]
+
     assert isinstance(encoder._pass, PackedBert)
+    assert torch.equal(encoder._pass.encode(texts), same.encode(texts))
+    assert not torch.equal(exact.encode(texts), halved.encode(texts))
+
+
+@pytest.mark.parametrize(
+    ("said", "multiplies"),
+    [
+        ("flags\t\t: fpu avx2 avx512f\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 sha_ni\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", False),
+        ("", False),
+    ],
+)
+def test_what_a_processor_multiplies(tmp_path, said: str, multiplies: bool) -> None:
+    """By its flags; where Linux tells nothing, products stay in fp32."""
+    (tmp_path / "cpuinfo").write_text(said)
+
+    assert multiplies_bf16(tmp_path / "cpuinfo") is multiplies
+    assert not multiplies_bf16(tmp_path / "missing")
 
 
 @settings(
@@ -41,24 +78,31 @@ def test_the_default_encoder_uses_it(encoder: SentenceEncoder) -> None:
         st.text(st.characters(exclude_categories=["Cs"]), max_size=80), min_size=1, max_size=6
     )
 )
-def test_it_gives_the_librarys_embeddings(model, encoder: SentenceEncoder, texts) -> None:
+def test_it_gives_the_librarys_embeddings(model, exact, halved, texts) -> None:
     """Of any texts, of any lengths side by side, the empty one among them."""
-    assert np.abs(encoder.encode(texts) - library(model, texts)).max() < 1e-5
+    expected = library(model, texts)
+
+    assert np.abs(exact.encode(texts).numpy() - expected).max() < 1e-5
+    assert (halved.encode(texts).numpy() * expected).sum(1).min() > 0.999
 
 
-def test_long_texts_are_cut_alike(model, encoder: SentenceEncoder) -> None:
+def test_long_texts_are_cut_alike(model, exact) -> None:
     """After the model's most tokens."""
     texts = ["a word " * 400, "short", "another word " * 300]
 
-    assert np.abs(encoder.encode(texts) - library(model, texts)).max() < 1e-5
+    assert np.abs(exact.encode(texts).numpy() - library(model, texts)).max() < 1e-5
 
 
-def test_a_text_has_one_embedding(encoder: SentenceEncoder) -> None:
+def test_a_text_has_one_embedding(encoder: SentenceEncoder, exact) -> None:
     """Whatever stands beside it, up to rounding."""
     texts = [f"question number {number}" for number in range(70)]
-    alone = np.concatenate([encoder.encode([text]) for text in texts])
+    alone, exactly = (
+        np.concatenate([np.asarray(one.encode([text])) for text in texts])
+        for one in (encoder, exact)
+    )
 
-    assert np.abs(encoder.encode(texts) - alone).max() < 1e-5
+    assert (encoder.encode(texts) * alone).sum(1).min() > 0.9999
+    assert np.abs(exact.encode(texts).numpy() - exactly).max() < 1e-5
 
 
 def test_another_architecture_keeps_the_librarys_pass(model, monkeypatch) -> None:
@@ -77,14 +121,14 @@ def test_another_architecture_keeps_the_librarys_pass(model, monkeypatch) -> Non
         assert PackedBert.of(model) is None
 
 
-def test_the_padded_pass_gives_them_too(model, encoder: SentenceEncoder) -> None:
+def test_the_padded_pass_gives_them_too(model, exact) -> None:
     """Of texts of one length and of many, the empty one and one that is cut among them."""
     padded = PaddedBert(model)
     for texts in (["one"], ["one", "two"], ["", "Who?", "a word " * 400, "was 日本 born in 1960?"]):
         found = padded.encode(texts).numpy()
 
         assert np.abs(found - library(model, texts)).max() < 1e-5
-        assert np.abs(found - encoder.encode(texts)).max() < 1e-5
+        assert np.abs(found - exact.encode(texts).numpy()).max() < 1e-5
 
 
 def test_the_padded_pass_is_for_gpus(model) -> None:
