@@ -73,7 +73,7 @@ def test_an_encoder_that_hangs_is_told_at_once(
     tmp_path, encoder, activate, target, wait_for, wait_for_generation
 ):
     """Whoever comes then is not kept waiting, readiness says so, and it may come back."""
-    screening = Screening(Settings(state_dir=tmp_path, screen_timeout_seconds=0.2))
+    screening = Screening(Settings(state_dir=tmp_path, screen_timeout_seconds=1.0))
     screening.start(GatewayMetrics(CollectorRegistry(), screening.worker_facts))
     activate(1, target())
     wait_for_generation(screening, 1)
@@ -83,23 +83,21 @@ def test_an_encoder_that_hangs_is_told_at_once(
         stuck = asyncio.ensure_future(screening.screen(["something new"]))
         await asyncio.sleep(0.1)
         early = screening.unready()
-        await asyncio.sleep(0.5)
+        await asyncio.to_thread(wait_for, lambda: "classifier" in screening.unready())
         begun = time.monotonic()
         with pytest.raises(GuardTimeout):
             await screening.screen(["something else"])
         waited = time.monotonic() - begun
-        hanging = screening.unready()
         encoder.gate.set()
         await stuck
         await asyncio.to_thread(wait_for, lambda: "classifier" not in screening.unready())
         later = await screening.screen(["something else"])
-        return early, waited, hanging, later.verdict
+        return early, waited, later.verdict
 
-    early, waited, hanging, verdict = asyncio.run(hang())
+    early, waited, verdict = asyncio.run(hang())
 
     assert "classifier" not in early
-    assert waited < 0.1
-    assert "classifier" in hanging
+    assert waited < 0.5
     assert verdict is Verdict.ALLOW
     assert "classifier" not in screening.unready()
 

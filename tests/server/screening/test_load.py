@@ -29,7 +29,7 @@ def test_a_full_queue_is_overload(screening, put_in_force, encoder, monkeypatch,
     late, outcomes = asyncio.run(flood())
     refused = [o for o in outcomes if isinstance(o, Overloaded)]
 
-    assert late < 1.0
+    assert late < 5
     assert 0 < len(refused) < 1200
     assert all(isinstance(o, Overloaded) or o.verdict is Verdict.ALLOW for o in outcomes)
 
