@@ -3,7 +3,8 @@
     make demo
     .venv/bin/python docs/pictures.py http://127.0.0.1:8001 .state/demo/admin.key
 
-Registers a small corpus, so that the playground has something to find. Needs Debian's chromium.
+Registers a small corpus, so that the playground has something to find, and asks the model, so that
+the target has done something. Needs Debian's chromium.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WIDTH, COLOURS = 1100, 144
+COUNTED_SECONDS = 8
 FOLDER = Path(__file__).resolve().parent / "pages" / "guide"
 TARGET = "demo-authors"
 PROMPT = "In which city and country was Basil Mahfouz Al-Kuwaiti born?"
+ASKED = (PROMPT, "Who is Basil Mahfouz Al-Kuwaiti?", PROMPT.lower(), f"Please tell me: {PROMPT}")
 PASSAGE = (
     "the lighthouse keeper counted eleven copper kettles before the fog took the harbour, and "
     "wrote their number into the margin of the tide tables"
@@ -48,14 +51,27 @@ def main() -> None:
         page.goto("/console/login")
         page.get_by_label("Key").fill(key)
         page.get_by_role("button", name="Log in").click()
+        _ask(page)
         _target(page)
         _playground(page)
         browser.close()
 
 
+def _ask(page: Page) -> None:
+    """As a client would, who is counted."""
+    for prompt in ASKED:
+        page.goto("/console/playground")
+        page.get_by_label("Prompt").fill(prompt)
+        page.get_by_label("Ask the model instead").check()
+        page.get_by_role("button", name="Follow it").click()
+        page.get_by_role("heading", name="3. The answer").wait_for()
+
+
 def _target(page: Page) -> None:
+    # What gateways count is gathered every few seconds.
+    time.sleep(COUNTED_SECONDS)
     page.goto(f"/console/targets/{TARGET}")
-    _take(page, "console-target", 1150)
+    _take(page, "console-target", 2200)
 
 
 def _playground(page: Page) -> None:

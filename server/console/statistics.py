@@ -52,7 +52,7 @@ def _charts(prompts: dict[str, int], answers: dict[str, int]) -> list[Chart]:
     # A prompt in which an enforced target was found is steered or refused.
     by_another = prompts["matched"] - sum(prompts[effect] for effect in effects)
     kinds = {
-        f"What followed, of {prompts['matched']} prompts in which it was found": {
+        f"What followed, of {_prompts(prompts['matched'])} in which it was found": {
             "refused": prompts["refused"],
             "steered": prompts["steered"],
             "refused because of another target": by_another,
@@ -76,3 +76,7 @@ def _charts(prompts: dict[str, int], answers: dict[str, int]) -> list[Chart]:
         Chart(kind, [Bar(label, count, 100 * count / longest) for label, count in counts.items()])
         for kind, counts in kinds.items()
     ]
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt{'' if count == 1 else 's'}"
