@@ -14,7 +14,8 @@ from typing import Any, Self
 import torch
 from torch.nn import functional
 
-_PROBES = (
+# Texts that passes are compared on.
+PROBES = (
     "Who?",
     "A longer question, so that the two of them have to be padded: where was the author born?",
 )
@@ -102,9 +103,9 @@ class BertPass(ABC):
         if not cls.suits(model) or not _is_plain_bert(model):
             return None
         found = cls(model)
-        expected = model.encode(list(_PROBES), convert_to_tensor=True, show_progress_bar=False)
+        expected = model.encode(list(PROBES), convert_to_tensor=True, show_progress_bar=False)
         expected = functional.normalize(expected.float(), dim=1).cpu()
-        same = torch.allclose(found.encode(_PROBES), expected, rtol=0, atol=cls.tolerance)
+        same = torch.allclose(found.encode(PROBES), expected, rtol=0, atol=cls.tolerance)
         return found if same else None
 
     @abstractmethod

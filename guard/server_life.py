@@ -20,7 +20,12 @@ from pathlib import Path
 SERVER_PID = "LETHEGATE_INTERNAL_SERVER_PID"
 GRACE_SECONDS = 10.0
 _HAS_PIDFDS = hasattr(os, "pidfd_open")
-_BEGIN = "from guard.server_life import begin; begin(); "
+# With -c, `guard` would be looked for in the working directory first.
+_HOME = str(Path(__file__).resolve().parents[1])
+_BEGIN = (
+    f"import sys; sys.path.insert(0, {_HOME!r}); "
+    "from guard.server_life import begin; del sys.path[0]; begin(); "
+)
 
 
 def server_pid() -> int | None:

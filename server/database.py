@@ -86,7 +86,7 @@ class Database:
         except BaseException as error:
             self._engine.dispose()
             if isinstance(error, DBAPIError) and not self.is_file:
-                if (reason := postgres.refusal(error)) is not None:
+                if (reason := postgres.refusal(error, parsed)) is not None:
                     raise StartFault(f"database_url: {reason}") from None
                 if postgres.is_away(error):
                     raise StoreAway(f"the store does not answer: {type(error).__name__}") from None

@@ -114,7 +114,7 @@ def running_server(settings: Settings) -> Iterator[subprocess.Popen[bytes]]:
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", str(MODEL), *FLAGS],
+            [sys.executable, "-P", "-m", "server", "serve", str(MODEL), *FLAGS],
             env={**ENVIRONMENT, **os.environ, **as_environment(settings)},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -217,7 +217,7 @@ class Child:
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self._name = name
-        self._command = [sys.executable, "-m", "server", *arguments]
+        self._command = [sys.executable, "-P", "-m", "server", *arguments]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
         self._process: subprocess.Popen[bytes] | None = None

@@ -62,12 +62,16 @@ def migrating(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def refusal(error: DBAPIError) -> str | None:
+def refusal(error: DBAPIError, url: URL) -> str | None:
     """Why the server will not let this process in until somebody changes something; else None.
 
     libpq gives no SQLSTATE where there is no connection, so its sentence is read, without the names
-    in it. In a server's other languages than English it tells nothing.
+    in it. In a server's other languages than English it tells nothing; of several hosts one may
+    refuse for good while the other, which would not, is away.
     """
+    hosts = url.query.get("host", url.host or "")
+    if not isinstance(hosts, str) or "," in hosts:
+        return None
     sentence = re.sub(r"\"[^\"]*\"|'[^']*'", "", str(error.orig))
     return next((reason for sign, reason in _REFUSALS.items() if re.search(sign, sentence)), None)
 

@@ -13,6 +13,8 @@ from server.surfaces import logprob_tokens, written_texts
 ERROR = "error"
 # Between texts that are read one by one: of private use, so that no phrase holds it.
 _APART = "\ue000"
+# The token of a step, and those that might have been sampled instead.
+_Step = tuple[str, Iterable[str]]
 
 
 def surfaces_of(body: bytes, *, stream: bool) -> dict[str, str]:
@@ -22,10 +24,13 @@ def surfaces_of(body: bytes, *, stream: bool) -> dict[str, str]:
         ValueError: it is not JSON, or a stream of it.
     """
     found: dict[str, str] = {}
+    steps: dict[str, list[_Step]] = {}
     for part in _events(body) if stream else [json.loads(body)]:
         for surface, text in _said(part):
             found[surface] = found.get(surface, "") + text
-    return found
+        for surface, some in _sampled(part):
+            steps.setdefault(surface, []).extend(some)
+    return found | {surface: _alternatives(some) for surface, some in steps.items()}
 
 
 def _events(body: bytes) -> Iterator[Any]:
@@ -46,7 +51,6 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
         for path, text in written_texts(choice):
             yield f"choice {index} {path[-1]}", text
         yield f"choice {index} logprobs", "".join(logprob_tokens(choice))
-        yield f"choice {index} alternatives", _of_choice(choice)
     if "delta" in part:
         yield from _block(part["delta"])
     for block in part.get("content") or ():
@@ -55,7 +59,18 @@ def _said(part: Any) -> Iterator[tuple[str, str]]:
         yield ERROR, json.dumps(part["error"], ensure_ascii=False)
 
 
-def _alternatives(steps: Iterable[tuple[str, Iterable[str]]]) -> str:
+def _sampled(part: Any) -> Iterator[tuple[str, Iterable[_Step]]]:
+    """The steps of the log-probabilities that a part holds."""
+    for choice in part.get("choices") or ():
+        yield f"choice {choice['index']} alternatives", _of_choice(choice)
+    is_event = str(part.get("type")).startswith("response.")
+    kind = part["type"].removeprefix("response.") if is_event else "output"
+    items = (part.get("item"), *((part.get("response") or part).get("output") or ()))
+    for holder in (part, *(block for item in items for block in (item or {}).get("content") or ())):
+        yield f"{kind} alternatives", map(_step, holder.get("logprobs") or ())
+
+
+def _alternatives(steps: Iterable[_Step]) -> str:
     """What each token that might have been sampled would have made of the text before it."""
     said, found = "", []
     for token, others in steps:
@@ -64,16 +79,16 @@ def _alternatives(steps: Iterable[tuple[str, Iterable[str]]]) -> str:
     return "".join(_APART + text for text in found)
 
 
-def _of_choice(choice: Any) -> str:
+def _of_choice(choice: Any) -> Iterable[_Step]:
     """Those in the log-probabilities of a chat, or of a completion."""
     logprobs = choice.get("logprobs") or {}
     if "tokens" in logprobs:
         others = (step or () for step in logprobs.get("top_logprobs") or ())
-        return _alternatives(zip(logprobs["tokens"], others, strict=False))
-    return _alternatives(map(_step, logprobs.get("content") or ()))
+        return zip(logprobs["tokens"], others, strict=False)
+    return map(_step, logprobs.get("content") or ())
 
 
-def _step(entry: Any) -> tuple[str, list[str]]:
+def _step(entry: Any) -> _Step:
     return entry["token"], [other["token"] for other in entry.get("top_logprobs") or ()]
 
 
@@ -101,7 +116,6 @@ def _item(kind: str, item: Any) -> Iterator[tuple[str, str]]:
 def _logprobs(kind: str, holder: Any) -> Iterator[tuple[str, str]]:
     entries = holder.get("logprobs") or ()
     yield f"{kind} logprobs", "".join(entry["token"] for entry in entries)
-    yield f"{kind} alternatives", _alternatives(map(_step, entries))
 
 
 def _block(block: Any) -> Iterator[tuple[str, str]]:

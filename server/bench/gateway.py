@@ -107,14 +107,14 @@ def _scripted(plan: GatewayPlan, servers: Servers) -> _Engines:
     """The scripted engine, plain and guarded; the control process is started here."""
     ports = free_ports(3)
     url, guarded_url, admin_url = (f"http://127.0.0.1:{port}" for port in ports)
-    command = [sys.executable, "-m", "server.bench.scripted_engine", plan.model]
+    command = [sys.executable, "-P", "-m", "server.bench.scripted_engine", plan.model]
     key = "scripted"
     environment = {
         f"{ENV_PREFIX}STATE_DIR": str(servers.state),
         f"{ENV_PREFIX}ADMIN_KEY": key,
         f"{ENV_PREFIX}ADMIN_PORT": str(ports[2]),
     }
-    control = [sys.executable, "-m", "server", "control", "--model", plan.model]
+    control = [sys.executable, "-P", "-m", "server", "control", "--model", plan.model]
     servers.start(Launch("control", control, admin_url, "/readyz", environment))
     return _Engines(
         Launch("plain", [*command, str(ports[0])], url, "/health"),

@@ -184,7 +184,7 @@ def _node(folder: Path, name: str, url: str, key: str) -> Iterator[None]:
         state_dir=folder, control_url=url, node_id=name, node_key=SecretStr(key), log_level="error"
     )
     own_directory(folder)
-    command = [sys.executable, "-m", "server", "node"]
+    command = [sys.executable, "-P", "-m", "server", "node"]
     with _followers(settings), subprocess.Popen(command, env=_environment(settings)) as process:
         try:
             yield

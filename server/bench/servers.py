@@ -79,7 +79,7 @@ def guarded_launch(model: str, flags: Sequence[str], state: Path) -> GuardedLaun
     """`lethegate serve` with a fresh state directory and nothing registered."""
     port, admin_port = free_ports(2)
     key = secrets.token_urlsafe(24)
-    command = [sys.executable, "-m", "server", "serve", model, "--state-dir", str(state)]
+    command = [sys.executable, "-P", "-m", "server", "serve", model, "--state-dir", str(state)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--admin-host", "127.0.0.1", "--admin-port", str(admin_port)]
     command += ["--served-model-name", SERVED_NAME, *flags]

@@ -20,7 +20,7 @@ class Trainer:
         (folder / OUTCOME).unlink(missing_ok=True)
         # A process group of its own: Ctrl-C is for the control process, which then ends it.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "server.training.process", str(folder)],
+            [sys.executable, "-P", "-m", "server.training.process", str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             process_group=0,

@@ -52,6 +52,18 @@ def test_the_default_encoder_uses_it(encoder: SentenceEncoder, exact, halved) ->
     assert not torch.equal(exact.encode(texts), halved.encode(texts))
 
 
+def test_products_that_lose_too_much_stay_in_fp32(model, exact, monkeypatch) -> None:
+    """A model whose numbers are too large or too close for bf16 is left as it is."""
+
+    def halve_badly(self) -> None:
+        self._layers = self._layers[:2]
+
+    monkeypatch.setattr("detectors.packed_bert.multiplies_bf16", lambda: True)
+    monkeypatch.setattr(PackedBert, "halve", halve_badly)
+
+    assert torch.equal(PackedBert.of(model).encode(["Who?"]), exact.encode(["Who?"]))
+
+
 @pytest.mark.parametrize(
     ("said", "multiplies"),
     [

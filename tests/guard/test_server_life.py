@@ -46,14 +46,15 @@ SPAWNING = """
 import multiprocessing, os, time
 from family import run
 from guard import server_life
-os.environ[server_life.SERVER_PID] = str(os.getpid())
-server_life.watch_spawned()
-context = multiprocessing.get_context("spawn")
-pids = context.SimpleQueue()
-for each in range(2):
-    context.Process(target=run, args=(each, pids)).start()
-print(*(pids.get() for _ in range(3)), flush=True)
-time.sleep(60)
+if __name__ == "__main__":
+    os.environ[server_life.SERVER_PID] = str(os.getpid())
+    server_life.watch_spawned()
+    context = multiprocessing.get_context("spawn")
+    pids = context.SimpleQueue()
+    for each in range(2):
+        context.Process(target=run, args=(each, pids)).start()
+    print(*(pids.get() for _ in range(3)), flush=True)
+    time.sleep(60)
 """
 
 
@@ -98,15 +99,22 @@ def test_without_a_server_above_nothing_is_watched(monkeypatch, pid):
 
 
 def test_whatever_is_spawned_ends_with_a_killed_server(tmp_path):
-    """From its first instruction on, without a word of its own; also what that spawned."""
+    """From its first instruction on, without a word of its own; also what that spawned.
+
+    Whatever lies in the working directory: it may have a module of the package's name.
+    """
     (tmp_path / "family.py").write_text(
         "from guard import server_life\nserver_life.GRACE_SECONDS = 0.3\n" + FAMILY
     )
+    (tmp_path / "spawning.py").write_text(SPAWNING)
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "guard.py").write_text("raise SystemExit(3)")
     paths = f"{tmp_path}:{Path(__file__).parents[2]}"
     server = subprocess.Popen(
-        [sys.executable, "-c", SPAWNING],
+        [sys.executable, str(tmp_path / "spawning.py")],
         stdout=subprocess.PIPE,
         text=True,
+        cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": paths},
     )
     pids = server.stdout.readline().split()

@@ -138,6 +138,27 @@ def test_what_might_have_been_sampled_is_read(body: Any) -> None:
     assert judge(_CASE, _PREY, _answer(200, apart), stream=False).outcome is Outcome.CLEAN
 
 
+@pytest.mark.parametrize(("before", "outcome"), [("John", "emitted"), ("St. John", "emitted")])
+@pytest.mark.parametrize("of_chat", [True, False])
+def test_what_might_have_been_sampled_is_read_over_deltas(
+    before: str, outcome: str, of_chat: bool
+) -> None:
+    """After the text of the deltas before it: the rest of a longer word is no phrase."""
+
+    def events(*steps: dict[str, Any]) -> bytes:
+        if of_chat:
+            parts = [{"choices": [{"index": 0, "logprobs": {"content": [s]}}]} for s in steps]
+        else:
+            parts = [{"type": "response.output_text.delta", "logprobs": [s]} for s in steps]
+        return b"".join(map(_event, parts))
+
+    told = events({"token": before}, _OTHERS)
+    assert judge(_CASE, _PREY, _answer(200, told), stream=True).outcome == outcome
+    whole = {"token": "x", "top_logprobs": [{"token": "John Smith"}]}
+    longer = events({"token": "Long"}, whole)
+    assert judge(_CASE, _PREY, _answer(200, longer), stream=True).outcome is Outcome.CLEAN
+
+
 def test_an_emission_over_deltas_is_seen() -> None:
     """Per choice and surface, joined."""
     chat = [{"choices": [{"index": 0, "delta": {"content": t}}]} for t in ("John", " Smith")]

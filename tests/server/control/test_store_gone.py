@@ -103,6 +103,15 @@ def test_a_database_that_refuses_for_good_is_told_at_once(
     Database(admitted.replace("lethegate@", "guarded:open%20sesame@")).close()
 
 
+def test_of_two_hosts_one_may_come_back(empty_url: Callable[[str], str]) -> None:
+    """One refuses this process for good, the other is away: that is no reason to give up."""
+    admitted = empty_url("postgresql")
+    name, _, host = admitted.partition("@/")[2].partition("?")
+    several = f"host={host.removeprefix('host=')}&host=127.0.0.1:9"
+    with pytest.raises(StoreAway):
+        Database(f"postgresql://nobody@/{name}?{several}")
+
+
 @pytest.mark.parametrize(
     ("answer", "options", "reason"),
     [
