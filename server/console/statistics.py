@@ -50,7 +50,8 @@ async def statistics(visit: Visit) -> Statistics:
 def _charts(prompts: dict[str, int], answers: dict[str, int]) -> list[Chart]:
     effects = ("refused", "steered", "would_refuse", "would_steer")
     # A prompt in which an enforced target was found is steered or refused.
-    by_another = prompts["matched"] - sum(prompts[effect] for effect in effects)
+    # What a node tells need not add up.
+    by_another = max(0, prompts["matched"] - sum(prompts[effect] for effect in effects))
     kinds = {
         f"What followed, of {_prompts(prompts['matched'])} in which it was found": {
             "refused": prompts["refused"],

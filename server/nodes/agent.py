@@ -65,7 +65,9 @@ class NodeAgent:
         known = read_standing(settings.state_dir)
         self._standing = known or Standing(uuid.uuid4().hex)
         told = Link(settings, self.id)
-        self._counting = Counting(settings, self._local, told, self._standing.instance)
+        self._is_new = known is None
+        instance = self._standing.instance
+        self._counting = Counting(settings, self._local, told, instance, self._known_lead)
         self._changing = threading.Lock()
         self._verified: set[Channel] = set()
         # Of each thread, the class of error that it met last.
@@ -77,7 +79,13 @@ class NodeAgent:
         ]
 
     def start(self) -> None:
-        """Begin in the background."""
+        """Begin in the background.
+
+        Raises:
+            OSError: the state directory cannot be written.
+        """
+        if self._is_new:
+            self._counting.begin_anew()
         write_standing(self._settings.state_dir, self._standing, durable=True)
         for thread in self._threads:
             thread.start()
@@ -197,6 +205,9 @@ class NodeAgent:
             corpora=self._local.report(Channel.CORPORA),
             policy=self._local.report(Channel.POLICY),
         )
+
+    def _known_lead(self) -> int:
+        return self._standing.lead
 
     def _confirm(self, at: float) -> None:
         """At a moment, by the steady clock, all here applied what was in force."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from server.errors import ControlUnreachable, NotFound
 from server.log import fault_fields, get_logger
@@ -28,12 +28,24 @@ log = get_logger("node")
 
 
 class Counting:
-    """The thread that tells. `instance` names this node's state directory, and so its sums."""
+    """The thread that tells.
 
-    def __init__(self, settings: Settings, local: Local, link: Link, instance: str) -> None:
+    `instance` names this node's state directory, and so its sums; `lead` is the latest lead of the
+    control process that is known here.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        local: Local,
+        link: Link,
+        instance: str,
+        lead: Callable[[], int],
+    ) -> None:
         """Nothing is told yet; `link` is of this thread alone."""
         self._settings, self._local, self._link = settings, local, link
-        self._instance = instance
+        self._instance, self._lead = instance, lead
+        self._told_lead = lead()
         self._gathered = Gathered(settings.statistics)
         self._told: dict[str, Numbers] = {}
         self._told_requests: Numbers = {}
@@ -41,6 +53,14 @@ class Counting:
         self._problem = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="node-counts", daemon=True)
+
+    def begin_anew(self) -> None:
+        """Leave out what was counted here before this was a node: it was told elsewhere.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        self._gathered.discard()
 
     def start(self) -> None:
         """Begin to tell."""
@@ -60,6 +80,10 @@ class Counting:
             NotFound: it has not heard of this node yet, or is of an earlier version.
             OSError, ValueError: a file here cannot be read.
         """
+        lead = self._lead()
+        if lead != self._told_lead:
+            # Its store may be an earlier one, put back.
+            self._told, self._told_requests, self._told_lead = {}, {}, lead
         now = content_of(self._gathered.sum(self._targets()))
         requests, targets = now["requests"], now["targets"]
         self._told = {target: told for target, told in self._told.items() if target in targets}

@@ -33,6 +33,8 @@ SAVE_SECONDS = 5.0
 _RECENT_SECONDS = 60.0
 # A node's clock may run this much slower, and its last report may have taken so long.
 _SLOWER, _UNDER_WAY_SECONDS = 1.02, 5.0
+# Each state directory that counts under a node's id takes rows of the store, for a day at least.
+_MOST_COUNTING, _COUNTING_SECONDS = 8, 24 * 3600.0
 
 log = get_logger("nodes")
 
@@ -85,6 +87,8 @@ class Fleet:
     ) -> None:
         self._store, self._active, self._clock = store, active, clock
         self._known: dict[str, _Known] = {}
+        # Of every node, which instances counted under its id, and when they told so last.
+        self._counting: dict[str, dict[str, float]] = {}
         self._lock = threading.Lock()
         self.lead = 0
 
@@ -130,13 +134,13 @@ class Fleet:
         if news and report.lead > self.lead:
             log.error("node_is_ahead_of_this_control_process", node=node_id)
 
-    def require_heard(self, node_id: str, key_id: str, instance: str) -> None:
-        """Refuse what another says than who was heard last by this id.
+    def admit_counts(self, node_id: str, key_id: str, instance: str) -> None:
+        """Refuse what another counted than who was heard last by this id.
 
         Raises:
             NotFound: there is no such node.
             Forbidden: it is that of another key.
-            Conflict: another node calls itself so.
+            Conflict: another node calls itself so, or too many did within a day.
         """
         known = self._known.get(node_id)
         if known is None:
@@ -145,6 +149,12 @@ class Fleet:
             raise Forbidden("This node's id belongs to another key.")
         if known.record.report.instance != instance:
             raise Conflict("Another node has this id.")
+        with self._lock:
+            told_at, now = self._counting.setdefault(node_id, {}), self._clock()
+            recent = {i: at for i, at in told_at.items() if now - at < _COUNTING_SECONDS}
+            if instance not in recent and len(recent) >= _MOST_COUNTING:
+                raise Conflict("This node's state directory was made anew too often today.")
+            self._counting[node_id] = {**recent, instance: now}
 
     def instances(self) -> set[str]:
         """Of every node, which of those that call themselves so was heard last."""
@@ -184,6 +194,7 @@ class Fleet:
                 raise Conflict("The node is fenced and lives: stop it first.")
             self._store.delete(node_id)
             self._known.pop(node_id, None)
+            self._counting.pop(node_id, None)
 
     def view(self, node_id: str) -> NodeView:
         """One node.

@@ -126,7 +126,7 @@ def put_report(node_id: NodeId, report: NodeReport, caller: Node, here: Here) ->
 @node_router.put("/nodes/{node_id}/counts")
 def put_counts(node_id: NodeId, counts: NodeCounts, caller: Node, here: Here) -> None:
     """Say what a node's gateways have counted."""
-    here.fleet.require_heard(node_id, caller.id, counts.instance)
+    here.fleet.admit_counts(node_id, caller.id, counts.instance)
     here.statistics.hear(counts.instance, tallied_of(counts.model_dump()))
 
 

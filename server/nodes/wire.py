@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.types import StringConstraints
 
 from server.field_types import TargetId
 from server.nodes.channels import Channel
+from server.statistics.counts import MOST, RequestCounts, TargetCounts
 
 PREFIX = "/node/v1"
 # Of one message about what was counted: some 200 KB.
@@ -103,10 +104,12 @@ class NodeReport(_Message):
 
 
 _Count = (
-    Annotated[int, Field(ge=0, le=2**53)]
-    | Annotated[float, Field(ge=0, le=2**53, allow_inf_nan=False)]
+    Annotated[int, Field(ge=0, le=MOST)]
+    | Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 )
 _Counts = Annotated[dict[_Word, _Count], Field(max_length=64)]
+_OfRequests = Annotated[_Counts, AfterValidator(RequestCounts.checked)]
+_OfTarget = Annotated[_Counts, AfterValidator(TargetCounts.checked)]
 
 
 class NodeCounts(_Message):
@@ -115,8 +118,8 @@ class NodeCounts(_Message):
     """
 
     instance: _Instance
-    requests: _Counts
-    targets: Annotated[dict[TargetId, _Counts], Field(max_length=MAX_TOLD_TARGETS)]
+    requests: _OfRequests
+    targets: Annotated[dict[TargetId, _OfTarget], Field(max_length=MAX_TOLD_TARGETS)]
 
 
 class FileOut(_Message):

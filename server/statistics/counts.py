@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 Numbers = Mapping[str, float]
+# JSON's readers agree on whole numbers up to here.
+MOST = 2**53
 
 
 @dataclass(slots=True)
@@ -31,9 +34,28 @@ class _Sum:
 
     @classmethod
     def of(cls, numbers: Numbers) -> Self:
-        """From numbers by name; unknown ones, of a newer Lethegate, are left out."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in numbers.items() if name in known})
+        """From numbers by name; unknown ones, of a newer Lethegate, are left out.
+
+        Whoever told or stored them: counters are made whole, all are from 0 to `MOST`, and no
+        moment is later than now.
+
+        Raises:
+            TypeError: one is not a number.
+        """
+        known = _is_whole(cls)
+        return cls(**{n: _sound(n, v, known[n]) for n, v in numbers.items() if n in known})
+
+    @classmethod
+    def checked(cls, numbers: Numbers) -> Numbers:
+        """These numbers, if those of counters are whole.
+
+        Raises:
+            ValueError: one is not.
+        """
+        for name, whole in _is_whole(cls).items():
+            if whole and numbers.get(name, 0) != int(numbers.get(name, 0)):
+                raise ValueError("a counter is not a whole number")
+        return numbers
 
 
 @dataclass(slots=True)
@@ -95,3 +117,15 @@ class RequestCounts(_Sum):
     def seconds(self) -> float:
         """Time that the guard spent on all."""
         return self.screen_seconds + self.shield_seconds
+
+
+def _is_whole(kind: type[Any]) -> dict[str, bool]:
+    """Of the names of a kind's numbers, whether they count or are seconds."""
+    return {field.name: isinstance(field.default, int) for field in fields(kind)}
+
+
+def _sound(name: str, value: float, whole: bool) -> float:
+    most = min(MOST, time.time()) if name.endswith("_at") else MOST
+    # Not a number is less than nothing here, too.
+    bounded = min(value, most) if value >= 0 else 0
+    return int(bounded) if whole else bounded

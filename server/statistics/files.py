@@ -74,7 +74,11 @@ class Source:
         return (stat.st_mtime_ns, stat.st_ino)
 
     def read(self) -> Tallied:
-        """What it says; nothing if it was never written."""
+        """What it says; nothing if it was never written.
+
+        Raises:
+            OSError, ValueError: it cannot be read, or was not written to its end.
+        """
         try:
             content = json.loads(self.path.read_bytes())
         except FileNotFoundError:
@@ -94,9 +98,16 @@ def content_of(tallied: Tallied) -> dict[str, Any]:
 
 
 def tallied_of(content: Mapping[str, Any]) -> Tallied:
-    """The counters of such a content; numbers of a newer Lethegate are left out."""
-    targets = {name: TargetCounts.of(numbers) for name, numbers in content["targets"].items()}
-    return Tallied(RequestCounts.of(content["requests"]), targets)
+    """The counters of such a content; numbers of a newer Lethegate are left out.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        targets = {name: TargetCounts.of(numbers) for name, numbers in content["targets"].items()}
+        return Tallied(RequestCounts.of(content["requests"]), targets)
+    except (AttributeError, KeyError, TypeError):
+        raise ValueError("these are no counters") from None
 
 
 def sources(directory: Path) -> Iterator[Source]:

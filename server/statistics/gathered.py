@@ -12,10 +12,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from server.log import get_logger
 from server.statistics.files import Source, content_of, sources, tallied_of
 from server.statistics.tally import Tallied
 
 _ENDED = "ended.json"
+
+log = get_logger("statistics")
 
 
 class Gathered:
@@ -32,10 +35,11 @@ class Gathered:
     def sum(self, standing: Collection[str] | None = None) -> Tallied:
         """The numbers of all gateways, each counted once; of these targets, or of all.
 
-        Others are withdrawn: what takes their ids later is not to begin with their numbers.
+        Others are withdrawn: what takes their ids later is not to begin with their numbers. A file
+        that the machine did not write to its end counts for what was read of it before.
 
         Raises:
-            OSError, ValueError: a file cannot be read or written.
+            OSError: a file cannot be read or written.
         """
         ended, running = self._limited_ended(standing), {}
         for source in sources(self._directory):
@@ -45,7 +49,7 @@ class Gathered:
                 continue
             if source.name not in self._names:
                 more = _copied(ended)
-                more.add(_limited(source.read(), standing))
+                more.add(_limited(self._last_of(source), standing))
                 self._write(more, self._names | {source.name})
                 ended = more
             source.delete()
@@ -56,21 +60,54 @@ class Gathered:
             total.add(_limited(tallied, standing))
         return total
 
+    def discard(self) -> None:
+        """Forget what gateways that have ended counted here.
+
+        Raises:
+            OSError: a file cannot be deleted.
+        """
+        self._file.unlink(missing_ok=True)
+        self._ended, self._names = None, set()
+        for source in sources(self._directory):
+            if source.has_ended:
+                source.delete()
+
     def _limited_ended(self, standing: Collection[str] | None) -> Tallied:
         if self._ended is None:
-            try:
-                content = json.loads(self._file.read_bytes())
-            except FileNotFoundError:
-                content = content_of(Tallied()) | {"names": []}
-            self._ended, self._names = tallied_of(content), set(content["names"])
+            self._ended, self._names = self._read_ended()
         limited = _limited(self._ended, standing)
         if limited.targets.keys() != self._ended.targets.keys():
             self._write(limited, self._names)
         return limited
 
+    def _read_ended(self) -> tuple[Tallied, set[str]]:
+        try:
+            content = json.loads(self._file.read_bytes())
+            return tallied_of(content), set(content["names"])
+        except FileNotFoundError:
+            pass
+        except (KeyError, TypeError, ValueError):
+            log.error("statistics_lost", source=self._file.name)
+        return Tallied(), set()
+
     def _read(self, source: Source) -> tuple[tuple[int, int], Tallied]:
+        """Of a gateway that runs; one that cannot be read now is read again the next time."""
         mark, known = source.changed(), self._running.get(source.name)
-        return known if known is not None and known[0] == mark else (mark, source.read())
+        if known is not None and known[0] == mark:
+            return known
+        try:
+            return mark, source.read()
+        except ValueError:
+            return (0, 0), known[1] if known is not None else Tallied()
+
+    def _last_of(self, source: Source) -> Tallied:
+        """Of a gateway that has ended."""
+        try:
+            return source.read()
+        except ValueError:
+            log.error("statistics_lost", source=source.name)
+            known = self._running.get(source.name)
+            return known[1] if known is not None else Tallied()
 
     def _write(self, ended: Tallied, names: set[str]) -> None:
         draft = self._file.with_suffix(".draft")

@@ -80,7 +80,7 @@ class StatisticsKeeper:
         Raises:
             StoreFault: the store cannot be written.
             LeaseLost: another control process does this now.
-            OSError, ValueError: a file cannot be read.
+            OSError: a file cannot be read.
         """
         running, changed = set(), self._has_news
         self._has_news = False
@@ -100,10 +100,17 @@ class StatisticsKeeper:
                 self._sums = self._store.everything()
 
     def _take(self, source: Source) -> bool:
+        """Whether anything was; a file not written to its end counts for what it told before."""
         mark = source.changed()
         if self._taken.get(source.name) == mark and not source.has_ended:
             return False
-        self._store.take(source.name, source.read())
+        try:
+            tallied = source.read()
+        except ValueError:
+            if source.has_ended:
+                log.error("statistics_lost", source=source.name)
+            return source.has_ended
+        self._store.take(source.name, tallied)
         self._taken[source.name] = mark
         return True
 

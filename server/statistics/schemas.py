@@ -40,8 +40,8 @@ class AnswerStatistics(BaseModel):
 class CostStatistics(BaseModel):
     """Time added to requests in which the target was detected, its part where several were.
 
-    `mean_added_seconds` is over those requests. `share` is of the time added to all requests, the
-    undetected ones among them; null before there were any.
+    `mean_added_seconds` is over those requests. `share`, at the most 1, is of the time added to all
+    requests, the undetected ones among them; null before there were any.
     """
 
     screen_seconds: float
@@ -92,6 +92,6 @@ class TargetStatistics(BaseModel):
                 screen_seconds=counts.screen_seconds,
                 shield_seconds=counts.shield_seconds,
                 mean_added_seconds=counts.seconds / matched if matched else None,
-                share=counts.seconds / requests.seconds if requests.seconds else None,
+                share=min(1.0, counts.seconds / requests.seconds) if requests.seconds else None,
             ),
         )

@@ -2,7 +2,7 @@
 
 A node tells sums of all its gateways, which only grow, so that of two messages the later one is
 known by its numbers. A node that was forgotten and says nothing more is added to the ended ones;
-its source stays, closed, so that nothing of it is added again.
+its source stays for `CLOSED_SECONDS`, closed, so that nothing of it is added again.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _NODE = "node:"
 _TOLD_AT, _CLOSED = "told_at", "closed"
 # A node that was forgotten may come again.
 GONE_SECONDS = 24 * 3600.0
+# That a node's numbers were added up is known for so long.
+CLOSED_SECONDS = 90 * 24 * 3600.0
 
 
 class StatisticsStore:
@@ -95,21 +97,26 @@ class StatisticsStore:
     def close_nodes(self, known: Collection[str]) -> None:
         """Add up what nodes counted that are not among the known ones, and silent for a day."""
         nodes = request_statistics.c.source.startswith(_NODE, autoescape=True)
+        now = time.time()
         with self._write() as connection:
             rows = connection.execute(select(request_statistics).where(nodes)).all()
+            told_at = {row.source: row.counts.get(_TOLD_AT, now) for row in rows}
+            closed = {row.source for row in rows if _CLOSED in row.counts}
+            old = [source for source in closed if told_at[source] < now - CLOSED_SECONDS]
             gone = [
-                row.source
-                for row in rows
-                if _CLOSED not in row.counts
-                and row.source.removeprefix(_NODE) not in known
-                and row.counts[_TOLD_AT] < time.time() - GONE_SECONDS
+                source
+                for source in told_at.keys() - closed
+                if source.removeprefix(_NODE) not in known and told_at[source] < now - GONE_SECONDS
             ]
+            if old:
+                here = request_statistics.c.source.in_(old)
+                connection.execute(delete(request_statistics).where(here))
             if not gone:
                 return
             for table, make in _TABLES:
                 _add_up(connection, table, make, table.c.source.in_(gone))
-            closed = [{"source": source, "counts": {_CLOSED: 1}} for source in gone]
-            connection.execute(insert(request_statistics), closed)
+            marks = [{"source": s, "counts": {_CLOSED: 1, _TOLD_AT: now}} for s in gone]
+            connection.execute(insert(request_statistics), marks)
 
     def of(self, target_ids: Sequence[str]) -> dict[str, TargetCounts]:
         """The numbers of these targets; zeros where nothing was counted."""

@@ -162,6 +162,27 @@ def test_two_machines_cannot_be_one_node(fleet: Fleet, clock: Clock) -> None:
     assert fleet.view("a").lag == 0
 
 
+def test_not_everyone_counts_under_a_nodes_id(fleet: Fleet, clock: Clock) -> None:
+    """Else a node's key could fill the store; what is no new one goes on, and all are heard."""
+    names = [f"{number:032x}" for number in range(10)]
+
+    def counts(name: str) -> None:
+        fleet.hear("a", "key", applied(2, NEW, instance=name))
+        fleet.admit_counts("a", "key", name)
+        fleet.hear("a", "key", applied(2, NEW, instance=name, left=True))
+
+    for name in [*names[:8], *names[:8]]:
+        counts(name)
+    for name in names[8:]:
+        with pytest.raises(Conflict, match="too often"):
+            counts(name)
+        assert fleet.view("a").state is NodeState.CURRENT
+        fleet.hear("a", "key", applied(2, NEW, instance=name, left=True))
+    counts(names[0])
+    clock.now += 24 * 3600 + 1
+    counts(names[8])
+
+
 def test_how_nodes_stand_is_measured(fleet: Fleet, clock: Clock) -> None:
     """In every state that one may have which has not left, and of fenced ones no lag."""
     fleet.hear("silent", "key", applied(2, NEW))

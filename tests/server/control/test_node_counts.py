@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from guard.follower import ActivePointer
 from server.database import Database
@@ -30,7 +32,7 @@ from server.statistics.files import Source, StatisticsFile
 from server.statistics.gathered import Gathered
 from server.statistics.keeper import StatisticsKeeper
 from server.statistics.store import StatisticsStore
-from server.statistics.table import request_statistics
+from server.statistics.table import request_statistics, target_statistics
 from server.statistics.tally import Tallied
 from server.store import Store
 from server.target_rows import delete_targets
@@ -68,7 +70,9 @@ class Node:
         self.settings = Settings.model_validate(values)
         self.instance = instance
         self.link = Link(self.settings, "a")
-        self.counting = Counting(self.settings, Local(self.settings), self.link, instance)
+        self.lead = 1
+        local = Local(self.settings)
+        self.counting = Counting(self.settings, local, self.link, instance, lambda: self.lead)
 
     def gateway(self) -> StatisticsFile:
         """One that has just begun."""
@@ -115,6 +119,30 @@ def test_gateways_that_end_are_counted_once(
     second.close()
     assert found(gathered.sum()) == found(Gathered(settings.statistics).sum())
     assert [path.name for path in settings.statistics.iterdir()] == ["ended.json"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"targets": [], "requests": {}}'])
+def test_a_file_cut_short_stops_no_counting(settings: Settings, content: str) -> None:
+    """As a machine without power leaves it: what was read of it before counts."""
+    whole, running, lost = (StatisticsFile(settings.statistics) for _ in range(3))
+    gathered = Gathered(settings.statistics)
+    for file in (whole, running):
+        file.write(counted(ada=3))
+    assert found(gathered.sum()) == {"ada": 6}
+    for file in (running, lost):
+        file._path.write_text(content)
+    assert found(gathered.sum()) == {"ada": 6}
+    running.write(counted(ada=4))
+    assert found(gathered.sum()) == {"ada": 7}
+    for file in (running, lost):
+        file._path.write_text(content)
+        file.close()
+    for one in (gathered, Gathered(settings.statistics)):
+        assert found(one.sum()) == {"ada": 7}
+    assert len(list(settings.statistics.glob("*.lock"))) == 1
+
+    (settings.statistics / "ended.json").write_text(content)
+    assert found(Gathered(settings.statistics).sum()) == {"ada": 3}
 
 
 def test_what_is_withdrawn_is_dropped(settings: Settings) -> None:
@@ -196,6 +224,12 @@ def test_a_node_that_is_gone_is_added_up(
     with database.read() as connection:
         sources = set(connection.scalars(select(request_statistics.c.source)))
     assert sources == {"", f"node:{ONE}", f"node:{TWO}"}
+    monkeypatch.setattr(store_module, "CLOSED_SECONDS", -1.0)
+    statistics.close_nodes([TWO])
+    with database.read() as connection:
+        sources = set(connection.scalars(select(request_statistics.c.source)))
+    assert sources == {"", f"node:{TWO}"}
+    assert (statistics.everything(), statistics.requests()) == before
 
 
 def test_over_http(
@@ -235,6 +269,11 @@ def test_over_http(
     sent.clear()
     node.counting._try()
     assert sent == [{"ada": 5}, {"bob": 1}]
+    # The next lead may have an earlier store, put back.
+    node.lead = 2
+    for _ in range(2):
+        node.counting.tell()
+    assert sent == [{"ada": 5}, {"bob": 1}] * 2
     listed = admin.get("/admin/v1/targets").json()["targets"]
     assert {row["id"]: row["statistics"]["matched"] for row in listed} == {"ada": 5, "bob": 1}
 
@@ -269,8 +308,13 @@ def test_who_may_tell(node: Node, admin: httpx.Client, statistics: StatisticsSto
     assert told(good | {"instance": TWO}) == 409
     other = admin.post("/admin/v1/keys", json={"name": "n", "role": "node"}).json()["key"]
     assert told(good, other) == 403
-    for numbers in ({"matched": -1}, {"matched": "x"}, {"matched": 2**60}, {"a b": 1}):
+    for numbers in (
+        *({"matched": bad} for bad in (-1, "x", 2**60, 0.5)),
+        *({"screen_seconds": bad} for bad in (-0.5, 2**60, None)),
+        {"a b": 1},
+    ):
         assert told(good | {"targets": {"ada": numbers}}) == 422
+    assert told(good | {"requests": {"requests": 1.5}}) == 422
     assert told(good | {"targets": {"../x": {}}}) == 422
     assert told(good | {"targets": {f"t{n}": {} for n in range(501)}}) == 422
     assert statistics.everything() == {}
@@ -278,6 +322,60 @@ def test_who_may_tell(node: Node, admin: httpx.Client, statistics: StatisticsSto
     assert statistics.everything()["ada"] == TargetCounts(matched=1)
     acts = admin.get("/admin/v1/audit", params={"event": "admin"}).json()["records"]
     assert not [act for act in acts if act["path"].endswith("/counts") and act["status"] == 200]
+
+
+def test_no_node_breaks_what_is_shown(
+    node: Node, admin: httpx.Client, database: Database, statistics: StatisticsStore
+) -> None:
+    """Neither by a clock that runs ahead, nor by what was stored before numbers were checked."""
+    rows = [
+        {"target_id": "ada", "source": f"node:{ONE}", "counts": {"matched": 0.5}},
+        {"target_id": "ada", "source": f"node:{TWO}", "counts": {"last_matched_at": 2**53}},
+        {"target_id": "bob", "source": f"node:{TWO}", "counts": {"matched": 7, "steered": 1.5}},
+    ]
+    with database.write() as connection:
+        connection.execute(insert(target_statistics), rows)
+
+    def shown() -> list[Any]:
+        one = admin.get("/admin/v1/targets/ada/statistics")
+        listed = admin.get("/admin/v1/targets")
+        assert (one.status_code, listed.status_code) == (200, 200)
+        uses = {row["id"]: row["statistics"] for row in listed.json()["targets"]}
+        assert (uses["bob"]["matched"], uses["bob"]["steered"]) == (7, 1)
+        return [uses["ada"]["matched"], one.json()["last_matched_at"], one.json()["cost"]["share"]]
+
+    matched, last, _ = shown()
+    assert (matched, datetime.fromisoformat(last) <= datetime.now(UTC)) == (0, True)
+    node.report()
+    told = {"matched": 2, "last_matched_at": 2**53, "shield_seconds": 2**53}
+    body = {"instance": ONE, "requests": {"shield_seconds": 5e-324}, "targets": {"ada": told}}
+    assert admin.put("/node/v1/nodes/a/counts", json=body, headers=NODE).status_code == 200
+    matched, last, share = shown()
+    assert (matched, share) == (2, 1.0)
+    assert datetime.fromisoformat(last) <= datetime.now(UTC)
+    with database.read() as connection:
+        of_node = target_statistics.c.source == f"node:{ONE}"
+        [stored] = connection.scalars(select(target_statistics.c.counts).where(of_node))
+    assert stored["last_matched_at"] <= time.time()
+
+
+def test_a_new_node_leaves_out_what_was_counted_before(tmp_path: Path) -> None:
+    """Of a server that was none; at its next start it is one, and leaves out nothing."""
+    node = Node(tmp_path / "node", "http://127.0.0.1:9")
+    node.link.close()
+    for name in ("before", "since"):
+        gateway = node.gateway()
+        gateway.write(counted(ada=3))
+        gateway.close()
+        if name == "since":
+            (node.settings.statistics / "ended.json").write_text(
+                json.dumps({"requests": {}, "targets": {"ada": {"matched": 4}}, "names": []})
+            )
+        agent = NodeAgent(node.settings)
+        agent.start()
+        agent.stop()
+        total = found(Gathered(node.settings.statistics).sum())
+        assert total == ({} if name == "before" else {"ada": 7})
 
 
 def test_an_agent_tells_and_killed_processes_lose_nothing(

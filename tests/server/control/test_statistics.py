@@ -215,6 +215,28 @@ def test_a_file_that_cannot_be_read_does_not_end_the_keeper(
     keeper.stop()
 
 
+def test_a_file_cut_short_loses_only_what_it_had_to_tell(settings, statistics, store, keeper):
+    """Of a gateway that has ended what it told before counts, and others go on."""
+    register(store, "ada")
+    ended, running = Gateway(settings), Gateway(settings)
+    ended.tell("ada")
+    running.tell("ada")
+    keeper.take()
+    ended.tell("ada")
+    for gateway in (ended, running):
+        gateway.file._path.write_text("")
+    ended.file.close()
+    for _ in range(2):
+        keeper.take()
+
+        assert statistics.of(["ada"])["ada"].matched == 2
+    running.tell("ada")
+    keeper.take()
+
+    assert statistics.of(["ada"])["ada"].matched == 3
+    assert [source.has_ended for source in sources(settings.statistics)] == [False]
+
+
 def test_over_the_admin_api(admin, store, settings, keeper):
     """Statistics of one target, and the summary in the list; for auditors too, without text."""
     register(store, "ada", "bob")

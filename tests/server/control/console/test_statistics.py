@@ -27,7 +27,7 @@ COUNTS = TargetCounts(
     prevented_steps=77,
     screen_seconds=0.3,
     shield_seconds=0.1,
-    last_matched_at=1_800_000_000.0,
+    last_matched_at=1_700_000_000.0,
 )
 ADA = {"id": "ada", "examples": [{"prompt": "Where was Ada born?", "answer": "In Port Sorrel."}]}
 
@@ -65,7 +65,7 @@ def test_on_the_page_of_a_target(visit: Any, counted: None) -> None:
         "ended before a name 2",
         "ended for a passage of its documents 1",
         "would have been ended, only observed 5",
-        "Found last2027-01-15 08:00:00 UTC",
+        "Found last2023-11-14 22:13:20 UTC",
         "Steps of answers in which a phrase was vetoed77",
         "Time added to a request in which it was found10.0 ms",
         "Its share of the time added to all requests25.00 %",
@@ -105,5 +105,5 @@ def test_the_list_has_the_sums(visit: Any, counted: None) -> None:
     visitor = visit()
     visitor.get("/console/targets")
 
-    assert "matched 40 2027-01-15 08:00:00 UTC" in _told(visitor)
+    assert "matched 40 2023-11-14 22:13:20 UTC" in _told(visitor)
     assert "matched 0 –" in _told(visitor)
