@@ -269,7 +269,9 @@ def _follow(
     job = answer["job"]
     if wait:
         job = client.wait(job["id"], timeout, show_progress)
-        if job["state"] == "done" and not as_json and job["message"]:
+        # Without a generation the message is what `finish` tells.
+        beside = job["state"] == "done" and job["generation"] is not None
+        if beside and not as_json and job["message"]:
             typer.echo(job["message"])
         finish(job, as_json)
     else:

@@ -48,6 +48,7 @@ from server.metrics.labels import Storage
 from server.metrics.targets import TargetMetrics
 from server.nodes.channels import Channel
 from server.nodes.fleet import Fleet
+from server.nodes.link import warn_of_clear_text
 from server.nodes.offer import Offer
 from server.nodes.publisher import Elsewhere, WithNodes
 from server.nodes.routes import Nodes
@@ -272,7 +273,11 @@ def _asked_by_console(settings: Settings) -> str | None:
     """The guarded endpoint that the console's playground asks; None: there is no console."""
     if not settings.console:
         return None
-    return settings.console_endpoint_url or settings.endpoint_url
+    if settings.console_endpoint_url is None:
+        return settings.endpoint_url
+    for host in warn_of_clear_text([settings.console_endpoint_url]):
+        log.warning("client_key_and_prompts_of_the_playground_travel_without_tls", host=host)
+    return settings.console_endpoint_url
 
 
 def _lead(

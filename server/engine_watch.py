@@ -83,15 +83,19 @@ class EngineWatch:
             await asyncio.gather(asked, return_exceptions=True)
 
 
-def with_engine_watch(app: ASGIApp, watch: EngineWatch) -> ASGIApp:
+def with_engine_watch(app: ASGIApp, watch: EngineWatch, count: Callable[[], None]) -> ASGIApp:
     """The app, which while its engine hangs is not healthy and lets nobody wait.
 
-    A request then, or one that waits already, raises `EngineStalled`.
+    A request then, or one that waits already, is counted and raises `EngineStalled`.
     """
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
-            await _answered(app, scope, receive, send, watch.stalled)
+            try:
+                await _answered(app, scope, receive, send, watch.stalled)
+            except EngineStalled:
+                count()
+                raise
         elif watch.stalled.is_set() and routed_path(scope) in _PROBES:
             await send_reply(send, reply_of(EngineStalled()), [])
         else:

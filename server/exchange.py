@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from server.errors import ServerError
+from server.errors import EngineStalled, ServerError
 from server.log import fault_fields, get_logger
 from server.reply import reply_of, unavailable
 from server.shielded_response import Headers, ShieldedResponse
@@ -38,7 +38,8 @@ async def run_until(inner: Awaitable[None], response: ShieldedResponse) -> None:
         if not task.done():
             await asyncio.wait({task}, timeout=_ABORT_SECONDS)
         error = task.exception() if task.done() and not task.cancelled() else None
-        if error is not None:
+        # Of an engine that hangs `server.engine_watch` tells, once.
+        if error is not None and not isinstance(error, EngineStalled):
             _log.error("the inner app failed", **fault_fields(error))
         await response.fail(reply_of(error) if isinstance(error, ServerError) else unavailable())
     finally:

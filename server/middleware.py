@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from prometheus_client import REGISTRY
@@ -25,6 +26,7 @@ from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter
 from server.log import configure_logging, hide_exception_texts
 from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Failure
 from server.metrics.workers import WorkerFacts
 from server.nodes.standing import NodeGate
 from server.screening import Screening
@@ -101,7 +103,8 @@ class GuardMiddleware:
         ask = engine_client.is_sleeping
         watch = EngineWatch(ask, seconds, self._metrics.set_engine_silence)
         watch.start()
-        return with_engine_watch(app, watch)
+        count = partial(self._metrics.record_failure, Failure.ENGINE)
+        return with_engine_watch(app, watch, count)
 
     def _facts(self) -> WorkerFacts:
         facts = self._screening.worker_facts()

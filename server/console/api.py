@@ -7,7 +7,6 @@ opens over HTTP, so roles, records of the audit and errors are theirs.
 from __future__ import annotations
 
 import re
-import ssl
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +14,9 @@ import httpx
 from starlette.types import ASGIApp
 
 from server.admin_parts import PREFIX
-from server.console.errors import ApiRefused, EndpointSilent, LoggedOut
+from server.console.errors import ApiRefused, LoggedOut
 from server.errors import NotFound, PreconditionFailed
 
-_ENDPOINT_SECONDS = 120.0
 # Ids, numbers and verbs; what is no segment of a path of the API is not looked for.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}", re.ASCII)
 _ETAG = re.compile(r"[\x21-\x7e]*")
@@ -33,10 +31,10 @@ class Answer:
 
 
 class AdminApi:
-    """Calls the admin application and the guarded endpoint with one key."""
+    """Calls the admin application with one key."""
 
-    def __init__(self, app: ASGIApp, endpoint_url: str, authorization: str) -> None:
-        self._app, self._endpoint_url = app, endpoint_url
+    def __init__(self, app: ASGIApp, authorization: str) -> None:
+        self._app = app
         self._headers = {"authorization": authorization}
 
     async def get(self, *parts: str, **query: Any) -> Answer:
@@ -48,31 +46,6 @@ class AdminApi:
     ) -> Answer:
         """Change something; `etag` is the revision that is to be changed."""
         return await self._ask(method, parts, body=body, etag=etag)
-
-    async def endpoint(self, method: str, path: str, body: Any = None) -> httpx.Response:
-        """Ask the guarded endpoint.
-
-        Raises:
-            EndpointSilent: it does not answer.
-            ApiRefused: it answers with an error.
-        """
-        # Loading certificates takes longer than asking: only where there is TLS.
-        secure = self._endpoint_url.startswith("https:")
-        trusted = (
-            ssl.create_default_context() if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
-        client = httpx.AsyncClient(
-            base_url=self._endpoint_url, trust_env=False, timeout=_ENDPOINT_SECONDS, verify=trusted
-        )
-        async with client:
-            try:
-                response = await client.request(method, path, json=body, headers=self._headers)
-            except httpx.HTTPError:
-                raise EndpointSilent("The guarded endpoint does not answer.") from None
-        if response.status_code == 401:
-            raise ApiRefused(403, "The guarded endpoint does not know this key.")
-        _judge(response)
-        return response
 
     async def _ask(
         self,
@@ -97,12 +70,16 @@ class AdminApi:
             response = await client.request(method, path, params=params, json=body, headers=headers)
         if response.status_code == 401:
             raise LoggedOut
-        _judge(response)
+        refuse_errors(response)
         return Answer(response.json(), response.headers.get("etag", ""))
 
 
-def _judge(response: httpx.Response) -> None:
-    """Refuse an error as the console's own."""
+def refuse_errors(response: httpx.Response) -> None:
+    """Refuse an answer that is an error, as the console's own.
+
+    Raises:
+        ApiRefused: with its status and what it says.
+    """
     if response.is_success:
         return
     try:

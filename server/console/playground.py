@@ -1,8 +1,9 @@
 """The playground: one request's life, from the prompt to where the answer's words come from.
 
 The decision, its scores and thresholds are the gateway's own (`POST /v1/checks`, for the key of
-whoever asks). What tokens the worker would veto depends on what the model samples and is told by
-no route, so the page does not claim to know.
+whoever asks). It takes an auditor's key, so an endpoint on another machine, which gets none
+(`server.console.endpoint`), is not asked for it. What tokens the worker would veto depends on what
+the model samples and is told by no route, so the page does not claim to know.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ async def check(visit: Visit) -> Response:
     prompt, said = visit.form.text("prompt"), visit.form.text("answer")
     life = Life(said=said)
     if prompt.strip():
-        await _decide(visit, prompt, life)
+        if visit.endpoint.is_here:
+            await _decide(visit, prompt, life)
         if visit.form.text("generate") and visit.is_admin:
             await _generate(visit, prompt, life)
     if life.said.strip() and visit.is_admin:
@@ -91,6 +93,7 @@ def _page(visit: Visit, prompt: str, said: str, life: Life | None) -> Response:
         said=said,
         life=life,
         spans=spans,
+        here=visit.endpoint.is_here,
         few_phrases=_FEW_PHRASES,
         most_phrases=_MOST_PHRASES,
     )
@@ -98,7 +101,7 @@ def _page(visit: Visit, prompt: str, said: str, life: Life | None) -> Response:
 
 async def _decide(visit: Visit, prompt: str, life: Life) -> None:
     try:
-        answer = await visit.api.endpoint("POST", "/v1/checks", {"text": prompt})
+        answer = await visit.endpoint.ask("POST", "/v1/checks", {"text": prompt})
         life.check = answer.json()
         if visit.is_admin and life.check is not None:
             await _forbid(visit, life.check["detections"], life)
@@ -127,14 +130,14 @@ async def _forbid(visit: Visit, detections: list[dict[str, Any]], life: Life) ->
 async def _generate(visit: Visit, prompt: str, life: Life) -> None:
     """Ask the model, guarded as any client is."""
     try:
-        models = (await visit.api.endpoint("GET", "/v1/models")).json()["data"]
+        models = (await visit.endpoint.ask("GET", "/v1/models")).json()["data"]
         body = {
             "model": models[0]["id"],
             "messages": [{"role": "user", "content": prompt}],
             "max_tokens": _ANSWER_TOKENS,
             "temperature": 0,
         }
-        answer = await visit.api.endpoint("POST", "/v1/chat/completions", body)
+        answer = await visit.endpoint.ask("POST", "/v1/chat/completions", body)
         choice = answer.json()["choices"][0]
     except ServerError as error:
         life.fail("Answer", error)

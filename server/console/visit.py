@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from server.auth import Caller, KeyRing, Role
 from server.console import render
 from server.console.api import AdminApi
+from server.console.endpoint import GuardedEndpoint
 from server.console.errors import ApiRefused, LoggedOut
 from server.console.forms import Form, read_form, require_same_origin, require_token
 from server.console.sessions import Session, Sessions
@@ -39,6 +40,7 @@ class Visit:
     session: Session
     caller: Caller
     api: AdminApi
+    endpoint: GuardedEndpoint
     form: Form
 
     @property
@@ -107,8 +109,10 @@ async def _visit(request: Request, max_form_bytes: int) -> Visit:
         require_same_origin(request)
         form = await read_form(request, max_form_bytes)
         require_token(form, session.csrf)
-    api = AdminApi(state.admin, state.endpoint_url, session.authorization)
-    return Visit(request, session, caller, api, form)
+    api = AdminApi(state.admin, session.authorization)
+    client_key = form.text("client_key").strip()
+    endpoint = GuardedEndpoint(state.endpoint_url, keyring, session.authorization, client_key)
+    return Visit(request, session, caller, api, endpoint, form)
 
 
 def _log_in(request: Request) -> Response:

@@ -70,7 +70,7 @@ class GatewayMetrics:
         )
         self._failures = Counter(
             "lethegate_guard_failures_total",
-            "Requests that the guard could not decide about or check.",
+            "Requests that the guard could not decide about or check, or whose engine hangs.",
             ["reason"],
             registry=registry,
         )
@@ -176,7 +176,7 @@ class GatewayMetrics:
         _count_block(self._observed_blocks, surface, caught)
 
     def record_failure(self, reason: Failure) -> None:
-        """Count a request that the guard failed, served or not."""
+        """Count a request that the guard or the engine failed, served or not."""
         self._failures.labels(reason.value).inc()
 
     def record_bypass(self, reason: Failure) -> None:

@@ -25,7 +25,7 @@ class Stage(StrEnum):
 
 
 class Failure(StrEnum):
-    """Why the guard failed a request: a 503, or where `fail_open` allows it served unguarded."""
+    """Why a request failed: a 503, or where the guard did and `fail_open` allows it unguarded."""
 
     GUARD_ERROR = "guard_error"
     TIMEOUT = "timeout"
@@ -34,6 +34,7 @@ class Failure(StrEnum):
     KEYS = "keys"
     NODE = "node"
     OVERLOADED = "overloaded"
+    ENGINE = "engine"
 
 
 class Limit(StrEnum):

@@ -267,7 +267,7 @@ def run_node(settings: Settings, *, with_parent: bool = False) -> int:
     with locked(settings.state_dir / "node.lock", patience) as holder:
         if holder is not None:
             raise StartFault(f"another node process (pid {holder or '?'}) is at work here")
-        for host in warn_of_clear_text(settings):
+        for host in warn_of_clear_text(settings.control_urls):
             log.warning("key_and_forget_text_travel_without_tls", host=host)
         agent = NodeAgent(settings)
         agent.start()

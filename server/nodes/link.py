@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -150,9 +150,9 @@ class Link:
             raise
 
 
-def warn_of_clear_text(settings: Settings) -> list[str]:
-    """The addresses to which key and forget text would go unencrypted over a network."""
-    urls = (httpx.URL(url) for url in settings.control_urls)
+def warn_of_clear_text(addresses: Iterable[str]) -> list[str]:
+    """The hosts to which what is sent would go unencrypted over a network."""
+    urls = map(httpx.URL, addresses)
     return [url.host for url in urls if url.scheme == "http" and not is_loopback(url.host)]
 
 

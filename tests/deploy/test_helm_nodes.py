@@ -71,7 +71,7 @@ def test_nodes_and_control_processes_have_what_is_theirs(render, secrets_of):
     assert plain["LETHEGATE_CONTROL_URL"] == ",".join(
         f"http://lethegate-control-{at}.lethegate-admin.lethegate:8001" for at in range(2)
     )
-    assert plain["LETHEGATE_CONSOLE_ENDPOINT_URL"] == "http://lethegate.lethegate:8000"
+    assert "LETHEGATE_CONSOLE_ENDPOINT_URL" not in plain
     (name,) = (each for each in node["env"] if each["name"] == "LETHEGATE_NODE_ID")
     assert name["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
     assert [each["name"] for each in node["ports"]] == ["openai"]
@@ -130,12 +130,31 @@ def test_the_control_port_is_open_to_nodes_and_operators_only(render):
         [{"lethegate/operator": "true"}],
         [nodes],
     ]
+    assert control["policyTypes"] == ["Ingress", "Egress"]
+    assert control["egress"][1:] == [TO_POSTGRES]
+    url = {"console_endpoint_url": "https://models.example"}
+    control = render(NODES | {"settings": url})["NetworkPolicy lethegate-control"]["spec"]
     for policy, peer, port in ((node, controls, "admin"), (control, nodes, "openai")):
         assert policy["policyTypes"] == ["Ingress", "Egress"]
         names, other, further = policy["egress"]
         assert {each["port"] for each in names["ports"]} == {53}
         assert (pods_of(other), other["ports"]) == ([peer], [{"port": port}])
         assert further == TO_POSTGRES
+
+
+def test_the_console_asks_no_node_unless_told_to(render):
+    """No key of whoever is logged in leaves the control process by default."""
+    asked = [
+        {
+            each["name"]: each.get("value")
+            for each in render(NODES | {"settings": settings})["StatefulSet lethegate-control"][
+                "spec"
+            ]["template"]["spec"]["containers"][0]["env"]
+        }.get("LETHEGATE_CONSOLE_ENDPOINT_URL")
+        for settings in ({}, {"console_endpoint_url": "https://models.example"})
+    ]
+
+    assert asked == [None, "https://models.example"]
 
 
 def test_several_control_processes_share_a_state_directory(render):

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,9 @@ from detectors.targets import Phrase
 from server import engine_watch
 from server.engine_watch import EngineWatch, with_engine_watch
 from server.errors import EngineStalled
+from server.log import configure_logging
 from server.metrics.gateway import GatewayMetrics
+from server.metrics.labels import Failure
 from server.middleware import GuardMiddleware
 from server.settings import Settings
 
@@ -33,6 +36,7 @@ PATHS = {
     "/v1/embeddings": {"model": "demo", "input": "hello"},
 }
 SILENCE = "lethegate_engine_silent_seconds"
+FAILURES = "lethegate_guard_failures_total"
 
 
 @pytest.fixture
@@ -41,7 +45,8 @@ def watched(start_stack: Any) -> Any:
 
     def around(vllm: Any, metrics: GatewayMetrics) -> ASGIApp:
         watch = EngineWatch(vllm.is_sleeping, 0.4, metrics.set_engine_silence)
-        app = with_engine_watch(vllm.app(), watch)
+        count = partial(metrics.record_failure, Failure.ENGINE)
+        app = with_engine_watch(vllm.app(), watch, count)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             if watch._task is None:
@@ -67,8 +72,11 @@ async def _never(*_: Any) -> Any:
 
 
 @pytest.mark.parametrize("names", [[], [Phrase("John Smith")]], ids=["plain", "shielded"])
-def test_nobody_waits_for_an_engine_that_hangs(watched: Any, names: list[Phrase]) -> None:
+def test_nobody_waits_for_an_engine_that_hangs(
+    watched: Any, names: list[Phrase], capfd: pytest.CaptureFixture[str]
+) -> None:
     """Who waits and who comes is answered in its API's shape; an engine that goes on is used."""
+    configure_logging("info")
     watched.guard.names = names
     watched.vllm.instead = _never
     answers: list[httpx.Response] = []
@@ -91,13 +99,19 @@ def test_nobody_waits_for_an_engine_that_hangs(watched: Any, names: list[Phrase]
         kind = "overloaded_error" if path == "/v1/messages" else "server_error"
         assert (error["message"], error["type"]) == ("The engine does not answer.", kind)
     assert len(watched.vllm.requests) == 2
-    assert watched.count("lethegate_guard_failures_total", reason="guard_error") == 0
+    assert watched.count(FAILURES, reason="guard_error") == 0
+    # Whoever waited, and whoever came.
+    assert watched.count(FAILURES, reason="engine") == 1 + len(PATHS)
 
     watched.vllm.instead, watched.vllm.hangs = None, False
     _until(lambda: watched.http.get("/readyz").status_code == 200)
     assert watched.http.get("/health").status_code == 200
     assert watched.chat().status_code == 200
     assert watched.count(SILENCE) == 0
+    # The hang is told, not every request that ends for it.
+    logged = capfd.readouterr().err
+    assert "engine_stalled" in logged
+    assert "the inner app failed" not in logged
 
 
 def test_a_shielded_stream_of_an_engine_that_hangs_ends(watched: Any) -> None:
@@ -109,6 +123,7 @@ def test_a_shielded_stream_of_an_engine_that_hangs_ends(watched: Any) -> None:
 
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_error"
+    assert watched.count(FAILURES, reason="engine") == 1
     assert watched.vllm.aborted.wait(10)
 
 
@@ -119,6 +134,7 @@ def test_a_plain_stream_of_an_engine_that_hangs_breaks_off(watched: Any) -> None
 
     with pytest.raises(httpx.RemoteProtocolError):
         watched.chat(stream=True)
+    assert watched.count(FAILURES, reason="engine") == 1
     assert watched.vllm.aborted.wait(10)
 
 
@@ -175,7 +191,7 @@ def test_the_middleware_watches_its_engine(tmp_path: Path) -> None:
         given = {"state_dir": tmp_path, "engine_stall_seconds": 0.1}
         middleware = object.__new__(GuardMiddleware)
         middleware._settings = Settings.model_validate(given)
-        middleware._metrics = GatewayMetrics(CollectorRegistry())
+        middleware._metrics = GatewayMetrics(registry := CollectorRegistry())
         watched = middleware._watched(app, silent)
 
         async def ask() -> None:
@@ -186,6 +202,7 @@ def test_the_middleware_watches_its_engine(tmp_path: Path) -> None:
 
         with pytest.raises(EngineStalled):
             await ask()
+        assert registry.get_sample_value(FAILURES, {"reason": "engine"}) == 1
         middleware._settings = Settings.model_validate({**given, "engine_stall_seconds": 0})
         assert middleware._watched(app, silent) is app
 

@@ -13,8 +13,8 @@ FAULTS = Board(
     "Everything here should be at zero. RUNBOOK.md says what to do where it is not.",
     (
         graph(
-            "Requests that the guard failed",
-            "Answered with 503, unless fail_open is set.",
+            "Requests that the guard or the engine failed",
+            "Answered with 503, unless the guard failed and fail_open is set.",
             {"{{reason}}": rate("lethegate_guard_failures_total", "reason")},
             "reqps",
             stacked=True,

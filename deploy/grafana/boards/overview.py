@@ -36,7 +36,7 @@ OVERVIEW = Board(
         number(
             "Failed by the guard",
             "Requests of the last hour without a decision: a 503, or served unguarded.",
-            f"sum(increase(lethegate_guard_failures_total{{{CHOSEN}}}[1h]))",
+            f'sum(increase(lethegate_guard_failures_total{{{CHOSEN}, reason!="engine"}}[1h]))',
         ),
         number(
             "Alerts",

@@ -9,13 +9,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from server import cli_corpus
 from server.cli import app
 from server.database import Database
 from server.provenance import files
@@ -183,6 +184,21 @@ def test_corpora_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> N
     assert "papers" in table
     assert run("corpus", "withdraw", "papers", "--wait").exit_code == 0
     assert json.loads(run("corpus", "list", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("generation", "told"),
+    [(None, "1 document checked\n"), (3, "1 document checked\nin force with generation 3\n")],
+)
+def test_a_job_of_a_corpus_is_told_once(
+    generation: int | None, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its message, and the generation where it has one."""
+    job = {"id": "j", "state": "done", "message": "1 document checked", "generation": generation}
+    client: Any = SimpleNamespace(wait=lambda *_: job)
+    cli_corpus._follow(client, {"job": job, "corpus_id": "papers"}, True, 1, False)
+
+    assert capsys.readouterr().out == told
 
 
 def test_corpus_commands_refuse_in_one_line(run: Callable[..., Result], tmp_path: Path) -> None:

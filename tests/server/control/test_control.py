@@ -18,6 +18,7 @@ from guard.follower import Active, Follower
 from guard.snapshot import load_snapshot
 from server.control import _asked_by_console, _only_one
 from server.errors import ControlRunning, SettingsError
+from server.log import configure_logging
 from server.settings_sources import load_settings
 from server.state_dir import own_directory
 
@@ -72,6 +73,24 @@ def test_what_the_console_asks(given: dict[str, str], asked: str | None) -> None
     assert _asked_by_console(load_settings(env=env)) == asked
     with pytest.raises(SettingsError, match="CONSOLE_ENDPOINT_URL"):
         load_settings(env={"LETHEGATE_CONSOLE_ENDPOINT_URL": "https://user@models.example/v1"})
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"),
+    [
+        ("http://models.example:8000", True),
+        ("https://models.example", False),
+        ("http://127.0.0.1:9000", False),
+    ],
+)
+def test_clear_text_of_the_playground_is_warned_of(
+    url: str, warned: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """At the start, where a client's key would go unencrypted over a network."""
+    configure_logging("info")
+    _asked_by_console(load_settings(env={"LETHEGATE_CONSOLE_ENDPOINT_URL": url}))
+
+    assert ("of_the_playground_travel_without_tls" in capfd.readouterr().err) is warned
 
 
 def test_loose_permissions_are_tightened(tmp_path: Path) -> None:
