@@ -84,7 +84,9 @@ def test_commands_that_fail_say_what_they_printed(stranger, place):
 
 def test_what_runs_is_ended_as_by_ctrl_c(stranger, place):
     """Each command has a log of its own, also where one runs beside another."""
-    with place.running("trap 'echo ended; exit' INT; while :; do sleep 0.1 || :; done"):
+    waiting = "trap 'echo ended; exit' INT; echo listens; while :; do sleep 0.1 || :; done"
+    with place.running(waiting) as first:
+        stranger.wait_until(lambda: "listens" in first(), first)
         with place.running("echo beside; sleep 60") as beside:
             stranger.wait_until(lambda: "beside" in beside(), beside)
         assert "beside" not in (place.logs / "01.log").read_text()

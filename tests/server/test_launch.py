@@ -80,9 +80,9 @@ def test_a_node_has_no_control_process_of_its_own(monkeypatch: pytest.MonkeyPatc
     args = argparse.Namespace(model="m", tokenizer="t", trust_remote_code=True)
 
     assert launch._child(Settings.model_validate(given), args)._command[-2:] == launch.NODE
-    assert launch._child(Settings(), args)._command[3:] == (
-        ["control", "--with-parent", "--model", "m", "--tokenizer", "t", "--trust-remote-code"]
-    )
+    command = [sys.executable, "-P", "-m", "server", "control", "--with-parent"]
+    models = ["--model", "m", "--tokenizer", "t", "--trust-remote-code"]
+    assert launch._child(Settings(), args)._command == command + models
 
 
 def test_a_control_process_that_cannot_start_ends_the_server(
