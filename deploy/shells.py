@@ -91,6 +91,9 @@ class Place:
     def _start(self, text: str, folder: Path | None = None) -> tuple[subprocess.Popen[bytes], Path]:
         """A shell that runs a text in the clone, and the file that it prints to."""
         self._commands += 1
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As a shell has it that started this in the background; no command could trap it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         log = self.logs / f"{self._commands:02}.log"
         log.with_suffix(".sh").write_text(text + "\n", encoding="utf-8")
         with log.open("wb") as out, log.with_suffix(".err").open("wb") as err:
