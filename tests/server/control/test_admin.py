@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from guard.follower import Follower
+from server.provenance.worker import CorpusWorker
 from server.store import Store
 
 TARGETS = "/admin/v1/targets"
@@ -293,6 +295,26 @@ def test_probes(admin: httpx.Client, settle: Settle) -> None:
     assert admin.get("/livez", headers=stranger).status_code == 200
     assert admin.get("/readyz", headers=stranger).json() == {"status": "ready"}
     assert "lethegate_active_generation 1.0" in found.text
+
+
+def test_not_ready_before_the_corpora_are_open(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, settle: Settle
+) -> None:
+    """Until then the API does not know how many words they have."""
+    may_open, begin = threading.Event(), CorpusWorker._begin
+
+    def begin_late(worker: CorpusWorker) -> None:
+        may_open.wait(30)
+        begin(worker)
+
+    monkeypatch.setattr(CorpusWorker, "_begin", begin_late)
+    admin: httpx.Client = request.getfixturevalue("admin")
+    try:
+        settle(lambda: "corpora" in admin.get("/readyz").text)
+        assert admin.get("/readyz").status_code == 503
+    finally:
+        may_open.set()
+    settle(lambda: admin.get("/readyz").status_code == 200)
 
 
 def test_openapi(admin: httpx.Client) -> None:
