@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +59,14 @@ def _own(file: Path) -> None:
     """Make file and directory owner-only before the first secret is in them."""
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        # A file that is there is not opened: closing it would end the locks of this process on it.
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_CREAT | os.O_EXCL, 0o600))
+        if not file.is_file():
+            raise StartFault(f"cannot open the store {file}: it is not a file")
         file.chmod(0o600)
+        if not os.access(file, os.R_OK | os.W_OK):
+            raise StartFault(f"cannot open the store {file}: it may not be written")
     except OSError as error:
         raise StartFault(f"cannot open the store {file}: {error.strerror}") from None
 
@@ -67,8 +75,8 @@ def _on_connect(connection: Any, _record: object) -> None:
     # Transactions are begun by `_on_begin`, not by the driver.
     connection.isolation_level = None
     cursor = connection.cursor()
+    _use_wal(cursor)
     for pragma in (
-        "journal_mode=WAL",
         "synchronous=FULL",  # an acknowledged target survives a power cut
         "foreign_keys=ON",
         "secure_delete=ON",  # withdrawn text is overwritten, not only unlinked
@@ -76,6 +84,25 @@ def _on_connect(connection: Any, _record: object) -> None:
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Have the file keep a write-ahead log; of those that ask for it at once all come through.
+
+    Turning an empty file to it locks the file in two steps, at the second of which SQLite does not
+    wait for others who are there too, whatever its timeout is.
+    """
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not busy or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _on_begin(connection: Connection) -> None:

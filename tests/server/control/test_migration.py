@@ -163,12 +163,19 @@ def _half(fail: Callable[[], None]) -> Callable[..., None]:
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 def test_processes_that_start_at_once(kind: str, empty_url: Callable[[str], str]) -> None:
-    """One migrates, the other waits for it, and both can go on."""
+    """One migrates, the other waits for it, and both can go on.
+
+    They meet in other steps each time, so with files, which cost little, there are several.
+    """
     code = (
         "import sys; from server.database import Database; "
-        "print(flush=True); sys.stdin.readline(); Database(sys.argv[1]).close()"
+        "print(flush=True); sys.stdin.readline(); "
+        "[Database(url).close() for url in sys.argv[1:]]"
     )
-    command = [sys.executable, "-c", code, empty_url(kind)]
+    urls = [empty_url(kind)]
+    if kind == "sqlite":
+        urls += [urls[0].replace(".db", f"-{number}.db") for number in range(20)]
+    command = [sys.executable, "-c", code, *urls]
     processes = [subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE) for _ in range(2)]
     for process in processes:
         assert process.stdout is not None
@@ -187,3 +194,14 @@ def test_the_first_revision_is_the_root() -> None:
     """A store without migrations is taken for the first revision, which must stay the first."""
     assert r0001_first.down_revision is None
     assert migration._FIRST == r0001_first.revision
+
+
+def test_a_store_that_is_no_file(tmp_path: Path) -> None:
+    """A folder in its place stays as it is, and the start says so."""
+    folder = tmp_path / "store.db"
+    folder.mkdir(mode=0o755)
+
+    with pytest.raises(StartFault, match="not a file"):
+        Database(f"sqlite:///{folder}")
+
+    assert folder.stat().st_mode & 0o777 == 0o755
