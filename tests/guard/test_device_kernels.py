@@ -1,6 +1,5 @@
 """The GPU kernels themselves: they compile without a GPU, and on one they agree and never wait."""
 
-import os
 import random
 import statistics
 
@@ -20,13 +19,13 @@ from guard.patterns import index_phrases
 from guard.semantic_penalties import Penalties
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tests.guard.device_engine import INTERPRETED
 from tracing.successors import compile_successors
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 # Triton tells of a default that will change.
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NUMBERS = {
     "num_rows",
     "tokens_stride",
@@ -170,7 +169,7 @@ def assert_they_agree(reference, other, steps):
     assert reference.filter.report[Counter.VETOED_TOKENS] > steps
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="run in the interpreter by test_device_filter")
+@pytest.mark.skipif(not INTERPRETED, reason="run by test_triton_interpreter")
 def test_interpreted_they_do_what_the_reference_does():
     """On tables with many entries, long runs and split characters."""
     from guard import device_kernels

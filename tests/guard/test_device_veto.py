@@ -1,9 +1,8 @@
 """The veto on a device: what the kernels forbid, against the plain definition.
 
-`test_device_filter` runs this file again in Triton's interpreter.
+`test_triton_interpreter` runs this file again in Triton's interpreter.
 """
 
-import os
 import random
 from functools import cache
 
@@ -22,10 +21,9 @@ from guard.ledger import CloseReason, Counter
 from guard.patterns import index_phrases
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tests.guard.device_engine import CPU, INTERPRETED
 from tracing.successors import compile_successors
 
-CPU = torch.device("cpu")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 SPECIAL, PADDING, END, SIZE = 0, 8, 5, 9
 VOCABULARY = Vocabulary([None, b"a", b"ab", b"c", b"abc", b".", b"c"])
 TOKENS = st.lists(st.integers(1, 4), max_size=14)

@@ -1,6 +1,5 @@
 """The token filter against an oracle that decodes text and searches it."""
 
-import codecs
 import random
 
 import numpy as np
@@ -8,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.normaliser import at_border, fold
 from detectors.targets import Phrase
 from guard.automaton import build_tables
 from guard.patterns import index_phrases
@@ -16,6 +14,7 @@ from guard.positions import Positions
 from guard.token_filter import Position, TokenFilter
 from guard.units import Units
 from guard.vocabulary import Vocabulary
+from tests.guard.folded_text import decode, spells
 
 PIECES = (
     *"abAB -'.é日",
@@ -76,26 +75,6 @@ def make_filter(phrases, vocabulary=VOCABULARY):
 def raw_of(tokens, pieces=PIECES):
     parts = (pieces[t] or b"" for t in tokens)
     return b"".join(p.encode() if isinstance(p, str) else p for p in parts)
-
-
-def decode(raw):
-    """Folded text without the bytes of an unfinished last character."""
-    return fold(codecs.getincrementaldecoder("utf-8")("replace").decode(raw))
-
-
-def spells(phrase, before, after):
-    """Whether `after`, which goes on from `before`, has an occurrence ending in the new part."""
-    wanted = fold(phrase.text).strip()
-    for start in range(len(after)):
-        end = start + len(wanted)
-        if end <= len(before) or after[start:end] != wanted:
-            continue
-        borders = at_border(after[start - 1 : start], wanted[0]) and at_border(
-            wanted[-1], after[end : end + 1]
-        )
-        if borders or not phrase.whole_word:
-            return True
-    return False
 
 
 @settings(max_examples=250, deadline=None)
