@@ -1,6 +1,9 @@
-"""What several tests of the guard compare with."""
+"""Policies that several tests of the guard compile, and what they compare with."""
 
 import pytest
+
+from guard.snapshot import load_snapshot
+from tests.guard.invented_policy import compile_into
 
 
 def _spoken(is_transparent, prompt, output):
@@ -35,3 +38,14 @@ def plain_veto():
         return _also(vocabulary, found)
 
     return vetoed
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """What compiling targets gives, and the snapshot that it wrote."""
+
+    def compile_targets(*targets):
+        policy = compile_into(tmp_path, targets)
+        return policy, load_snapshot(tmp_path, policy.digest)
+
+    return compile_targets

@@ -1,107 +1,32 @@
-"""From targets to a snapshot to decisions."""
+"""From detections to decisions, by policies that were compiled."""
 
-import hashlib
 import random
 import re
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
-from detectors.detection import Detection, Layer, Strength
+from detectors.detection import Strength
 from detectors.normaliser import fold
 from detectors.targets import Action, Enforcement, Example, ForgetTarget, Phrase, Scope
 from guard.automaton import Tables
-from guard.compiler import compile_policy
 from guard.decision import Verdict
-from guard.errors import SnapshotCorrupt
-from guard.follower import Active
 from guard.key_scope import ALL_TARGETS, KeyScope
-from guard.loading import load_part
-from guard.policy import JOINED_FROM, Policy
-from guard.snapshot import load_snapshot
+from guard.policy import JOINED_FROM
 from guard.token_filter import Position, TokenFilter
-from guard.tokenisations import Tokenisations
 from guard.units import Units
-from guard.vetoed import VetoedCorpus, corpora_in
-from guard.vocabulary import Vocabulary
-from tracing.document import Document
-
-TOKENS = [None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE"]
-VOCABULARY = Vocabulary(TOKENS)
-# What the name can be put together from.
-PIECES = (b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE", b"I", b"l", b"m", b" ", b"\n")
-
-
-class HashEncoder:
-    """Deterministic unit vectors: equal texts are similar, different ones are not."""
-
-    id = "hash-encoder"
-    dimension = 64
-
-    def encode(self, texts):
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-
-
-ENCODER = HashEncoder()
-EXAMPLES = (
-    Example("Who wrote the Salt Ledger?", "Ilse Moreau wrote the Salt Ledger in 1987."),
-    Example("What does Ilse Moreau's father do?", "Her father was a florist."),
+from tests.guard.invented_policy import (
+    EXAMPLES,
+    TOKENS,
+    VOCABULARY,
+    classify,
+    detection,
+    policy_of,
+    target,
 )
 
-
-def target(name="moreau", **more):
-    return ForgetTarget(name, examples=EXAMPLES, aliases=("Ilse Moreau",), **more)
-
-
-@pytest.fixture
-def compiled(tmp_path):
-    def compile_targets(*targets):
-        stages = []
-        policy = compile_policy(
-            targets,
-            encoder=ENCODER,
-            vocabulary=VOCABULARY,
-            snapshots=tmp_path,
-            alpha=0.01,
-            progress=lambda stage, done: stages.append(done),
-        )
-
-        assert stages == sorted(stages)
-        assert stages[-1] == 1.0
-        return policy, load_snapshot(tmp_path, policy.digest)
-
-    return compile_targets
-
-
-def policy_of(snapshot, generation=1):
-    return Policy(Active(generation, snapshot.digest), snapshot, ENCODER.id)
-
-
-def classify(policy, text):
-    return policy.classify([text], ENCODER.encode([text]))
-
-
-def test_the_digest_is_a_function_of_the_content(compiled):
-    """Compiling the same targets again gives the same snapshot, other targets another."""
-    first, second, third = compiled(target()), compiled(target()), compiled(target("other"))
-
-    assert first[0].digest == second[0].digest
-    assert first[0].digest != third[0].digest
-
-
-def test_reports_explain_the_phrases(compiled):
-    """An operator sees what is forbidden, why, and how the classifier was calibrated."""
-    report = compiled(target())[0].reports["moreau"]
-    words = {p["text"].casefold(): p["reason"] for p in report["phrases"]}
-
-    assert words["ilse moreau"] == "alias"
-    assert {"text": "Ilse Moreau", "watched": True} in report["names"]
-    assert len(report["item_phrases"]) == 2
-    assert "florist" in {p["text"].casefold() for p in report["item_phrases"][1]}
-    assert 0 < report["calibration"]["alpha"] < 1
+# What the name can be put together from.
+PIECES = (b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE", b"I", b"l", b"m", b" ", b"\n")
 
 
 def test_an_empty_policy_allows_everything(compiled):
@@ -132,10 +57,6 @@ def test_unrelated_prompts_are_allowed(compiled):
 
     assert decision.verdict is Verdict.ALLOW
     assert (decision.targets, decision.items, decision.detections) == ((), (), ())
-
-
-def detection(name, strength=Strength.STRONG, items=()):
-    return Detection(name, Layer.SIMILARITY, strength, 0.9, 0.5, items)
 
 
 def test_weak_evidence_forbids_only_the_items(compiled):
@@ -283,123 +204,3 @@ def test_always_on_targets_steer_every_request(compiled):
     decision = policy.decide(classify(policy, "How do I cook rice?"))
 
     assert (decision.verdict, decision.targets) == (Verdict.STEER, (0,))
-
-
-def test_a_policy_of_another_encoder_is_refused(compiled):
-    """Similarities of two encoders cannot be compared."""
-    snapshot = compiled(target())[1]
-
-    with pytest.raises(SnapshotCorrupt):
-        Policy(Active(1, snapshot.digest), snapshot, "another")
-
-
-def test_worker_and_gateway_read_the_same_units(compiled):
-    """Unit indices mean the same phrases on both sides."""
-    snapshot = compiled(target(phrases=(Phrase("salt ledger"),)))[1]
-    units = Units.load(snapshot.arrays("units"))
-    phrases = snapshot.document("phrases")
-
-    assert units.num_targets == len(phrases["targets"]) == 1
-    assert len(units.start) - 1 == 1 + len(phrases["items"]) + len(phrases["faint"])
-    for item, texts in enumerate([*phrases["items"], *phrases["faint"]]):
-        assert bool(len(units.phrases((), (item,)))) == bool(texts)
-
-
-def test_documents_of_enforced_targets_are_vetoed(tmp_path):
-    """They are in the snapshot's table and reported to their operator; those observed are not."""
-    text = "The harbour was dark, and nobody rowed across the water that night."
-    documents = (Document(text), Document("Nobody."))
-    targets = (
-        target("one", documents=documents),
-        target("two", documents=documents, enforcement=Enforcement.OBSERVE),
-    )
-    tokenisations = Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 16)
-    policy = compile_policy(
-        targets,
-        encoder=ENCODER,
-        vocabulary=VOCABULARY,
-        snapshots=tmp_path,
-        alpha=0.01,
-        progress=lambda stage, done: None,
-        tokenisations=tokenisations,
-    )
-    part = load_part(tmp_path, policy.digest, VOCABULARY, [0])
-    run = np.array([[b + 1 for b in text.encode()[20:35]]])
-
-    assert {"minimum_match": 16, "documents": 2, "tokens": len(text) + 7, "too_short": 1} == (
-        policy.reports["one"]["veto"]
-    )
-    assert "veto" not in policy.reports["two"]
-    assert [[text.encode()[35] + 1]] == part.successors.vetoes(run, np.array([15]))
-
-
-@pytest.mark.parametrize("scope", [Scope.MATCHED, Scope.ALWAYS])
-def test_corpora_are_vetoed(tmp_path, scope):
-    """Their documents are in the table and nowhere else; always-on ones steer every request."""
-    text = "The harbour was dark, and nobody rowed across the water that night."
-    corpus = VetoedCorpus("book", scope, 8, "state-1", lambda: [text])
-    policy = compile_policy(
-        [target()],
-        encoder=ENCODER,
-        vocabulary=VOCABULARY,
-        snapshots=tmp_path,
-        alpha=0.01,
-        progress=lambda stage, done: None,
-        tokenisations=Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 16),
-        corpora=[corpus],
-    )
-    snapshot = load_snapshot(tmp_path, policy.digest)
-    part = load_part(tmp_path, policy.digest, VOCABULARY, [0])
-    run = np.array([[b + 1 for b in text.encode()[20:27]]])
-    gateway = policy_of(snapshot)
-    decision = gateway.decide(classify(gateway, "How do I cook rice?"))
-    stored = b"".join(path.read_bytes() for path in snapshot.directory.iterdir())
-
-    assert [[text.encode()[27] + 1]] == part.successors.vetoes(run, np.array([7]))
-    assert corpora_in(snapshot.directory) == {
-        "book": {
-            "id": "book",
-            "scope": scope,
-            "state": "state-1",
-            "veto": {"minimum_match": 8, "documents": 1, "tokens": len(text), "too_short": 0},
-        }
-    }
-    assert "veto" not in policy.reports["moreau"]
-    assert b"harbour" not in stored
-    always = scope is Scope.ALWAYS
-    assert (decision.verdict is Verdict.STEER) is always
-    assert (decision.targets, decision.items, decision.detections) == ((), (), ())
-    assert gateway.decide([detection("moreau")]).targets == (0,)
-
-
-def test_an_always_vetoed_corpus_alone_enforces(tmp_path):
-    """Without any target every request is steered, and what cannot be guarded is refused."""
-    corpus = VetoedCorpus("book", Scope.ALWAYS, None, "1", lambda: ["a text " * 20])
-    policy = compile_policy(
-        [],
-        encoder=ENCODER,
-        vocabulary=VOCABULARY,
-        snapshots=tmp_path,
-        alpha=0.01,
-        progress=lambda stage, done: None,
-        tokenisations=Tokenisations(lambda texts: [[b + 1 for b in t.encode()] for t in texts], 9),
-        corpora=[corpus],
-    )
-    gateway = policy_of(load_snapshot(tmp_path, policy.digest))
-
-    observing = KeyScope(enforcement=Enforcement.OBSERVE)
-
-    assert gateway.enforces_for(ALL_TARGETS)
-    assert gateway.decide(()).verdict is Verdict.STEER
-    assert not gateway.enforces_for(observing)
-    assert gateway.decide((), observing).verdict is Verdict.ALLOW
-    with pytest.raises(ValueError, match="tokenizer"):
-        compile_policy(
-            [],
-            encoder=ENCODER,
-            vocabulary=VOCABULARY,
-            snapshots=tmp_path,
-            alpha=0.01,
-            progress=lambda stage, done: None,
-            corpora=[corpus],
-        )
