@@ -98,8 +98,14 @@ class Steering:
         *,
         constrained: bool,
     ) -> Slot:
-        """Take in a request, new or resumed; `output` holds what it has generated before."""
-        slot = Slot(params.nonce, output, len(output), constrained)
+        """Take in a request, new or resumed; `output` holds what it has generated before.
+
+        Of that the end may be placeholders, which are read once the engine has put tokens there.
+        """
+        seen = _known(output)
+        slot = Slot(params.nonce, output, seen, constrained)
+        if seen < len(output):
+            output = output[:seen]
         try:
             slot.policy = policy = self._policies.get(params.digest)
             position = policy.token_filter.seed(prompt, output)
@@ -276,6 +282,10 @@ class Steering:
         """`_newest` for a slot with any number of new tokens."""
         if not new:
             return NO_TOKEN
+        if new < 0:
+            # The engine has taken tokens back, and a position cannot go back.
+            self.close(slot, CloseReason.INTERNAL_ERROR)
+            return NO_TOKEN
         tokens = list(slot.output[-new:])
         if new > 1 and min(tokens) >= 0:
             assert slot.policy is not None
@@ -321,6 +331,14 @@ class Steering:
         policy.token_filter.prepare(pause or no_pause)
         policy.veto.prepare(pause or no_pause)
         return policy
+
+
+def _known(output: Sequence[int]) -> int:
+    """How many tokens stand before the placeholders that a text may end with."""
+    known = len(output)
+    while known and output[known - 1] < 0:
+        known -= 1
+    return known
 
 
 def _plain(logits: torch.Tensor) -> npt.NDArray[np.float32]:
