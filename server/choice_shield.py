@@ -147,9 +147,12 @@ class ChoiceShield:
         """Drop forbidden tokens from `top_logprobs`, in place; whether there were any."""
         banned = BANNED_LOGPROB if self.policy.steered else -math.inf
         nets = self.policy.chain()
-        return drop_alternatives(
-            choice, lambda token, p: p <= banned or nets.reveals(token) is not None
-        )
+
+        def is_unwanted(token: str, logprob: float) -> bool:
+            text = TokenText(self.policy.decode).feed_tokens([token])
+            return logprob <= banned or nets.reveals(text) is not None
+
+        return drop_alternatives(choice, is_unwanted)
 
     def _texts(self, choice: Mapping[str, Any]) -> list[tuple[Path, str]]:
         found = written_texts(choice)

@@ -223,19 +223,22 @@ class FakeVllm:
     def _logprobs(self, tokens: list[str], body: dict[str, Any], chat: bool) -> Any:
         if not body.get("logprobs") or not tokens:
             return None
-        named = [
-            f"token_id:{self.vocabulary.id(t)}" if body.get("return_tokens_as_token_ids") else t
-            for t in tokens
-        ]
+        as_ids = body.get("return_tokens_as_token_ids")
+
+        def name(token: str) -> str:
+            return f"token_id:{self.vocabulary.id(token)}" if as_ids else token
+
+        named = [name(token) for token in tokens]
+        rest = [(name(token), logprob) for token, logprob in self.alternatives]
         if chat:
-            others = [{"token": t, "logprob": p, "bytes": None} for t, p in self.alternatives]
+            others = [{"token": t, "logprob": p, "bytes": None} for t, p in rest]
             own = [{"token": t, "logprob": -0.5, "bytes": None} for t in named]
             return {"content": [{**o, "top_logprobs": [o, *others]} for o in own]}
         return {
             "tokens": named,
             "token_logprobs": [-0.5] * len(named),
             "text_offset": [0] * len(named),
-            "top_logprobs": [{t: -0.5, **dict(self.alternatives)} for t in named],
+            "top_logprobs": [{t: -0.5, **dict(rest)} for t in named],
         }
 
     def _head(self, chat: bool, *, streaming: bool) -> dict[str, Any]:

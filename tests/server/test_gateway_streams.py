@@ -192,6 +192,23 @@ def test_logprobs_tell_no_forbidden_token(stack: Any, api: str, stream: bool, as
     assert f"token_id:{stack.vllm.vocabulary.id(' Smith')}" not in response.text
 
 
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("api", ["chat", "complete"])
+def test_alternatives_tell_no_phrase(stack: Any, api: str, stream: bool, as_ids: bool) -> None:
+    """Also where the engine names them by their ids, as it does then, and nothing is cut."""
+    stack.vllm.says = [["It", " was", " nobody", "."]]
+    stack.vllm.alternatives = [(" John Smith", -3.0), (" fine", -2.0)]
+    fields = {"logprobs": 2} if api == "complete" else {"logprobs": True, "top_logprobs": 2}
+    response = getattr(stack, api)(ASK, stream=stream, return_tokens_as_token_ids=as_ids, **fields)
+    telling, fine = map(stack.vllm.vocabulary.id, (" John Smith", " fine"))
+    told = [f'"token_id:{telling}"', f'"token_id:{fine}"'] if as_ids else ["John Smith", " fine"]
+
+    assert _said(response) == ("It was nobody.", "stop")
+    assert told[0] not in response.text
+    assert told[1] in response.text
+
+
 def test_token_ids_do_not_run_ahead_of_the_text(stack: Any) -> None:
     """Ids that spell a phrase are held although the text of the event is harmless."""
     stack.vllm.says = [["It", " was", " John", " Smith", "."]]
