@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import TextIOBase
+from numbers import Number
 from pathlib import PurePath
 from typing import Any, Literal, TextIO, cast
 
@@ -88,7 +89,11 @@ class _Unfailing(TextIOBase):
 
 
 class _WithoutTexts(logging.Filter):
-    """Exceptions in the records of others: their class and place instead of their text."""
+    """The records of others: what they may quote of a request or an answer is only described.
+
+    Of an exception class and place are told. Where an engine's code that reads requests and parses
+    answers warns of something, all but numbers is what was read.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Change the record; none is dropped."""
@@ -98,15 +103,55 @@ class _WithoutTexts(logging.Filter):
             record.msg = "%s at %s, logged by %s:%s"
             record.args = (fields["error"], fields["where"], record.filename, record.lineno)
             record.exc_info = record.exc_text = None
-        elif isinstance(record.args, tuple):
-            record.args = tuple(
-                type(arg).__name__ if isinstance(arg, BaseException) else arg for arg in record.args
-            )
+        elif record.name == _ACCESS and isinstance(record.args, tuple):
+            record.args = tuple(map(_without_query, record.args))
+        elif record.args:
+            hidden: type = object if _may_quote(record) else BaseException
+            record.args = _all_described(record.args, hidden)
         return True
 
 
-def hide_exception_texts(names: Sequence[str]) -> None:
-    """Let the handlers of these loggers write no exception's text: it may quote an answer."""
+# vLLM's folders of what reads requests and parses answers.
+_READERS = frozenset({"entrypoints", "renderers", "tool_parsers", "parser", "reasoning"})
+_ACCESS = "uvicorn.access"
+
+
+class _Closed(dict[str, object]):
+    """A record's only argument, whose keys its message may name, or which it may show whole."""
+
+    def __repr__(self) -> str:
+        return "dict"
+
+
+def _may_quote(record: logging.LogRecord) -> bool:
+    parts = PurePath(record.pathname).parts
+    return record.levelno >= logging.WARNING and not _READERS.isdisjoint(parts)
+
+
+def _all_described(
+    args: tuple[object, ...] | Mapping[str, object], hidden: type
+) -> tuple[object, ...] | Mapping[str, object]:
+    if isinstance(args, tuple):
+        return tuple(_described(arg, hidden) for arg in args)
+    if not issubclass(dict, hidden):
+        return args
+    return _Closed({key: _described(arg, hidden) for key, arg in args.items()})
+
+
+def _described(arg: object, hidden: type) -> object:
+    """A number as it is; of what is hidden the type's name."""
+    if arg is None or isinstance(arg, Number) or not isinstance(arg, hidden):
+        return arg
+    return type(arg).__name__
+
+
+def _without_query(arg: object) -> object:
+    """A path as it is routed: a client may write anything behind it."""
+    return arg.partition("?")[0] if isinstance(arg, str) else arg
+
+
+def hide_texts(names: Sequence[str]) -> None:
+    """Let the handlers of these loggers write nothing that may quote a request or an answer."""
     for name in names:
         for handler in logging.getLogger(name).handlers:
             if not any(isinstance(known, _WithoutTexts) for known in handler.filters):

@@ -24,7 +24,7 @@ from server.guarding import Engine
 from server.keys.counters import Counters
 from server.keys.follow import KeysFollower
 from server.keys.limits import Limiter
-from server.log import configure_logging, hide_exception_texts
+from server.log import configure_logging, hide_texts
 from server.metrics.gateway import GatewayMetrics
 from server.metrics.labels import Failure
 from server.metrics.workers import WorkerFacts
@@ -41,8 +41,8 @@ from server.telemetry import open_telemetry
 # event loop is busy, waits for it again this long. Python's 5 ms would make a 15 ms encoding last
 # 100 ms and more.
 _SWITCH_SECONDS = 0.0005
-# vLLM logs what it fails to convert, and with it what the model said.
-_ENGINE_LOGGERS = ("", "vllm", "uvicorn", "uvicorn.error")
+# vLLM logs what it fails to convert, and with it what the model said; uvicorn whole URLs.
+_ENGINE_LOGGERS = ("", "vllm", "uvicorn", "uvicorn.error", "uvicorn.access")
 
 
 class GuardMiddleware:
@@ -57,7 +57,7 @@ class GuardMiddleware:
         self._app = app
         self._settings = load_settings()
         configure_logging(self._settings.log_level, self._settings.log_format)
-        hide_exception_texts(_ENGINE_LOGGERS)
+        hide_texts(_ENGINE_LOGGERS)
         self._screening = Screening(self._settings)
         self._node = _node(self._settings)
         self._metrics = GatewayMetrics(REGISTRY, self._facts)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import structlog
 
@@ -15,7 +16,7 @@ from server.log import (
     configure_logging,
     fault_fields,
     get_logger,
-    hide_exception_texts,
+    hide_texts,
 )
 
 
@@ -79,7 +80,7 @@ def test_exceptions_of_others_are_logged_without_their_texts() -> None:
     logger = logging.getLogger("an.engine")
     logger.propagate = False
     logger.handlers = [logging.StreamHandler(out)]
-    hide_exception_texts(["an.engine"])
+    hide_texts(["an.engine"])
     try:
         raise ValueError("John Smith")
     except ValueError as error:
@@ -92,6 +93,61 @@ def test_exceptions_of_others_are_logged_without_their_texts() -> None:
     assert out.getvalue().count("ValueError") == 3
     assert "test_log.py" in out.getvalue()
     assert "some chunks of 7" in out.getvalue()
+
+
+def _written(record: logging.LogRecord) -> str:
+    """What a handler of an engine's logger writes of a record."""
+    out = io.StringIO()
+    logger = logging.getLogger("another.engine")
+    logger.handlers = [logging.StreamHandler(out)]
+    hide_texts(["another.engine"])
+    logger.handlers[0].handle(record)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("place", "args", "told"),
+    [
+        # As vLLM warns of an output that it cannot parse, of a model that is not there, of a part.
+        ("tool_parsers/a.py", ("{John Smith",), "x str"),
+        ("entrypoints/openai/serving.py", (["John Smith"],), "x list"),
+        ("renderers/chat_utils.py", ({"John": "Smith"},), "x dict"),
+        ("parser/a.py", (7,), "x 7"),
+        ("parser/a.py", (np.float32(0.5),), "x 0.5"),
+        ("engine/core.py", ("a queue",), "x a queue"),
+        ("engine/core.py", ({"queue": 3},), "x {'queue': 3}"),
+        ("engine/core.py", (ValueError("John Smith"),), "x ValueError"),
+    ],
+)
+def test_warnings_of_what_reads_texts_quote_none(
+    place: str, args: tuple[object, ...], told: str
+) -> None:
+    """Numbers are told, and what other parts of an engine say."""
+    path = f"/lib/engine/{place}"
+    record = logging.LogRecord("vllm.a", logging.WARNING, path, 1, "x %s", args, None)
+
+    assert _written(record) == f"{told}\n"
+
+
+def test_what_others_only_inform_of_is_left() -> None:
+    """An engine's arguments at its start, say; and a message may name its argument's keys."""
+    path = "/lib/engine/entrypoints/a.py"
+    info = logging.LogRecord("vllm.a", logging.INFO, path, 1, "x %s", ("args",), None)
+    named = logging.LogRecord(
+        "vllm.a", logging.ERROR, path, 1, "%(a)s %(b)d", ({"a": "John", "b": 2},), None
+    )
+
+    assert _written(info) == "x args\n"
+    assert _written(named) == "str 2\n"
+
+
+def test_of_a_request_its_path_is_logged() -> None:
+    """Not what the client wrote behind it."""
+    args = ("127.0.0.1:9", "GET", "/v1/models?who=John+Smith", "1.1", 200)
+    message = '%s - "%s %s HTTP/%s" %d'
+    record = logging.LogRecord("uvicorn.access", logging.INFO, "u.py", 1, message, args, None)
+
+    assert _written(record) == '127.0.0.1:9 - "GET /v1/models HTTP/1.1" 200\n'
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("closed")])
