@@ -10,13 +10,16 @@ one that sees it whole. The set, in the order it is applied to one code point:
 2. White space of any kind becomes a space, and a run of spaces becomes one.
 3. Quotes, apostrophes, dashes and slashes become their ASCII forms.
 4. NFKC compatibility forms (full-width, ligatures, super- and subscript, mathematical letters) and
-   case folding of every script; decimal digits of every script become ASCII digits.
+   case folding of every script; decimal digits of every script become ASCII digits. Latin letters
+   in a circle, a square or parentheses become the letter, black on white or white on black.
 5. Look-alikes become the Latin letter they imitate: Cyrillic, Greek, Armenian, small capitals,
-   letters with a stroke. Both cases of a letter fold alike, so where the cases imitate different
+   Latin letters with a stroke, hook or the like ("Ɓ", "ƙ"), which are no combining marks. Both
+   cases of a letter fold alike, so where the cases imitate different
    letters one is chosen (Greek eta is h, upsilon is y, nu is v).
 
 Not in the set, on purpose: digits for letters ("1" for "l"), spelled-out or spaced letters,
-transliteration, and Hangul written as single conjoining letters.
+transliteration, Hangul written as single conjoining letters, letters turned upside down, and pairs
+of regional indicators, which are flags.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-NORMALISER_VERSION = f"1-unicode{unicodedata.unidata_version}"
+NORMALISER_VERSION = f"2-unicode{unicodedata.unidata_version}"
 
 REPLACEMENT = "\ufffd"
 
@@ -69,17 +72,24 @@ _PUNCTUATION = {
 
 _LOOK_ALIKES = dict(
     zip(
-        "авекмнорстухіјѕһԁԛԝӏүґ"
+        "авекмнорстухіјѕһԁԛԝӏүґғ"
         + "αβεζηικμνορτυχϲϳ"
         + "օսհոց"
         + "øđłħŧıɑɡɩɪʏʟɢʀʙʜɴᴀᴄᴅᴇꜰᴊᴋᴍᴏᴘꞯꜱᴛᴜᴠᴡᴢ",
-        "abekmhopctyxijshdqwlyr"
+        "abekmhopctyxijshdqwlyrf"
         + "abezhikmvoptyxcj"
         + "ouhng"
         + "odlhtiagiiylgrbhnacdefjkmopqstuvwz",
         strict=True,
     )
 ) | {"æ": "ae", "œ": "oe"}
+
+# By what Unicode calls them: it decomposes neither a stroke nor white letters on black.
+_LATIN_WITH = re.compile(r"LATIN SMALL LETTER ([A-Z]) WITH ")
+_LATIN_IN = re.compile(
+    r"(?:CROSSED )?(?:NEGATIVE )?(?:CIRCLED|SQUARED|PARENTHESIZED)"
+    r" LATIN (?:CAPITAL|SMALL) LETTER ([A-Z])"
+)
 
 
 class _FoldTable(dict[int, str]):
@@ -113,8 +123,22 @@ def _fold_once(char: str) -> str:
     digit = unicodedata.decimal(char, None)
     if digit is not None:
         return str(digit)
+    if (latin := _bare_latin(char)) is not None:
+        return latin
     bare = "".join(c for c in unicodedata.normalize("NFKD", char) if not _is_combining(c))
     return unicodedata.normalize("NFC", bare.casefold())
+
+
+def _bare_latin(char: str) -> str | None:
+    """The Latin letter that has something added, or is drawn in a shape; None for any other."""
+    small = char.lower()
+    if len(small) > 1:
+        return None
+    name = unicodedata.name(small, "")
+    # Where there is a decomposition it is followed: "ŀ" is "l·".
+    added = None if unicodedata.decomposition(small) else _LATIN_WITH.match(name)
+    found = added or _LATIN_IN.fullmatch(name)
+    return None if found is None else found[1].lower()
 
 
 def _is_dropped(char: str) -> bool:

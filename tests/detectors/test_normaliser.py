@@ -28,6 +28,11 @@ from detectors.normaliser import at_border, fold, fold_with_origins, is_word_cha
         ("Søren", "soren"),
         ("\u03f9\u03f2", "cc"),  # Greek lunate sigma, both cases
         ("ʟᴇᴛʜᴇ", "lethe"),
+        ("ғɪғᴛʜ", "fifth"),  # with a Cyrillic letter, as generators of small capitals give it
+        ("ⓁⒺⓉⒽⒺ 🄻🄴🅃🄷🄴", "lethe lethe"),
+        ("🅛🅔🅣🅗🅔 🅻🅴🆃🅷🅴 ⒧⒠⒯⒣⒠", "lethe lethe lethe"),
+        ("Ɓaƙiɗo Ɍuđ", "bakido rud"),
+        ("Coŀlegi", "col·legi"),
         ("홍길동", "홍길동"),
         ("a\x00b", "ab"),
         ("\ud800", "\ufffd"),
