@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+import torch
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from server.bench.servers import SERVED_NAME, Servers, guarded_launch, plain_launch
@@ -25,6 +27,10 @@ FLAGS += (
     "--reasoning-config",
     json.dumps({"reasoning_start_str": THINK, "reasoning_end_str": FORCED}),
 )
+if torch.cuda.is_available():
+    FLAGS += ("--gpu-memory-utilization", "0.3")  # up to three engines are on it at once
+# What a machine needs beside: flags of vLLM, the last of two that say the same counts.
+FLAGS += tuple(shlex.split(os.environ.get("TEST_VLLM_FLAGS", "")))
 
 
 @dataclass(frozen=True)

