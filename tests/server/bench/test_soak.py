@@ -282,7 +282,7 @@ def test_a_server_that_says_nothing_is_late(tiny_server: Any) -> None:
     found = _spoken(tiny_server, ask, hurry=0.004)
 
     assert judge(found).outcome is Outcome.LATE
-    assert found.seconds < 5
+    assert found.seconds < 60
 
 
 def _spoken(tiny_server: Any, ask: Ask, hurry: float = 1.0) -> Spoken:

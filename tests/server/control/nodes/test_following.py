@@ -195,11 +195,11 @@ def test_who_waits_keeps_no_process_from_ending(nodes: Nodes, put: Any) -> None:
     tag, known = told("", 0), ""
     while tag != known:  # a process that has just begun puts in force what it has
         tag, known = told(tag, 1), tag
-    threading.Timer(0.2, ending.set).start()
     began = time.monotonic()
+    threading.Timer(0.2, ending.set).start()
 
-    assert told(tag, 10) == tag
-    assert 0.1 < time.monotonic() - began < 5
+    assert told(tag, 60) == tag
+    assert 0.1 < time.monotonic() - began < 30
 
 
 def test_a_policy_that_one_node_cannot_load_rules_nowhere(
