@@ -13,6 +13,7 @@ from typing import Any
 from guard.errors import GuardParamsError
 from guard.params import PREFIX
 from server.errors import InvalidRequest, UnsupportedFeature
+from server.media import is_media
 
 # No set: a client may send in its place what cannot be hashed.
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking")
@@ -85,8 +86,10 @@ def reject_template(body: dict[str, Any]) -> None:
         )
 
 
-def reject_chat(body: dict[str, Any], messages: Iterable[dict[str, Any]]) -> None:
-    """Refuse what cannot be guarded in a chat with these messages.
+def reject_chat(
+    body: dict[str, Any], messages: Iterable[dict[str, Any]], *, media: bool = False
+) -> None:
+    """Refuse what cannot be guarded in a chat with these messages; `media` may pass.
 
     Raises:
         UnsupportedFeature: naming the field.
@@ -99,7 +102,8 @@ def reject_chat(body: dict[str, Any], messages: Iterable[dict[str, Any]]) -> Non
     for message in messages:
         content = message.get("content")
         if isinstance(content, dict) or (
-            isinstance(content, list) and not all(_is_text_part(part) for part in content)
+            isinstance(content, list)
+            and not all(_is_text_part(part) or (media and is_media(part)) for part in content)
         ):
             raise UnsupportedFeature("Only text content is supported.", param="messages")
 

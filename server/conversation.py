@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from server.errors import InvalidRequest
+from server.media import without_media
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -77,7 +78,7 @@ def _shared(body: dict[str, Any]) -> Iterator[str]:
 
 def _messages(messages: Any) -> Iterator[str]:
     for message in objects(messages, "messages"):
-        yield "\n".join(strings(message.get("content")))
+        yield "\n".join(strings(without_media(message.get("content"))))
         rest = {k: v for k, v in message.items() if k not in ("content", "role")}
         role = message.get("role")
         yield "\n".join([*([] if role in _ROLES else strings(role)), *strings(rest)])

@@ -87,7 +87,7 @@ class GuardedCalls:
             return
         view = self._guard.current()
         if view is None or view.enforces_for(call.caller.scope):
-            call.api.reject_unguardable(call.body)
+            call.api.reject_unguardable(call.body, media=self._settings.allow_media)
         self._metrics.record_decision(decision)
         self._tally.decided(decision, time.perf_counter() - begun)
         call.audit.decided(decision)
@@ -97,7 +97,7 @@ class GuardedCalls:
             return
         nets = self._guard.nets(decision, call.request_id or "")
         if nets.enforced:
-            call.api.reject_unguardable(call.body)
+            call.api.reject_unguardable(call.body, media=self._settings.allow_media)
         if decision.verdict is Verdict.STEER:
             request = steer(call.api, call.body, decision)
         else:

@@ -124,6 +124,10 @@ class Settings(BaseModel):
         default=True,
         description="End any answer in which a registered name is about to be said.",
     )
+    allow_media: bool = Field(
+        default=False,
+        description="Let images, audio and video pass unread while a target is enforced; else 400.",
+    )
     minimum_match_tokens: int = Field(
         default=16,
         ge=4,

@@ -62,8 +62,8 @@ class Api(Protocol):
     def prefixes(self, body: dict[str, Any], decode: Decode) -> Prefixes:
         """What of a valid body the answers are the continuation of."""
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
-        """Refuse what cannot be guarded.
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
+        """Refuse what cannot be guarded; `media` may pass, which are not read.
 
         Raises:
             UnsupportedFeature: naming the field.

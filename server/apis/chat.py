@@ -26,9 +26,9 @@ class Chat(OpenAiAnswers):
         """A last message that is gone on with, for all choices."""
         return Prefixes([_prefill(body, body["messages"])], choices_per_prompt(body))
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
         """Refuse what cannot be guarded."""
-        reject_chat(body, body["messages"])
+        reject_chat(body, body["messages"], media=media)
 
     def num_choices(self, body: dict[str, Any]) -> int:
         """As many as asked for."""
@@ -49,9 +49,10 @@ class ChatBatch(OpenAiAnswers):
         """The last messages that are gone on with."""
         return Prefixes([_prefill(body, messages) for messages in _conversations(body)])
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
         """Refuse what cannot be guarded."""
-        reject_chat(body, [message for messages in _conversations(body) for message in messages])
+        every = [message for messages in _conversations(body) for message in messages]
+        reject_chat(body, every, media=media)
 
     def num_choices(self, body: dict[str, Any]) -> int:
         """One for each conversation."""

@@ -26,8 +26,8 @@ class Completions(OpenAiAnswers):
         texts = list(prompt_texts(body.get("prompt"), decode))
         return Prefixes(texts, choices_per_prompt(body))
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
-        """Refuse what cannot be guarded."""
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
+        """Refuse what cannot be guarded; there are no media in prompts."""
         reject_completion(body)
 
     def num_choices(self, body: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from server.apis.message_stream import MessageStream
 from server.choice_shield import ShieldPolicy
 from server.conversation import Decode, field_texts, not_blank, objects, strings
 from server.errors import InvalidRequest, UnsupportedFeature
+from server.media import is_media, without_media
 from server.prefixes import Prefixes, prefill
 from server.refusals import answer_id, asked_model
 from server.reply import Reply
@@ -68,13 +69,13 @@ class Messages:
         """A last message of the assistant's."""
         return Prefixes([prefill(body["messages"], goes_on=False)])
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
         """Refuse what cannot be guarded."""
         reject_fields(body)
         reject_template(body)
         for holder in (body.get("system"), *(m.get("content") for m in body["messages"])):
             for block in holder if isinstance(holder, list) else []:
-                _reject_block(block)
+                _reject_block(block, media=media)
 
     def form(self, _body: dict[str, Any]) -> StreamForm:
         """One answer."""
@@ -140,7 +141,7 @@ def _message_texts(message: dict[str, Any]) -> Iterator[str]:
         blocks = objects(content, "messages")
         yield "\n".join(_text_parts(blocks, "messages"))
         yield "".join(t for b in blocks if isinstance(t := b.get("thinking"), str))
-        for block in blocks:
+        for block in without_media(blocks):
             yield "\n".join(strings(_unread(block)))
     role = message.get("role")
     if role not in ("user", "assistant", "system"):
@@ -151,17 +152,19 @@ def _message_texts(message: dict[str, Any]) -> Iterator[str]:
 def _unread(block: dict[str, Any]) -> dict[str, Any]:
     """What of a block is not read with its neighbours."""
     return {
-        key: value
+        key: without_media(value)
         for key, value in block.items()
         if not isinstance(value, str)
         or key not in ("type", "text", "thinking", "signature", "data")
     }
 
 
-def _reject_block(block: dict[str, Any]) -> None:
+def _reject_block(block: dict[str, Any], *, media: bool) -> None:
+    if media and is_media(block):
+        return
     keys = _BLOCKS.get(str(block.get("type")))
     if keys is None or not block.keys() <= keys | _EVERYWHERE:
         raise UnsupportedFeature("Only text content is supported.", param="messages")
     if block["type"] == "tool_result" and isinstance(block.get("content"), list):
         for part in objects(block["content"], "messages"):
-            _reject_block(part)
+            _reject_block(part, media=media)

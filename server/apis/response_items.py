@@ -11,6 +11,7 @@ from typing import Any
 
 from server.conversation import objects, strings
 from server.errors import InvalidRequest, UnsupportedFeature
+from server.media import is_media, without_media
 
 Item = dict[str, Any]
 
@@ -51,8 +52,8 @@ def item_texts(item: Item) -> Iterator[str]:
     yield "\n".join(text for key, value in rest.items() for text in _under(key, value))
 
 
-def reject_item(item: Item) -> None:
-    """Refuse an item that cannot be guarded.
+def reject_item(item: Item, *, media: bool = False) -> None:
+    """Refuse an item that cannot be guarded; `media` may pass.
 
     Raises:
         UnsupportedFeature: it is of another kind, says more than text, or hides it.
@@ -66,6 +67,8 @@ def reject_item(item: Item) -> None:
         if isinstance(content, str) or content is None:
             continue
         for part in objects(content, "input"):
+            if media and is_media(part):
+                continue
             if part.get("type") not in _PARTS or not part.keys() <= _PART_KEYS:
                 raise UnsupportedFeature("Only text content is supported.", param="input")
 
@@ -149,7 +152,7 @@ def _told(content: Any) -> Any:
         {k: v for k, v in part.items() if v and k not in ("type", "logprobs")}
         if isinstance(part, dict)
         else part
-        for part in content
+        for part in without_media(content)
     ]
 
 

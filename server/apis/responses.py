@@ -53,7 +53,7 @@ class Responses:
         endings = (ending for field in ("stop", "stop_token_ids") for ending in _list(body, field))
         return Prefixes([text_gone_on_with(items_of(body))], endings=tuple(endings))
 
-    def reject_unguardable(self, body: dict[str, Any]) -> None:
+    def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
         """Refuse what cannot be guarded."""
         reject_fields(body)
         reject_fields(body, _REASONS)
@@ -61,7 +61,7 @@ class Responses:
         reject_tools(body.get("tools"))
         items = items_of(body)
         for item in items:
-            reject_item(item)
+            reject_item(item, media=media)
         reject_going_on(items)
 
     def form(self, _body: dict[str, Any]) -> StreamForm:
