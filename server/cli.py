@@ -1,5 +1,5 @@
 """The command line: `lethegate serve`, `control`, `node`, `nodes`, `targets`, `jobs`, `keys`,
-`audit`, `corpus`, `index`, `assistant`, `bench`, `eval` and `version`.
+`policy`, `audit`, `corpus`, `index`, `assistant`, `bench`, `eval` and `version`.
 
 Exit status: 0 done, 1 it failed, 2 it was called wrongly. Errors are one line on standard error.
 """
@@ -26,6 +26,7 @@ from server.cli_eval import eval_app
 from server.cli_index import index_app
 from server.cli_keys import keys_app
 from server.cli_nodes import nodes_app
+from server.cli_policy import policy_app
 from server.cli_settings import Fail, with_settings
 from server.cli_store import backup, encryption_app, restore
 from server.settings import Settings
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.add_typer(targets_app, name="targets")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 app.add_typer(audit_app, name="audit")
 app.add_typer(nodes_app, name="nodes")
 app.add_typer(assistant_app, name="assistant")

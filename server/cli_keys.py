@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table, tell
+from server.cli_admin import CLIENT_SETTINGS, AsJson, print_json, print_table, read_file, tell
 from server.cli_settings import Fail, with_settings
 from server.client import AdminClient
 from server.settings import Settings
 
 KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
 
-keys_app = typer.Typer(help="Make, list, rotate and revoke API keys.")
+keys_app = typer.Typer(help="Make, list, change, rotate and revoke API keys.")
 
 
 @keys_app.command("add")
@@ -82,6 +82,22 @@ def list_keys(*, settings: Settings, as_json: AsJson = False) -> None:
     for key in found:
         key["secret"] = ", ".join(f"{secret['prefix']}…" for secret in key["secrets"])
     print_table(("id", "name", "role", "status", "secret", "expires_at"), found)
+
+
+@keys_app.command("patch")
+@with_settings(CLIENT_SETTINGS)
+def patch_key(
+    key_id: KeyId,
+    file: Annotated[str, typer.Argument(help="JSON merge patch, or - for standard input.")],
+    *,
+    settings: Settings,
+    as_json: AsJson = False,
+) -> None:
+    """Change some fields of a key, {"disabled": true} say; its secret and tenant stay."""
+    patch = read_file(file)
+    with AdminClient.of(settings) as client:
+        changed = client.patch_key(key_id, patch)
+    tell(changed, f"{changed['id']}: {changed['status']}{_pending(changed)}", as_json)
 
 
 @keys_app.command("rotate")

@@ -155,6 +155,11 @@ class AdminClient:
         """All API keys, page by page."""
         return self._pages("/keys", "keys")
 
+    def patch_key(self, key_id: str, patch: bytes) -> dict[str, Any]:
+        """Change an API key by the JSON merge patch in a document."""
+        headers = {"content-type": "application/merge-patch+json"}
+        return self._call("PATCH", f"/keys/{_quoted(key_id)}", content=patch, headers=headers)
+
     def rotate_key(self, key_id: str, grace_seconds: int) -> dict[str, Any]:
         """Give an API key a second secret; the answer holds it in clear."""
         rotation = {"grace_seconds": grace_seconds}
@@ -192,6 +197,16 @@ class AdminClient:
     def loss_picture(self, name: str) -> str:
         """The losses of an assistant's training as SVG."""
         return self._send("GET", f"/assistants/{_quoted(name)}/loss.svg").text
+
+    def generation(self) -> dict[str, Any]:
+        """The policy that rules, and who has acknowledged it."""
+        return self._call("GET", "/generation")
+
+    def generations(self, limit: int) -> list[dict[str, Any]]:
+        """The policies that were put in force, newest first."""
+        page = self._call("GET", "/generations", params={"limit": str(limit)})
+        found: list[dict[str, Any]] = page["generations"]
+        return found
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job."""

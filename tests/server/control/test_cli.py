@@ -62,6 +62,24 @@ def test_targets_from_the_shell(run: Callable[..., Result], tmp_path: Path) -> N
     assert "withdraw" in run("jobs", "list").stdout
 
 
+def test_the_policy_from_the_shell(run: Callable[..., Result], admin: httpx.Client) -> None:
+    """Which rules, who applies it, and which ruled before."""
+    added = run("targets", "add", "-", "--wait", given='{"id": "ada", "phrases": ["Sorrel"]}')
+    ruling = admin.get("/admin/v1/generation").json()
+    shown = run("policy", "show")
+    listed = run("policy", "list", "--limit", "1")
+
+    assert added.exit_code == 0, added.output
+    assert json.loads(run("policy", "show", "--json").stdout)["digest"] == ruling["digest"]
+    assert f"generation {ruling['generation']}: " in shown.stdout
+    assert "1 target, by register" in shown.stdout
+    assert ruling["digest"] in shown.stdout
+    [newest] = json.loads(run("policy", "list", "--limit", "1", "--json").stdout)
+    assert newest["generation"] == ruling["generation"]
+    assert newest["digest"] in listed.stdout
+    assert run("policy", "list", "--limit", "0").exit_code == 2
+
+
 def test_failures_are_one_line_and_a_status(run: Callable[..., Result]) -> None:
     """What the API refuses is one line on standard error and status 1."""
     refused = run("targets", "add", "-", given='{"id": "NO", "phrases": ["x"]}')

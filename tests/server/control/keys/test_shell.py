@@ -43,6 +43,25 @@ def test_keys_from_the_shell(
     assert run("add", "alice", "--role", "root").exit_code == 1
 
 
+def test_a_key_is_changed_from_the_shell(
+    admin: httpx.Client, ring: KeyRing, monkeypatch: pytest.MonkeyPatch, opens: Opens
+) -> None:
+    """Disabled it opens nothing, and it goes on with the same secret; what is unknown fails."""
+    monkeypatch.setenv("LETHEGATE_ADMIN_KEY", "admin-key")
+    monkeypatch.setenv("LETHEGATE_ADMIN_PORT", str(admin.base_url.port))
+    key = CliRunner().invoke(app, ["keys", "add", "alice"]).stdout.strip()
+    [made] = admin.get(KEYS).json()["keys"]
+
+    def patch(change: str) -> Any:
+        return CliRunner().invoke(app, ["keys", "patch", made["id"], "-"], input=change)
+
+    assert f"{made['id']}: disabled" in patch('{"disabled": true}').stdout
+    assert not opens(ring, key)
+    assert f"{made['id']}: active" in patch('{"disabled": false}').stdout
+    assert opens(ring, key)
+    assert (patch('{"rights": "all"}').exit_code, patch("{").exit_code) == (1, 1)
+
+
 def test_a_keys_assistants_from_the_shell(
     admin: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
