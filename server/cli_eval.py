@@ -96,6 +96,7 @@ def uld(
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Training: seed.", min=0)] = 0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     limit: Annotated[
         int, typer.Option(help="Rows per set of questions, only to try it; 0: all.", min=0)
     ] = 0,
@@ -124,7 +125,7 @@ def uld(
         if split not in list(Half):
             raise InputMissing(f"--split is one of {', '.join(Half)}")
         load_before, folder = load_average(), data or default_data()
-        train_if_missing(assistant, model, folder, training)
+        train_if_missing(assistant, model, folder, training, device)
         plan = UldPlan(
             data=folder,
             base=model,
@@ -136,6 +137,7 @@ def uld(
             both_weight=both_weight,
             rate=rate,
             encoder=encoder,
+            device=device,
             limit=limit,
         )
         with _progress() as progress:

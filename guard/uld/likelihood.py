@@ -34,8 +34,9 @@ def mean_log_likelihoods(
         batch = [answers[place] for place in places]
         width = max(map(len, batch))
         first = min(len(x.prompt) for x in batch) - 1
-        ids = torch.tensor([[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch])
-        kept = torch.arange(first, width - 1)
+        rows = [[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch]
+        ids = torch.tensor(rows, device=target.device)
+        kept = torch.arange(first, width - 1, device=target.device)
         logits = target(ids, use_cache=False, logits_to_keep=kept).logits.float()
         if assistant is not None:
             recalled = assistant(ids, use_cache=False, logits_to_keep=kept).logits.float()

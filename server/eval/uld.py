@@ -72,6 +72,7 @@ class UldPlan:
     both_weight: float
     rate: float
     encoder: str
+    device: str
     limit: int = 0
 
     def arms(self) -> list[Arm]:
@@ -93,14 +94,14 @@ def eval_uld(plan: UldPlan, progress: Progress) -> dict[str, Any]:
         GuardError: a model or the assistant cannot be loaded, or do not belong together.
     """
     data = UldData.read(DataFolder(plan.data), plan.half).limited(plan.limit)
-    speaker, oracle = Speaker(plan.base), Speaker(plan.oracle)
+    speaker, oracle = (Speaker(folder, device=plan.device) for folder in (plan.base, plan.oracle))
     card = Card.read(plan.assistant)
     expect("base model", card.base, model_fingerprint(plan.base))
     expect("tokenizer", card.tokenizer, tokenizer_fingerprint(speaker.tokenizer))
-    assistant = load_model(plan.assistant)
+    assistant = load_model(plan.assistant, device=plan.device)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(TemporaryDirectory(prefix="lethegate-eval-")))
-        gate = Gate(data, load_encoder(plan.encoder, device="cpu"), speaker, scratch)
+        gate = Gate(data, load_encoder(plan.encoder, device=plan.device), speaker, scratch)
         bench = Bench(speaker, assistant, plan.rate, gate)
         figures = _Evaluation(data, bench, gate, oracle, progress).run(plan.arms())
     return {
@@ -111,6 +112,7 @@ def eval_uld(plan: UldPlan, progress: Progress) -> dict[str, Any]:
         "both_weight": plan.both_weight,
         "filter": plan.rate,
         "limit": plan.limit,
+        "device": plan.device,
         "layers": card.layers,
         "base_layers": card.base_layers,
         "assistant_data": card.data["sha256"],

@@ -14,7 +14,7 @@ from server.eval.data import DataFolder
 from server.eval.uld_data import Half, Item, UldData
 
 
-def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan) -> None:
+def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan, device: str) -> None:
     """Train into `folder`, or go on with a training that was stopped there.
 
     Raises:
@@ -25,7 +25,7 @@ def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan) -
         return
     rows = UldData.read(DataFolder(data), Half.TEST)
     material = Material(_lessons(rows.forget), _lessons([*rows.flat, *rows.strangers]))
-    train(base, material, plan, folder, device="cpu")
+    train(base, material, plan, folder, device=device)
 
 
 def _lessons(items: Sequence[Item]) -> tuple[Lesson, ...]:

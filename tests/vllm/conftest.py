@@ -144,6 +144,7 @@ def collector():
 def pair(demo_model, demo_target, collector):
     with Servers() as servers:
         flags = (*FLAGS, "--target-series", "5", "--otlp-endpoint", collector.url)
+        flags += ("--assistant-memory-gib", "0.2", "--assistant-cache-tokens", "8192")
         guarded = on_core(1, guarded_launch(str(demo_model), flags, servers.state))
         # Else vLLM sends its spans every 5 seconds.
         soon = {**guarded.environment, "OTEL_BSP_SCHEDULE_DELAY": "500"}
