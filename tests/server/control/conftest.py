@@ -332,6 +332,22 @@ def admin(
     listener.close()
 
 
+@pytest.fixture
+def done(
+    admin: httpx.Client, settle: Callable[[Callable[[], bool]], None]
+) -> Callable[[httpx.Response], dict[str, Any]]:
+    """Wait for the job of an accepted change."""
+
+    def wait(response: httpx.Response) -> dict[str, Any]:
+        assert response.status_code == 202, response.text
+        path = f"/admin/v1/jobs/{response.json()['job']['id']}"
+        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
+        job: dict[str, Any] = admin.get(path).json()
+        return job
+
+    return wait
+
+
 class Nursery:
     """A process that starts control processes by forking: see `nursery.py`."""
 

@@ -33,20 +33,6 @@ def _error(response: httpx.Response) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture
-def done(admin: httpx.Client, settle: Settle) -> Callable[[httpx.Response], dict[str, Any]]:
-    """Wait for the job of an accepted change."""
-
-    def wait(response: httpx.Response) -> dict[str, Any]:
-        assert response.status_code == 202, response.text
-        path = f"/admin/v1/jobs/{response.json()['job']['id']}"
-        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
-        job: dict[str, Any] = admin.get(path).json()
-        return job
-
-    return wait
-
-
 def test_life_of_a_target(
     admin: httpx.Client,
     follow: Callable[..., Follower],

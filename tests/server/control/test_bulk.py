@@ -21,6 +21,7 @@ BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=Tr
 AUDITOR = {"authorization": "Bearer auditor-key"}
 SECRET = "quokka-lantern-7719"
 Settle = Callable[[Callable[[], bool]], None]
+Done = Callable[[httpx.Response], dict[str, Any]]
 
 
 def _lines(*targets: dict[str, Any]) -> bytes:
@@ -36,21 +37,13 @@ def _post(admin: httpx.Client, what: str, body: bytes, **params: str) -> httpx.R
     return admin.post(f"/admin/v1/targets:{what}", content=body, headers=headers, params=params)
 
 
-def _done(admin: httpx.Client, answer: httpx.Response, settle: Settle) -> dict[str, Any]:
-    assert answer.status_code == 202, answer.text
-    path = f"/admin/v1/jobs/{answer.json()['job']['id']}"
-    settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
-    job: dict[str, Any] = admin.get(path).json()
-    return job
-
-
 @BOTH
-def test_import_and_export(admin: httpx.Client, compiler: Any, settle: Settle) -> None:
+def test_import_and_export(admin: httpx.Client, compiler: Any, done: Done) -> None:
     """Many targets cost one job and one compilation, and come out as they went in."""
     compiled = len(compiler.calls)
     targets = [_target(n, description=f"d{n}", labels={"n": str(n)}) for n in range(150)]
     answer = _post(admin, "import", _lines(*targets))
-    job = _done(admin, answer, settle)
+    job = done(answer)
 
     assert (answer.json()["registered"], answer.json()["replaced"]) == (150, 0)
     assert (job["state"], job["kind"], job["num_targets"]) == ("done", "import", 150)
@@ -65,13 +58,13 @@ def test_import_and_export(admin: httpx.Client, compiler: Any, settle: Settle) -
         TargetIn.model_validate(t) for t in targets
     ]
     again = _post(admin, "import", exported.content, on_conflict="replace")
-    assert (again.json()["replaced"], _done(admin, again, settle)["state"]) == (150, "done")
+    assert (again.json()["replaced"], done(again)["state"]) == (150, "done")
     assert admin.get("/admin/v1/targets/t00000").json()["revision"] == 2
 
 
-def test_conflicts(admin: httpx.Client, settle: Settle) -> None:
+def test_conflicts(admin: httpx.Client, done: Done) -> None:
     """A registered target fails the import, is replaced or is skipped, as was asked for."""
-    _done(admin, _post(admin, "import", _lines(_target(1))), settle)
+    done(_post(admin, "import", _lines(_target(1))))
     both = _lines(_target(0), _target(1, description="new"))
     failed = _post(admin, "import", both)
 

@@ -15,9 +15,8 @@ from guard.nets import AnswerNets
 from server.metrics.gateway import GatewayMetrics
 from server.provenance.follow import CorporaFollower
 from server.settings import Settings
+from tests.server.control.corpora.passages import CORPORA, SECRET
 
-CORPORA = "/admin/v1/corpora"
-SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
 WORDS = [word + " " for word in SECRET.split()]
 Settle = Callable[[Callable[[], bool]], None]
 
@@ -51,7 +50,9 @@ def follow(settings: Settings) -> Iterator[Callable[[], Gateway]]:
 
 
 @pytest.fixture
-def put(admin: httpx.Client, settle: Settle) -> Callable[..., dict[str, Any]]:
+def put(
+    admin: httpx.Client, done: Callable[[httpx.Response], dict[str, Any]]
+) -> Callable[..., dict[str, Any]]:
     """Register a corpus with documents; gives the last job."""
 
     def register(corpus: dict[str, Any], *texts: str) -> dict[str, Any]:
@@ -61,10 +62,7 @@ def put(admin: httpx.Client, settle: Settle) -> Callable[..., dict[str, Any]]:
         answers += [admin.post(path, json={"documents": documents})] if texts else []
         job: dict[str, Any] = {}
         for answer in answers:
-            assert answer.status_code == 202, answer.text
-            place = f"/admin/v1/jobs/{answer.json()['job']['id']}"
-            settle(lambda place=place: admin.get(place).json()["state"] in ("done", "failed"))
-            job = admin.get(place).json()
+            job = done(answer)
         return job
 
     def listed() -> set[str]:

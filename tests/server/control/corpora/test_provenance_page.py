@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from server.provenance.audit import AuditLog, recorded_id
 from server.provenance.page import render_page
 from server.provenance.schemas import AttributeOut, SpanOut
+from tests.server.control.corpora.passages import SECRET
 
 PAGE = "/admin/provenance"
-SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
 Settle = Callable[[Callable[[], bool]], None]
 
 
@@ -49,13 +49,12 @@ class Marks(HTMLParser):
 
 
 @pytest.fixture
-def book(admin: httpx.Client, settle: Settle) -> None:
+def book(admin: httpx.Client, done: Callable[[httpx.Response], dict[str, Any]]) -> None:
     """A corpus with one document, whose source has to be escaped."""
     admin.post("/admin/v1/corpora", json={"id": "book"})
     document = {"text": f"Once, {SECRET}; so <b>they</b> said.", "source": "<a> & b"}
     added = admin.post("/admin/v1/corpora/book/documents", json={"documents": [document]})
-    job = f"/admin/v1/jobs/{added.json()['job']['id']}"
-    settle(lambda: admin.get(job).json()["state"] == "done")
+    assert done(added)["state"] == "done"
 
 
 def _ask(admin: httpx.Client, text: str, key: str) -> httpx.Response:

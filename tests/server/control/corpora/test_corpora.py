@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,11 @@ from guard.follower import Active, Follower
 from guard.vetoed import corpora_in
 from server.settings import Settings
 from server.staging import staging
+from tests.server.control.corpora.passages import CORPORA, OTHER, SECRET, flip_bit
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
-CORPORA = "/admin/v1/corpora"
-SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
-OTHER = "nobody in the valley remembered who had painted the seventh door a deep marine green"
 AUDITOR = {"authorization": "Bearer auditor-key"}
-Settle = Callable[[Callable[[], bool]], None]
 Done = Callable[[httpx.Response], dict[str, Any]]
-
-
-@pytest.fixture
-def done(admin: httpx.Client, settle: Settle) -> Done:
-    """Wait for the job of an accepted change."""
-
-    def wait(response: httpx.Response) -> dict[str, Any]:
-        assert response.status_code == 202, response.text
-        path = f"/admin/v1/jobs/{response.json()['job']['id']}"
-        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
-        job: dict[str, Any] = admin.get(path).json()
-        return job
-
-    return wait
-
-
-@pytest.fixture
-def follow_corpora(settings: Settings) -> Iterator[Callable[..., Follower]]:
-    """Start gateways that follow the corpora."""
-    started: list[Follower] = []
-
-    def start(load: Callable[[Active], None] = lambda active: None) -> Follower:
-        follower = Follower(settings.corpora, "gateway", load)
-        follower.start()
-        started.append(follower)
-        return follower
-
-    yield start
-    for follower in started:
-        follower.stop()
 
 
 def _files(directory: Path) -> bytes:
@@ -186,17 +153,12 @@ def test_a_flipped_bit_is_found(admin: httpx.Client, settings: Settings, done: D
     done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
     sound = done(admin.post(f"{CORPORA}/book:verify", json={}))
     [segment] = (settings.corpora / "index").glob("book-*/*.segment")
-    raw = bytearray(segment.read_bytes())
-    raw[-5] ^= 1
-    with segment.open("r+b") as file:
-        file.write(raw)
+    flip_bit(segment)
     damaged = done(admin.post(f"{CORPORA}/book:verify", json={}))
     status = admin.get(f"{CORPORA}/book").json()["status"]
     done(admin.post(CORPORA, json={"id": "other"}))
     still = admin.get(f"{CORPORA}/book").json()
-    raw[-5] ^= 1
-    with segment.open("r+b") as file:
-        file.write(raw)
+    flip_bit(segment)
     mended = done(admin.post(f"{CORPORA}/book:verify", json={}))
 
     assert (sound["state"], sound["message"]) == ("done", "1 segments, 1 documents, no fault")
@@ -206,65 +168,6 @@ def test_a_flipped_bit_is_found(admin: httpx.Client, settings: Settings, done: D
     assert still["threshold"] is not None
     assert mended["state"] == "done"
     assert admin.get(f"{CORPORA}/book").json()["status"] == "active"
-
-
-def test_documents_of_targets_are_indexed(
-    admin: httpx.Client, settings: Settings, done: Done
-) -> None:
-    """A target's documents are in force with it, by its minimum, and gone from disk after it."""
-    target = {
-        "id": "ada",
-        "documents": [{"text": SECRET, "source": "leak"}, {"text": OTHER}],
-        "thresholds": {"minimum_match": 7},
-    }
-    assert done(admin.post("/admin/v1/targets", json=target))["state"] == "done"
-    asked = {"text": "Well: THE LIGHTHOUSE keeper counted eleven copper kettles, they say."}
-    [span] = admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"]
-    refused = admin.post("/admin/v1/provenance:attribute", json=asked, headers=AUDITOR)
-    [index] = (settings.corpora / "index").glob("@targets-*")
-
-    assert (span["corpus"], span["words"], span["refused"]) == (
-        "@targets-7-enforce-matched",
-        7,
-        True,
-    )
-    assert asked["text"][span["start"] : span["end"]].startswith("THE LIGHTHOUSE")
-    [source] = span["sources"]
-    assert source["source"] == "leak"
-    assert source["passage"][source["start"] : source["end"]] == SECRET[: source["end"]]
-    # Where it matches, word by word, would tell an auditor the document.
-    assert refused.status_code == 403
-    assert refused.json()["error"]["code"] == "insufficient_permissions"
-    target["documents"] = [{"text": OTHER}]
-    done(admin.put("/admin/v1/targets/ada", json=target))
-    assert admin.post("/admin/v1/provenance:attribute", json=asked).json()["spans"] == []
-    done(admin.delete("/admin/v1/targets/ada"))
-    assert list(index.glob("*.segment")) == []
-
-
-def test_attribution_counts_and_allowed_text(admin: httpx.Client, done: Done) -> None:
-    """Spans carry scores and counts; what an allowed corpus holds is not refused."""
-    done(admin.post(CORPORA, json={"id": "book"}))
-    done(admin.post(CORPORA, json={"id": "quotes", "label": "allowed"}))
-    texts = [{"text": f"{SECRET}. {OTHER}"}, {"text": f"again {SECRET}"}]
-    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
-    done(admin.post(f"{CORPORA}/quotes/documents", json={"documents": [{"text": SECRET}]}))
-
-    def spans(text: str) -> list[dict[str, Any]]:
-        body = {"text": text, "corpus": "book"}
-        found: list[dict[str, Any]] = admin.post(
-            "/admin/v1/provenance:attribute", json=body
-        ).json()["spans"]
-        return found
-
-    free, [held] = spans(f"he wrote: {SECRET}"), spans(OTHER)
-    missing = admin.post("/admin/v1/provenance:attribute", json={"text": "x", "corpus": "no"})
-
-    assert [] == [span for span in free if span["refused"]]
-    assert (held["refused"], held["count"], held["words"]) == (True, 1, 15)
-    assert held["nats"] > 5
-    assert held["raw"] == pytest.approx(sum([held["raw"]]))
-    assert missing.status_code == 404
 
 
 def test_gzip_is_not_taken_for_lines(admin: httpx.Client, done: Done) -> None:
@@ -278,97 +181,6 @@ def test_gzip_is_not_taken_for_lines(admin: httpx.Client, done: Done) -> None:
     )
 
     assert refused.status_code == 422
-
-
-def test_documents_are_vetoed_as_they_come_and_go(
-    admin: httpx.Client,
-    settings: Settings,
-    done: Done,
-    follow: Callable[..., Follower],
-    follow_corpora: Callable[..., Follower],
-) -> None:
-    """A job is done when the workers have the policy; what is erased is in no policy any more."""
-    worker, _ = follow(), follow_corpora()
-
-    def vetoed() -> tuple[int, Any, set[str]]:
-        digest = worker.state.digest
-        active = corpora_in(settings.snapshots / digest).get("book")
-        holding = {p.name for p in settings.snapshots.glob("*/") if corpora_in(p)}
-        return worker.state.generation, active and active["veto"]["documents"], holding - {digest}
-
-    book = {"id": "book", "veto": True, "scope": "always", "minimum_match_tokens": 12}
-    assert done(admin.post(CORPORA, json=book))["state"] == "done"
-    texts = [{"text": SECRET}, {"text": OTHER}]
-    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
-    added, shown = vetoed(), admin.get(f"{CORPORA}/book").json()
-    done(admin.post(f"{CORPORA}/book/documents", json={"documents": texts}))
-    same = vetoed()
-    done(admin.delete(f"{CORPORA}/book/documents/0"))
-    withdrawn = vetoed()
-    (settings.snapshots / "stray").touch()  # no snapshot: it hinders nothing
-    done(admin.delete(f"{CORPORA}/book/documents/0", params={"erase": "true"}))
-    erased = vetoed()
-    done(admin.post(CORPORA, json={"id": "plain"}))
-    done(admin.post(f"{CORPORA}/plain/documents", json={"documents": texts}))
-    unconcerned = vetoed()
-    done(admin.delete(f"{CORPORA}/book"))
-    deleted = vetoed()
-
-    assert added[1:] == (2, set())
-    assert (shown["veto"], shown["minimum_match_tokens"]) == (True, 12)
-    assert shown["vetoed"] == {"documents": 2}
-    assert same == added
-    assert (withdrawn[0], withdrawn[1], len(withdrawn[2])) == (added[0] + 1, 1, 1)
-    assert erased == (withdrawn[0], 1, set()) == unconcerned
-    assert deleted == (withdrawn[0] + 1, None, set())
-
-
-def test_a_veto_that_is_not_in_force_fails_the_job(
-    admin: httpx.Client, settings: Settings, done: Done, follow: Callable[..., Follower]
-) -> None:
-    """A worker that cannot load it, or too much text, is a failed job with a code."""
-    done(admin.post(CORPORA, json={"id": "book", "veto": True}))
-
-    def refuse(active: Active) -> None:
-        if corpora_in(settings.snapshots / active.digest):
-            raise OSError
-
-    worker = follow(refuse)
-    documents = {"documents": [{"text": SECRET}]}
-    refused = done(admin.post(f"{CORPORA}/book/documents", json=documents))
-    large = {"documents": [{"text": "so many words " * 10_000}]}
-    too_large = done(admin.post(f"{CORPORA}/book/documents", json=large))
-
-    assert (refused["state"], refused["error"]["code"]) == ("failed", "corpus_not_vetoed")
-    assert "could not load the policy" in refused["error"]["message"]
-    assert (too_large["state"], too_large["error"]["code"]) == ("failed", "corpus_too_large")
-    assert admin.get(f"{CORPORA}/book").json()["documents"] == 1
-    assert not corpora_in(settings.snapshots / worker.state.digest)
-
-
-def test_a_vetoed_corpus_that_is_damaged_stops_the_policy(
-    admin: httpx.Client, settings: Settings, done: Done, follow: Callable[..., Follower]
-) -> None:
-    """No policy comes into force without it: the last good one rules on, and the job says why."""
-    worker = follow()
-    done(admin.post(CORPORA, json={"id": "book", "veto": True}))
-    done(admin.post(f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}]}))
-    before = worker.state.generation
-    [segment] = (settings.corpora / "index").glob("book-*/*.segment")
-    raw = bytearray(segment.read_bytes())
-    raw[-5] ^= 1
-    with segment.open("r+b") as file:
-        file.write(raw)
-    assert done(admin.post(f"{CORPORA}/book:verify", json={}))["state"] == "failed"
-    target = {"id": "ada", "phrases": ["Ada"]}
-    stopped = done(admin.post("/admin/v1/targets", json=target))
-    assert worker.state.generation == before
-    gone = done(admin.delete(f"{CORPORA}/book"))
-
-    assert (stopped["state"], stopped["error"]["code"]) == ("failed", "policy_not_compiled")
-    assert "index of the corpus book cannot be read" in stopped["error"]["message"]
-    assert gone["state"] == "done"
-    assert not corpora_in(settings.snapshots / worker.state.digest)
 
 
 def test_settings_can_be_changed(
@@ -441,32 +253,3 @@ def test_changes_that_cannot_be(admin: httpx.Client, done: Done) -> None:
     assert admin.get(f"{CORPORA}/book").json() == before
     admin.delete(f"{CORPORA}/book")
     assert admin.patch(f"{CORPORA}/book", json={}).status_code in (404, 409)
-
-
-def test_thresholds_are_calibrated_on_retained_texts(admin: httpx.Client, done: Done) -> None:
-    """Texts of the same form as what is registered raise the threshold, and leave when they do."""
-    form = "the author was born in the coastal town and wrote about"
-    done(admin.post(CORPORA, json={"id": "book"}))
-    text = {"text": f"{form} lighthouses. {SECRET}"}
-    done(admin.post(f"{CORPORA}/book/documents", json={"documents": [text]}))
-    before = admin.get(f"{CORPORA}/book").json()["threshold"]
-    done(admin.post(CORPORA, json={"id": "others", "label": "retain"}))
-    others = [{"text": f"{form} {i} rivers and seas of the north"} for i in range(60)]
-    done(admin.post(f"{CORPORA}/others/documents", json={"documents": others[:40]}))
-    too_few = admin.get(f"{CORPORA}/book").json()["threshold"]
-    done(admin.post(f"{CORPORA}/others/documents", json={"documents": others}))
-    shown = admin.get(f"{CORPORA}/book").json()
-    asked = [f"{form} {i} mountains" for i in ("other", "high")] + [SECRET]
-    found = []
-    for asking in asked:
-        answer = admin.post("/admin/v1/provenance:attribute", json={"text": asking}).json()
-        assert {span["corpus"] for span in answer["spans"]} == {"book"}
-        found.append(any(span["refused"] for span in answer["spans"]))
-    wrong = admin.post(CORPORA, json={"id": "x", "label": "retain", "scope": "always"})
-    done(admin.delete(f"{CORPORA}/others"))
-    after = admin.get(f"{CORPORA}/book").json()["threshold"]
-
-    assert before == too_few == after == 0
-    assert 4 < shown["threshold"] < 9
-    assert found == [False, False, True]
-    assert wrong.status_code == 422

@@ -15,13 +15,11 @@ from typer.testing import CliRunner
 from guard.background import word_view
 from server.cli import app
 from server.settings import Settings
+from tests.server.control.corpora.passages import CORPORA, OTHER, SECRET, flip_bit
 from tracing.index import Index
 from tracing.manifest import read_manifest
 
-CORPORA = "/admin/v1/corpora"
-SECRET = "the lighthouse keeper counted eleven copper kettles before the fog took Port Sorrel"
-OTHER = "nobody in the valley remembered who had painted the seventh door a deep marine green"
-Settle = Callable[[Callable[[], bool]], None]
+Done = Callable[[httpx.Response], dict[str, Any]]
 
 
 @pytest.fixture
@@ -49,23 +47,18 @@ def built(settings: Settings, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def adopt(admin: httpx.Client, settle: Settle) -> Callable[[str], dict[str, Any]]:
+def adopt(admin: httpx.Client, done: Done) -> Callable[[str], dict[str, Any]]:
     """Have corpus `book`, which is made, take over an index; gives the job as it ended."""
 
     def ended(name: str) -> dict[str, Any]:
         admin.post(CORPORA, json={"id": "book", "veto": True})
-        accepted = admin.post(f"{CORPORA}/book:adopt", json={"index": name})
-        assert accepted.status_code == 202, accepted.text
-        path = f"/admin/v1/jobs/{accepted.json()['job']['id']}"
-        settle(lambda: admin.get(path).json()["state"] in ("done", "failed"))
-        job: dict[str, Any] = admin.get(path).json()
-        return job
+        return done(admin.post(f"{CORPORA}/book:adopt", json={"index": name}))
 
     return ended
 
 
 def test_an_index_is_taken_over(
-    admin: httpx.Client, built: Path, adopt: Callable[[str], dict[str, Any]], settle: Settle
+    admin: httpx.Client, built: Path, adopt: Callable[[str], dict[str, Any]], done: Done
 ) -> None:
     """Its documents are the corpus's, under their numbers; later ones follow."""
     before = {path.name: path.read_bytes() for path in built.iterdir()}
@@ -87,9 +80,7 @@ def test_an_index_is_taken_over(
     added = admin.post(
         f"{CORPORA}/book/documents", json={"documents": [{"text": SECRET}, {"text": "a b c d"}]}
     )
-    path = f"/admin/v1/jobs/{added.json()['job']['id']}"
-    settle(lambda: bool(admin.get(path).json()["state"] == "done"))
-    assert admin.get(path).json()["message"] == "1 documents added"
+    assert done(added)["message"] == "1 documents added"
     again = admin.post(f"{CORPORA}/book:adopt", json={"index": "novels"})
     assert (again.status_code, again.json()["error"]["code"]) == (409, "conflict")
 
@@ -99,12 +90,9 @@ def test_what_cannot_be_taken_over_leaves_the_corpus_as_it_was(
 ) -> None:
     """A flipped bit, an index that is not there, and one of another kind fail the job."""
     [segment] = built.glob("*.segment")
-    raw = bytearray(segment.read_bytes())
-    raw[-5] ^= 1
-    segment.write_bytes(raw)
+    flip_bit(segment)
     damaged, missing = adopt("novels"), adopt("poems")
-    raw[-5] ^= 1
-    segment.write_bytes(raw)
+    flip_bit(segment)
 
     for job in (damaged, missing):
         assert (job["state"], job["error"]["code"]) == ("failed", "corpus_not_adopted")
