@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 from starlette.types import Scope
 
+from server.admin_examples import EXAMPLES
 from server.admin_parts import PREFIX
 from server.error_table import ERROR_TABLE
 from server.provenance.schemas import DocumentsIn
@@ -83,6 +84,9 @@ class AdminApp(FastAPI):
             body = operation.setdefault("requestBody", _NO_BODY)["content"]
             if method == "PATCH":
                 body["application/merge-patch+json"] = body["application/json"]
+            if (example := EXAMPLES.get((method, path))) is not None:
+                for media in _written_as(body, example):
+                    media["examples"] = {"example": {"value": example}}
         scope = {"path": path, "headers": []}
         if method == "POST" and self._takes_replay_key(scope):
             operation["parameters"] = [*operation.get("parameters", ()), _IDEMPOTENCY_KEY]
@@ -94,6 +98,12 @@ class AdminApp(FastAPI):
             found = responses.setdefault(str(status), {})
             found["description"] = found.get("description", _MEANINGS[status])
             found["content"] = _ERROR
+
+
+def _written_as(body: dict[str, Any], example: Any) -> list[dict[str, Any]]:
+    """The media types of a body that an example is written in: lines are text."""
+    lines = isinstance(example, str)
+    return [media for name, media in body.items() if ("ndjson" in name) == lines]
 
 
 def error_schema() -> dict[str, Any]:

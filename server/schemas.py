@@ -117,27 +117,6 @@ class TargetIn(_Input):
     At least one of `examples`, `phrases` and `documents` must be non-empty.
     """
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "ada-novak",
-                    "description": "A fictitious author who asked to be forgotten",
-                    "examples": [
-                        {
-                            "prompt": "Where was the novelist Ada Novak born?",
-                            "answer": "Ada Novak was born in Port Sorrel.",
-                        }
-                    ],
-                    "aliases": ["Ada Novak"],
-                    "phrases": ["Port Sorrel"],
-                }
-            ]
-        },
-    )
-
     id: TargetId
     description: Note = ""
     examples: Annotated[list[ExampleIn], Field(max_length=MAX_ITEMS)] = []

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from server.admin_examples import EXAMPLES
 from server.database import Database
 from server.parameters import MAX_NUMBER
 
@@ -72,6 +73,43 @@ def test_the_document_refers_to_nothing_that_it_lacks(admin: httpx.Client) -> No
     assert named
     assert {name.removeprefix("#/components/schemas/") for name in named} <= set(schemas)
     assert "Validation" not in " ".join(name for name in schemas if "Error" in name)
+
+
+def test_every_example_is_taken(admin: httpx.Client, settle: Any) -> None:
+    """In the order of a first day; each in every form that the document says it has."""
+    document = admin.get("/openapi.json").json()
+    ids = {"target_id": "ada-novak", "corpus_id": "the-leak"}
+    forms = [
+        (method.upper(), path, kind, media["examples"]["example"]["value"])
+        for (method, path) in EXAMPLES
+        for kind, media in document["paths"][path][method.lower()]["requestBody"]["content"].items()
+        if "examples" in media
+    ]
+    for method, path, kind, value in forms:
+        query = "?on_conflict=replace" if path.endswith(":import") else ""
+        content = value if isinstance(value, str) else json.dumps(value)
+        answer = admin.request(
+            method, path.format(**ids) + query, content=content, headers={"content-type": kind}
+        )
+
+        assert answer.is_success, (method, path, kind, answer.text)
+        if path.endswith("/keys"):
+            ids["key_id"] = answer.json()["id"]
+        if path.endswith(":validate"):
+            assert answer.json()["num_problems"] == 0
+        if (job := answer.json().get("job")) is not None:
+            settle(lambda job=job: _state(admin, job) == "done")
+    described = {
+        (method.upper(), path)
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if '"examples": {' in json.dumps(operation)
+    }
+    assert {(method, path) for method, path, _, _ in forms} == set(EXAMPLES) == described
+
+
+def _state(admin: httpx.Client, job: dict[str, Any]) -> str:
+    return str(admin.get(f"/admin/v1/jobs/{job['id']}").json()["state"])
 
 
 def test_every_operation_tells_its_errors_and_its_key(admin: httpx.Client) -> None:
