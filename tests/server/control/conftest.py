@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -62,7 +64,8 @@ from server.training.store import TrainingStore
 from server.worklist import Worklist
 
 ADMIN = {"authorization": "Bearer admin-key"}
-_START_SECONDS = 30
+# Everything waits for conditions so long: the machine may stand still for seconds.
+_PATIENCE_SECONDS = 60
 
 
 @pytest.fixture(autouse=True)
@@ -213,15 +216,37 @@ def follow(settings: Settings) -> Iterator[Callable[..., Follower]]:
 
 @pytest.fixture
 def settle() -> Callable[[Callable[[], bool]], None]:
-    """Wait until a condition holds, or fail after ten seconds."""
+    """Wait until a condition holds, or fail after a minute."""
 
     def wait(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + _PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < end, "the condition never held"
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def files_in() -> Callable[[Path], dict[Path, tuple[int, bytes]]]:
+    """Mode and content of all files below a folder, as they were at one moment.
+
+    Others may write there meanwhile: it is looked at until no file came or went.
+    """
+
+    def names(folder: Path) -> set[Path]:
+        return {Path(at) / name for at, _, files in os.walk(folder) for name in files}
+
+    def look(folder: Path) -> dict[Path, tuple[int, bytes]]:
+        end = time.monotonic() + _PATIENCE_SECONDS
+        while time.monotonic() < end:
+            with suppress(FileNotFoundError):
+                found = {p: (p.stat().st_mode, p.read_bytes()) for p in sorted(names(folder))}
+                if set(found) == names(folder):
+                    return found
+        pytest.fail("files come and go all the time")
+
+    return look
 
 
 def refuse_foreign(card: Card) -> None:
@@ -261,8 +286,10 @@ def admin(
     make_worker: Callable[..., JobWorker],
     served_model: str | None,
     endpoint_url: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[httpx.Client]:
     """An admin's client of the admin API, on a real loopback server."""
+    monkeypatch.setattr("server.keys.routes.IN_FORCE_SECONDS", _PATIENCE_SECONDS)
     registry = CollectorRegistry()
     metrics = ControlMetrics(registry, lambda: everywhere.followers(), nodes.fleet.facts)
     elsewhere = {channel: partial(nodes.fleet.followers, channel) for channel in Channel}
@@ -320,7 +347,9 @@ def admin(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    with httpx.Client(base_url=url, headers=ADMIN, timeout=20, trust_env=False) as client:
+    with httpx.Client(
+        base_url=url, headers=ADMIN, timeout=_PATIENCE_SECONDS, trust_env=False
+    ) as client:
         yield client
     server.should_exit = True
     thread.join(10)
@@ -346,6 +375,21 @@ def done(
         return job
 
     return wait
+
+
+def _free_port(host: str) -> int:
+    """A port below those that the kernel gives by itself.
+
+    Of those, one that is free now may be the near end of somebody's connection when a process is to
+    listen on it, or listen on it again: even of one that tries to reach that process meanwhile.
+    """
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        try:
+            socket.create_server((host, port)).close()
+        except OSError:
+            continue
+        return port
 
 
 class Nursery:
@@ -389,7 +433,7 @@ class Forked:
         """kill -9."""
         self.send_signal(signal.SIGKILL)
 
-    def wait(self, timeout: float = _START_SECONDS) -> int:
+    def wait(self, timeout: float = _PATIENCE_SECONDS) -> int:
         """Its exit status, negative if a signal ended it."""
         end = time.monotonic() + timeout
         while self._status is None:
@@ -429,15 +473,14 @@ class ControlProcess:
         self.state_dir = state_dir
         self.script = Path(__file__).with_name("fake_control.py")
         self.url, self.model, self.host = url, model, host
-        with socket.create_server((host, 0)) as listener:
-            self.port = listener.getsockname()[1]
+        self.port = _free_port(host)
         self.process: Forked | None = None
         # A moment of `fake_control.DEATHS` in which the next one kills itself.
         self.death = ""
         self.http = httpx.Client(
             base_url=f"http://{host}:{self.port}/admin/v1",
             headers={"authorization": "Bearer admin-key"},
-            timeout=5,
+            timeout=30,
             trust_env=False,
         )
 
@@ -456,7 +499,7 @@ class ControlProcess:
             self.process.kill()
             self.process.wait()
 
-    def until(self, condition: Callable[[], bool], seconds: float = _START_SECONDS) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = _PATIENCE_SECONDS) -> None:
         """Wait for a condition that may need the API to come up first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

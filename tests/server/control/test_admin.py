@@ -68,9 +68,11 @@ def test_generation(
     admin: httpx.Client,
     follow: Callable[..., Follower],
     done: Callable[[httpx.Response], dict[str, Any]],
+    settle: Settle,
 ) -> None:
     """The ruling generation tells who has acknowledged it."""
     follow()
+    settle(lambda: admin.get("/readyz").status_code == 200)  # the empty policy comes first
     job = done(admin.post(TARGETS, json=_target()))
     found = admin.get("/admin/v1/generation").json()
 
@@ -290,7 +292,7 @@ def test_not_ready_before_the_corpora_are_open(
     may_open, begin = threading.Event(), CorpusWorker._begin
 
     def begin_late(worker: CorpusWorker) -> None:
-        may_open.wait(30)
+        may_open.wait(60)
         begin(worker)
 
     monkeypatch.setattr(CorpusWorker, "_begin", begin_late)

@@ -296,7 +296,7 @@ def test_reports_are_checked(admin: httpx.Client) -> None:
 
 
 def _wait_for_policy(admin: httpx.Client) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while admin.get("/admin/v1/generation").status_code != 200:
         assert time.monotonic() < end
         time.sleep(0.02)

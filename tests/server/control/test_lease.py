@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from guard.follower import ActivePointer, Follower
 from server.activation import SnapshotPublisher
@@ -17,6 +18,7 @@ from server.errors import LeaseLost
 from server.lease import Lease
 from server.policy import Pointer
 from server.settings import Settings
+from server.tables import leases
 
 POSTGRES = pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 
@@ -36,19 +38,47 @@ def claim(database: Database) -> Iterator[Callable[..., Lease]]:
 
 
 @POSTGRES
-def test_one_leads_and_the_next_follows(claim: Callable[..., Lease]) -> None:
-    """The second waits while the first renews, and leads at once when it gives back."""
+def test_one_leads_and_the_next_follows(
+    claim: Callable[..., Lease], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits while the first renews, and leads at once when it gives back.
+
+    The clock goes on only when the first has renewed: threads may stand still for seconds.
+    """
+    clock, looked = [1000.0], []
+
+    def now(lease: Lease, _connection: Any) -> float:
+        looked.append(lease)
+        return clock[0]
+
+    monkeypatch.setattr(Lease, "_now", now)
     first, second = claim("a"), claim("b")
     assert first.acquire()
     waiting = threading.Thread(target=second.acquire)
     waiting.start()
-    time.sleep(1.5)
+    for _ in range(3):
+        clock[0] += 0.9
+        _until(lambda: _expiry(database) == clock[0] + 1)
+        looked.clear()
+        _until(lambda: second in looked and second.stands_by)
 
     assert (first.is_held, second.is_held, second.stands_by) == (True, False, True)
     first.release()
-    waiting.join(5)
+    waiting.join(60)
     assert (first.is_held, second.is_held, second.stands_by) == (False, True, False)
     assert second.epoch == first.epoch + 1
+
+
+def _expiry(database: Database) -> float:
+    with database.read() as connection:
+        return float(connection.scalar(select(leases.c.expires_at)) or 0)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "the condition never held"
+        time.sleep(0.01)
 
 
 @POSTGRES
@@ -68,7 +98,7 @@ def test_whoever_lost_the_lease_writes_nothing(
         pytest.fail("the block must not be entered")
     assert first.is_held
     renews.set()
-    assert told.wait(5)
+    assert told.wait(60)
     assert not first.is_held
     with second.write():
         pass

@@ -24,7 +24,7 @@ NOBODY_LISTENS = "postgresql+psycopg://lethegate@127.0.0.1:9/lethegate"
 
 
 def _count(control: Any, part: str) -> float:
-    found = httpx.get(f"http://127.0.0.1:{control.port}/metrics", trust_env=False).text
+    found = httpx.get(f"http://127.0.0.1:{control.port}/metrics", trust_env=False, timeout=30).text
     line = re.search(
         rf'^lethegate_storage_failures_total{{part="{part}"}} (\S+)$', found, re.MULTILINE
     )
@@ -169,17 +169,17 @@ def test_a_predecessor_is_waited_for(tmp_path: Path) -> None:
     def hold() -> None:
         with _only_one(tmp_path):
             held.set()
-            let_go.wait(20)
+            let_go.wait(60)
 
     predecessor = threading.Thread(target=hold)
     predecessor.start()
-    held.wait(10)
+    assert held.wait(60)
     with pytest.raises(ControlRunning), _only_one(tmp_path):
         pass
-    threading.Timer(0.3, let_go.set).start()
     begun = time.monotonic()
-    with _only_one(tmp_path, 20.0):
+    threading.Timer(0.3, let_go.set).start()
+    with _only_one(tmp_path, 60.0):
         waited = time.monotonic() - begun
 
-    assert 0.2 < waited < 10
+    assert waited > 0.2
     predecessor.join()

@@ -145,7 +145,7 @@ def context(browser: Browser, admin: httpx.Client) -> Iterator[Callable[..., Bro
 
     def make(**options: Any) -> BrowserContext:
         made = browser.new_context(base_url=str(admin.base_url), **options)
-        made.set_default_timeout(10_000)
+        made.set_default_timeout(60_000)
         made.on("console", note)
         made.on("weberror", lambda error: told.append(str(error.error)))
         made.on("dialog", lambda dialog: told.append(dialog.message))

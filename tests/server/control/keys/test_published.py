@@ -109,6 +109,7 @@ def test_a_list_that_could_not_be_read_is_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("server.keys.follow.read_list", fail)
+        patch.setattr("server.keys.routes.IN_FORCE_SECONDS", 0.5)
         assert not admin.delete(f"{KEYS}/{made['id']}").json()["in_force"]
         assert opens(ring, made["key"])
     settle(lambda: not opens(ring, made["key"]))

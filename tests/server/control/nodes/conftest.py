@@ -186,7 +186,7 @@ def put(admin: httpx.Client) -> Callable[[str], dict[str, Any]]:
         target = {"id": name, "phrases": ["x"], "description": f"about {name}"} | more
         answer = admin.post("/admin/v1/targets", json=target)
         assert answer.status_code == 202, answer.text
-        path, end = f"/admin/v1/jobs/{answer.json()['job']['id']}", time.monotonic() + 20
+        path, end = f"/admin/v1/jobs/{answer.json()['job']['id']}", time.monotonic() + 60
         while (job := admin.get(path).json())["state"] in ("queued", "running"):
             assert time.monotonic() < end, "the job never ended"
             time.sleep(0.01)

@@ -84,7 +84,10 @@ def test_what_is_damaged_on_the_disk_is_fetched_again(
 
 
 def test_erased_documents_go_from_nodes_too(
-    admin: httpx.Client, node: Callable[..., Any], settle: Settle
+    admin: httpx.Client,
+    node: Callable[..., Any],
+    settle: Settle,
+    files_in: Callable[[Path], dict[Path, tuple[int, bytes]]],
 ) -> None:
     """An index is brought to the same state, without what it had before."""
     admin.post("/admin/v1/corpora", json={"id": "leak", "label": "unsafe"})
@@ -99,8 +102,8 @@ def test_erased_documents_go_from_nodes_too(
     one.start()
 
     def text_here() -> bytes:
-        index = one.settings.corpora / "index"
-        return b"".join(p.read_bytes() for p in index.rglob("*") if p.is_file())
+        found = files_in(one.settings.corpora / "index")
+        return b"".join(content for _, content in found.values())
 
     settle(lambda: b"quetzal" in text_here() and b"ocelot" in text_here())
     erased = admin.delete("/admin/v1/corpora/leak/documents/0", params={"erase": "true"})
@@ -110,7 +113,12 @@ def test_erased_documents_go_from_nodes_too(
 
 
 def test_assistants_come_with_the_policy_that_names_them(
-    node: Callable[..., Any], settings: Settings, tmp_path: Path, put: Any, settle: Settle
+    node: Callable[..., Any],
+    settings: Settings,
+    tmp_path: Path,
+    put: Any,
+    settle: Settle,
+    files_in: Callable[[Path], dict[Path, tuple[int, bytes]]],
 ) -> None:
     """Before it is in force there; a damaged one is fetched again, one that is not named goes."""
     put("first")
@@ -138,6 +146,6 @@ def test_assistants_come_with_the_policy_that_names_them(
     again = node(name="a")
     again.start()
     model = folder / "model.safetensors"
-    settle(lambda: model.exists() and model.stat().st_size == 700_000)
+    settle(lambda: len(files_in(folder).get(model, (0, b""))[1]) == 700_000)
 
     assert Shelf(one.settings.assistants).folder(digest) == folder

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,7 +26,11 @@ Settle = Callable[[Callable[[], bool]], None]
 
 
 def test_nodes_apply_what_is_registered_elsewhere(
-    admin: httpx.Client, node: Callable[..., Any], put: Any, settle: Settle
+    admin: httpx.Client,
+    node: Callable[..., Any],
+    put: Any,
+    settle: Settle,
+    files_in: Callable[[Path], dict[Path, tuple[int, bytes]]],
 ) -> None:
     """The job is done when every worker of every node has it; keys and corpora come along."""
     nodes = [node(name) for name in ("a", "b", "c")]
@@ -55,8 +60,8 @@ def test_nodes_apply_what_is_registered_elsewhere(
         )
         assert [c["directory"] for c in registry["corpora"]] == ["@boilerplate"]
         assert (corpora / "index" / "@boilerplate" / "MANIFEST").exists()
-        files = [p for p in one.settings.state_dir.rglob("*") if p.is_file()]
-        assert not [p for p in files if p.stat().st_mode & 0o077]
+        files = files_in(one.settings.state_dir)
+        assert not [path for path, (mode, _) in files.items() if mode & 0o077]
     listed = admin.get("/admin/v1/nodes").json()["nodes"]
     assert [(n["id"], n["state"], n["lag"], n["num_workers"]) for n in listed] == [
         (name, "current", 0, 1) for name in "abc"
@@ -85,6 +90,8 @@ def test_a_cut_off_node_goes_on_and_comes_back(
     one.start()
     settle(one.gate.may_serve)
     put("first")
+    # A node that was not heard of for a second is not waited for.
+    settle(lambda: one.targets() == {"first"})
     wire.cut()
 
     assert put("second")["state"] == "done"

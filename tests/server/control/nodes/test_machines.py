@@ -151,17 +151,20 @@ def test_of_three_machines_one_is_cut_off_and_healed(
     settle(lambda: all(one.gate.may_serve() for one in nodes.values()))
     control.until(lambda: control.http.get(f"/jobs/{job}").json()["state"] == "done")
     network.switch("c", "down")
+    both = {"first", "second"}
+
+    def states() -> dict[str, str]:
+        return {n["id"]: n["state"] for n in control.http.get("/nodes").json()["nodes"]}
 
     job = _register(control, "second")
     control.until(lambda: control.http.get(f"/jobs/{job}").json()["state"] == "done")
+    # Of the two one may be told too late, where the machine stands still, and refuses meanwhile.
+    assert not [n for n in "abc" if nodes[n].gate.may_serve() and nodes[n].targets() != both]
     assert not nodes["c"].gate.may_serve()
     assert nodes["c"].targets() == {"first"}
-    for name in "ab":
-        assert nodes[name].targets() == {"first", "second"}
-        assert nodes[name].gate.may_serve()
-    assert control.http.get("/generation").json()["in_force"]
-    states = {n["id"]: n["state"] for n in control.http.get("/nodes").json()["nodes"]}
-    assert states == {"a": "current", "b": "current", "c": "silent"}
+    settle(lambda: all(nodes[n].targets() == both and nodes[n].gate.may_serve() for n in "ab"))
+    control.until(lambda: control.http.get("/generation").json()["in_force"])
+    control.until(lambda: states() == {"a": "current", "b": "current", "c": "silent"})
     network.switch("c", "up")
 
-    settle(lambda: nodes["c"].targets() == {"first", "second"} and nodes["c"].gate.may_serve())
+    settle(lambda: nodes["c"].targets() == both and nodes["c"].gate.may_serve())
