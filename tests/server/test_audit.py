@@ -85,7 +85,10 @@ def test_old_files_go(tmp_path: Path) -> None:
     assert "missing" in (verify(files).fault or "")
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_every_change_shows(tmp_path: Path, data: st.DataObject) -> None:
     """A changed byte, a line taken out, doubled or moved, or an end cut off is a fault."""

@@ -58,7 +58,10 @@ def _enters(limiter: Limiter, limits: Limits, key: str = "k") -> bool:
     return False
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     limit=st.integers(1, 50),
     waits=st.lists(st.floats(0, 30), max_size=150),

@@ -16,7 +16,9 @@ from tracing.matching import (
 LETTERS = st.text(alphabet="abc", max_size=14)
 SEGMENTS = st.lists(st.lists(LETTERS, max_size=4), min_size=1, max_size=3)
 CHECKS = settings(
-    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=150,
 )
 
 

@@ -71,7 +71,7 @@ def test_every_document_has_its_own_limit(documents, rows, shortest):
 @settings(
     deadline=None,
     max_examples=40,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
     st.lists(st.lists(TOKENS, min_size=1, max_size=3), min_size=1, max_size=3),
