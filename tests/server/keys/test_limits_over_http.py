@@ -1,262 +1,24 @@
-"""The limits of keys: buckets, shared counters, and what clients see."""
+"""The limits of keys as clients see them, and what a request is found to have cost."""
 
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from server.auth import Caller, KeyRing, Role
-from server.errors import ConcurrencyLimited, RateLimited, RequestsLimited, TokensLimited
-from server.keys import counters as counters_module
-from server.keys import limits as limits_module
-from server.keys.counters import Counters, last_uses
-from server.keys.limits import OPEN_ANSWER_TOKENS, Limiter, Limits, asked_tokens
+from server.keys.limits import Limits
 from server.keys.meter import Meter
 
 KEY = {"authorization": "Bearer lg-x"}
-
-
-@pytest.fixture
-def counters(tmp_path: Path) -> Iterator[Counters]:
-    """A file of its own."""
-    made = Counters(tmp_path / "keys")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Time that passes when it is told to."""
-    now = [1000.0]
-    monkeypatch.setattr(limits_module, "monotonic", lambda: now[0])
-
-    def go_on(seconds: float) -> None:
-        now[0] += seconds
-
-    return go_on
-
-
-def _enters(limiter: Limiter, limits: Limits, key: str = "k") -> bool:
-    with suppress(RateLimited):
-        limiter.enter(key, limits, anthropic=False).leave(None)
-        return True
-    return False
-
-
-@settings(
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(
-    limit=st.integers(1, 50),
-    waits=st.lists(st.floats(0, 30), max_size=150),
-    key=st.uuids().map(str),
-)
-def test_no_stretch_of_time_sees_more_than_the_bucket_gives(
-    counters: Counters,
-    clock: Callable[[float], None],
-    limit: int,
-    waits: list[float],
-    key: str,
-) -> None:
-    """Over any time t at most limit * (1 + t / 60) requests are let in."""
-    limiter, let_in, now = Limiter(counters), [], 0.0
-    for wait in waits:
-        clock(wait)
-        now += wait
-        if _enters(limiter, Limits(requests_per_minute=limit), key):
-            let_in.append(now)
-
-    for first in range(len(let_in)):
-        for last in range(first, len(let_in)):
-            most = limit * (1 + (let_in[last] - let_in[first]) / 60)
-            assert last - first + 1 <= most + 1e-6
-
-
-def test_waiting_as_long_as_told_is_enough(
-    counters: Counters, clock: Callable[[float], None]
-) -> None:
-    """`Retry-After` is the time after which the same request is let in."""
-    limiter, limits = Limiter(counters), Limits(requests_per_minute=7, tokens_per_minute=1000)
-    while _enters(limiter, limits):
-        pass
-    with pytest.raises(RequestsLimited) as caught:
-        limiter.enter("k", limits, anthropic=False)
-    clock(caught.value.retry_after_seconds or 0)
-
-    admission = limiter.enter("k", limits, anthropic=False)
-    admission.reserve(400, {"max_tokens": 800})
-    with pytest.raises(TokensLimited) as caught_tokens:
-        admission.reserve(400, {"max_tokens": 800})
-    assert caught_tokens.value.headers["x-ratelimit-remaining-tokens"] == "100"
-    clock(caught_tokens.value.retry_after_seconds or 0)
-    admission.reserve(400, {"max_tokens": 800})
-
-
-def test_tokens_are_put_right_by_the_answer(
-    counters: Counters, clock: Callable[[float], None]
-) -> None:
-    """What was reserved and not needed comes back, what was needed beyond it is owed."""
-    limiter, limits = Limiter(counters), Limits(tokens_per_minute=1000)
-
-    def left(spent: int | None) -> str:
-        admission = limiter.enter("k", limits, anthropic=False)
-        admission.reserve(400, {"max_tokens": 800})
-        admission.leave(spent)
-        probe = limiter.enter("k", limits, anthropic=False)
-        probe.leave(None)
-        return probe.headers()["x-ratelimit-remaining-tokens"]
-
-    assert left(150) == "850"
-    clock(60)
-    assert left(None) == "100"
-    clock(60)
-    assert left(1500) == "0"
-    clock(60)  # of the debt of 1,500 a minute's worth is gone
-    assert not _reserves(limiter, limits, 600)
-    assert _reserves(limiter, limits, 500)
-
-
-def _reserves(limiter: Limiter, limits: Limits, tokens: int) -> bool:
-    admission = limiter.enter("k", limits, anthropic=False)
-    with suppress(TokensLimited):
-        admission.reserve(0, {"max_tokens": tokens})
-        return True
-    return False
-
-
-@pytest.mark.parametrize(
-    ("body", "tokens"),
-    [
-        ({}, 100 + OPEN_ANSWER_TOKENS),
-        ({"max_tokens": 5}, 105),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 107),
-        ({"max_tokens": 5, "n": 3}, 115),
-        ({"max_tokens": 5, "n": 2, "prompt": ["a", "b"]}, 120),
-        ({"max_tokens": 5, "messages": [[{}], [{}]]}, 110),
-        ({"max_tokens": True, "n": "many"}, 100 + OPEN_ANSWER_TOKENS),
-    ],
-)
-def test_what_a_request_may_need(body: dict[str, Any], tokens: int) -> None:
-    """Its prompts and every answer at its longest."""
-    assert asked_tokens(400, body, 1_000_000) == tokens
-    assert asked_tokens(400, {}, 300) == 300
-
-
-@pytest.mark.parametrize(
-    ("seconds", "written"), [(0.0201, "21ms"), (1.5, "1.5s"), (59.0, "59s"), (360.0, "6m0s")]
-)
-def test_durations_are_written_as_openai_does(seconds: float, written: str) -> None:
-    """In Go's form."""
-    assert limits_module._duration(seconds) == written
-
-
-def test_requests_at_once(counters: Counters) -> None:
-    """As many as the limit, and another when one has ended."""
-    limiter, limits = Limiter(counters), Limits(concurrent_requests=2)
-    first, _ = (limiter.enter("k", limits, anthropic=False) for _ in range(2))
-    with pytest.raises(ConcurrencyLimited):
-        limiter.enter("k", limits, anthropic=False)
-    assert _enters(limiter, limits, "another")
-    first.leave(None)
-
-    assert _enters(limiter, limits)
-
-
-_CHILD = """
-import sys, time
-from pathlib import Path
-from server.keys.counters import Counters
-from server.keys.limits import Limiter, Limits
-from server.errors import RateLimited
-limiter = Limiter(Counters(Path(sys.argv[1])))
-limits = Limits(requests_per_minute=100, concurrent_requests=1000)
-let_in = 0
-for _ in range(90):
-    try:
-        limiter.enter("k", limits, anthropic=False)
-        let_in += 1
-    except RateLimited:
-        pass
-print(let_in, flush=True)
-time.sleep(60)
-"""
-
-
-def test_processes_share_a_limit(tmp_path: Path) -> None:
-    """Two gateways let in together what one would; what a killed one had under way is forgotten."""
-    command = [sys.executable, "-c", _CHILD, str(tmp_path / "keys")]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        counts = [int(child.stdout.readline()) for child in children if child.stdout]
-        mine = Counters(tmp_path / "keys")
-        limiter, limits = Limiter(mine), Limits(concurrent_requests=100)
-
-        assert 100 <= sum(counts) <= 110  # while they ran the bucket emptied a little
-        assert not _enters(limiter, limits)
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-            assert child.stdout is not None
-            child.stdout.close()
-    assert _enters(limiter, limits)
-    mine.close()
-
-
-def test_a_process_that_waited_sees_what_others_took_meanwhile(
-    tmp_path: Path,
-    counters: Counters,
-    clock: Callable[[float], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its wait for the lock does not look like a reboot, which empties the bucket."""
-    limits, real = Limits(requests_per_minute=2), counters.entry
-    other = Counters(tmp_path / "keys")
-    assert _enters(Limiter(other), limits)
-    assert _enters(Limiter(other), limits)
-
-    @contextmanager
-    def waiting(key_id: str) -> Iterator[Any]:
-        clock(0.001)
-        assert not _enters(Limiter(other), limits)
-        with real(key_id) as found:
-            yield found
-
-    monkeypatch.setattr(counters, "entry", waiting)
-    assert not _enters(Limiter(counters), limits)
-    other.close()
-
-
-def test_more_keys_than_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table never grows; the key that was idle longest makes room."""
-    monkeypatch.setattr(counters_module, "_PROBES", 4)
-    counters = Counters(tmp_path / "keys")
-    size = (tmp_path / "keys" / "counters").stat().st_size
-    for number in range(3000):
-        with counters.entry(f"key-{number}") as (entry, _):
-            entry.used_at = float(number + 1)
-    uses = last_uses(tmp_path / "keys", ["key-2999", "nobody"])
-    counters.close()
-
-    assert (tmp_path / "keys" / "counters").stat().st_size == size < 4 * 1024 * 1024
-    assert uses == {"key-2999": 3000.0}
-    assert (tmp_path / "keys" / "counters").stat().st_mode & 0o077 == 0
 
 
 def _ring(limits: Limits) -> KeyRing:
@@ -331,7 +93,7 @@ def test_usage_is_what_counts(start_stack: Any, clock: Callable[[float], None]) 
 
 def _tokens_left(stack: Any) -> int:
     """Tokens left when no request is under way any more."""
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while True:
         with stack.counters.entry("key-1") as (entry, place):
             if not stack.counters.under_way(place):
@@ -343,7 +105,7 @@ def _tokens_left(stack: Any) -> int:
 def test_requests_at_once_over_http(start_stack: Any) -> None:
     """A stream counts until its end; a client that leaves makes room."""
     stack = start_stack(keyring=_ring(Limits(concurrent_requests=1)))
-    stack.vllm.says, stack.vllm.token_seconds = [["a"] * 200], 0.02
+    stack.vllm.says, stack.vllm.token_seconds = [["a"] * 2000], 0.02
     body = {"messages": [{"role": "user", "content": "hi"}]}
     with (
         httpx.Client(base_url=stack.url) as other,
@@ -355,7 +117,7 @@ def test_requests_at_once_over_http(start_stack: Any) -> None:
         next(chunks)
         refused = stack.http.post("/v1/chat/completions", json=body, headers=KEY)
     stack.vllm.token_seconds = 0.0
-    end = time.monotonic() + 5
+    end = time.monotonic() + 30
     while stack.http.post("/v1/chat/completions", json=body, headers=KEY).status_code != 200:
         assert time.monotonic() < end
         threading.Event().wait(0.02)
@@ -371,7 +133,7 @@ def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
 
     async def answer(request: Request) -> JSONResponse:
         body = await request.json()
-        await asyncio.to_thread(ended.wait, 5)
+        await asyncio.to_thread(ended.wait, 60)
         head = {"id": body["request_id"], "object": "response", "status": "completed"}
         return JSONResponse({**head, "output": [], "usage": usage})
 
@@ -388,9 +150,10 @@ def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
         client.post(f"/responses/{first.json()['id']}/cancel")
         second = client.post("/responses", json=later)
         ended.set()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while state(second.json()["id"]) != "completed":
             assert time.monotonic() < end
+            time.sleep(0.01)
         third = client.post("/responses", json={**later, "max_output_tokens": 1})
 
     left = [int(a.headers["x-ratelimit-remaining-tokens"]) for a in (first, second, third)]
