@@ -1,13 +1,15 @@
 """Disguised text read plainly: encodings, ciphers and spellings that hide a name or a question.
 
-What is read: HTML entities, percent-encoding, `\\x41` and `\\u0041` escapes, hexadecimal, binary
-and base64 (also url-safe, over several lines, inside a sentence), each up to three layers deep;
-rot13; text and words written backwards; digits for letters ("4m33n"); spelled-out, spaced and
-hyphenated letters. Transliterated names are `detectors.sounds`.
+What is read: HTML entities, percent-encoding, `\\x41` and `\\u0041` escapes, code points (`U+0041`,
+decimal numbers, tag characters, which nobody sees), hexadecimal, binary, base32 and base64 (also
+url-safe, over several lines, inside a sentence), each up to three layers deep; rot13; text and
+words written backwards; digits for letters ("4m33n"); spelled-out, spaced and hyphenated letters;
+neighbouring cells of a table and fields of JSON. Transliterated names are `detectors.sounds`.
 
-Not read: other shifts of the alphabet, keys, base64 cut by spaces, letters named by words, text in
-images. A reading is only another text to judge; whether it matters is for the matchers to say.
-Every function is linear in the text, and a reading is at most twice as long.
+Not read: other shifts of the alphabet, keys, base64 cut by spaces, octal numbers, Morse, letters
+named by words, words put together by a program, text in images. A reading is only another text to
+judge; whether it matters is for the matchers to say. Every function is linear in the text, and a
+reading is at most twice as long.
 """
 
 from __future__ import annotations
@@ -33,12 +35,25 @@ _FEWEST_WORDS = 3
 _LONGEST_WORD = 24
 
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})")
+_CODE_POINT = re.compile(r"U\+([0-9a-fA-F]{4,6})\s?")
+_DECIMAL = re.compile(r"(?<![\w.])(?:\d{2,3}[\s,;]{1,3}){7,}\d{2,3}(?![\w.])")
+# What a list of numbers must decode to; hexadecimal pairs have no number of three digits.
+_SPOKEN = re.compile(r"[A-Za-z ,.?!'-]+")
+_THREE_DIGITS = re.compile(r"\d{3}")
+_TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
+_TAG = re.compile("[\U000e0020-\U000e007e]")
+_BASE32 = re.compile(r"(?<![\w=])[A-Z2-7]{16,}={0,6}(?![\w=])")
 _BINARY = re.compile(r"(?<![\w])(?:[01]{8}[\s,]?){4,}(?!\w)")
 _HEX = re.compile(r"(?<!\w)(?:(?:0[xX])?[0-9a-fA-F]{2}[\s:,]?){4,}(?!\w)")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{8,}(?:\r?\n[A-Za-z0-9+/_-]{4,})*={0,2}")
 
 # By chance every hundredth ordinary word of eight letters decodes to something.
 _PLAIN_WORDS = re.compile(r"(?:[A-Z]?[a-z]*|[A-Z]+)(?:[-_/+\s]+(?:[A-Z]?[a-z]*|[A-Z]+))*")
+
+# Between cells: a bar, or quotes and a comma, behind which a key may stand ('", "last": "').
+_CELLS = re.compile(
+    r"""[ \t]{0,9}\|[ \t]{0,9}|"\s{0,9}[,;]\s{0,9}(?:"[^"\n]{1,40}"\s{0,9}:\s{0,9})?\""""
+)
 
 _WORD = re.compile(r"\w+")
 _LETTERS = re.compile(r"[^\W\d_]+")
@@ -62,6 +77,7 @@ def readings(text: str) -> list[str]:
     backwards = text[::-1]
     found = [plain, _rot13(plain), backwards, decoded(backwards), _words_backwards(plain)]
     found += [*_without_digits(plain), spelled_together(plain), _CASE_CHANGE.sub(" ", plain)]
+    found.append(_CELLS.sub(" ", plain))
     return [reading for reading in dict.fromkeys(found) if reading != text]
 
 
@@ -112,9 +128,35 @@ def _decode_once(text: str) -> str:
         text = unquote(text, errors="ignore")
     if "\\" in text:
         text = _ESCAPE.sub(lambda match: chr(int(match[1] or match[2], 16)), text)
+    if "U+" in text:
+        text = _CODE_POINT.sub(_from_code_point, text)
+    if not text.isascii() and _TAG.search(text):
+        text = text.translate(_TAGS)
     text = _BINARY.sub(_from_binary, text)
+    text = _DECIMAL.sub(_from_decimal, text)
     text = _HEX.sub(_from_hex, text)
+    text = _BASE32.sub(_from_base32, text)
     return _BASE64.sub(_from_base64, text)
+
+
+def _from_code_point(match: re.Match[str]) -> str:
+    code = int(match[1], 16)
+    return chr(code) if code < 0x110000 and not 0xD800 <= code < 0xE000 else match.group()
+
+
+def _from_decimal(match: re.Match[str]) -> str:
+    codes = [int(number) for number in re.findall(r"\d+", match.group())]
+    text = "".join(map(chr, codes))
+    reads = _THREE_DIGITS.search(match.group()) and _SPOKEN.fullmatch(text)
+    return text if reads else match.group()
+
+
+def _from_base32(match: re.Match[str]) -> str:
+    digits = match.group().rstrip("=")
+    try:
+        return _text(base64.b32decode(digits + "=" * (-len(digits) % 8))) or match.group()
+    except binascii.Error:
+        return match.group()
 
 
 def _from_binary(match: re.Match[str]) -> str:

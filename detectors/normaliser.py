@@ -5,9 +5,11 @@ without looking at its neighbours, so a matcher that sees text token by token fo
 one that sees it whole. The set, in the order it is applied to one code point:
 
 1. Dropped: format characters (zero-width, soft hyphen, bidirectional marks, tags, byte-order mark),
-   control characters that are not white space, variation selectors, fillers, and generic combining
-   marks (accents are ignored: "José" folds to "jose", however it is composed).
-2. White space of any kind becomes a space, and a run of spaces becomes one.
+   control characters that are not white space, variation selectors, fillers, generic combining
+   marks (accents are ignored: "José" folds to "jose", however it is composed), and "*", which
+   Markdown shows as another weight ("Jo**sé** *Ruiz*").
+2. White space of any kind becomes a space, as does "_" (emphasis, too, and `snake_case`), and a run
+   of spaces becomes one.
 3. Quotes, apostrophes, dashes and slashes become their ASCII forms.
 4. NFKC compatibility forms (full-width, ligatures, super- and subscript, mathematical letters) and
    case folding of every script; decimal digits of every script become ASCII digits. Latin letters
@@ -18,8 +20,8 @@ one that sees it whole. The set, in the order it is applied to one code point:
    letters one is chosen (Greek eta is h, upsilon is y, nu is v).
 
 Not in the set, on purpose: digits for letters ("1" for "l"), spelled-out or spaced letters,
-transliteration, Hangul written as single conjoining letters, letters turned upside down, and pairs
-of regional indicators, which are flags.
+transliteration, Hangul written as single conjoining letters, letters turned upside down, pairs of
+regional indicators, which are flags, and other marks or punctuation inside a phrase.
 """
 
 from __future__ import annotations
@@ -64,6 +66,8 @@ _UNSPACED = (
 )
 
 _PUNCTUATION = {
+    "*": "",
+    "_": " ",
     **dict.fromkeys("‘’‚‛′‵ʹʻʼʽˈ`´＇ꞌ՚׳", "'"),
     **dict.fromkeys("“”„‟″‶«»‹›ʺ˝＂״〝〞", '"'),
     **dict.fromkeys("−‐‑‒–—―⁃˗﹘﹣－〜～﹏⸺⸻", "-"),
@@ -166,12 +170,17 @@ def fold(text: str) -> str:
     return _SPACES.sub(" ", folded) if "  " in folded else folded
 
 
+def is_plain(text: str) -> bool:
+    """Whether each character folds to one that is no new space."""
+    return text.isascii() and text.isprintable() and "*" not in text and "_" not in text
+
+
 def fold_with_origins(text: str) -> tuple[str, Sequence[int]]:
     """The folded form, and for each of its characters the index in `text` it came from.
 
     A run of white space takes the index of its first character.
     """
-    if text.isascii() and text.isprintable() and "  " not in text:
+    if is_plain(text) and "  " not in text:
         # One character for one: most text that is streamed.
         return text.translate(_TABLE), range(len(text))
     folded: list[str] = []
@@ -188,11 +197,11 @@ def fold_with_origins(text: str) -> tuple[str, Sequence[int]]:
 def is_word_char(char: str) -> bool:
     """Whether a folded character is part of a word, for word borders.
 
-    Letters, digits, vowel signs and "_"; never a character of a script written without spaces,
-    where every character stands at a border.
+    Letters, digits and vowel signs; never a character of a script written without spaces, where
+    every character stands at a border.
     """
     if char.isascii():
-        return char.isalnum() or char == "_"
+        return char.isalnum()
     if unicodedata.category(char)[0] not in "LNM":
         return False
     code_point = ord(char)

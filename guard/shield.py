@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from detectors.normaliser import at_border, fold, fold_with_origins
+from detectors.normaliser import at_border, fold, fold_with_origins, is_plain
 from guard.nets import Catch, CutWitness, Released
 from guard.phrase_matcher import PhraseMatcher, PhraseMatchers
 
@@ -264,7 +264,7 @@ def _escape_around(text: str, cut: int) -> int:
 
 def _visible_unit_before(text: str, cut: int) -> int:
     """Where the last unit of `text[:cut]` begins that folding does not drop; 0 if there is none."""
-    if cut and text[cut - 1].isascii() and text[cut - 1].isprintable() and "\\" not in text[:cut]:
+    if cut and is_plain(text[cut - 1]) and "\\" not in text[:cut]:
         return cut - 1
     if "\\" not in text[:cut]:
         return next((i for i in range(cut - 1, -1, -1) if fold(text[i])), 0)

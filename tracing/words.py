@@ -103,7 +103,7 @@ class WordView:
 
     def _class(self, code: int) -> int:
         char = chr(code)
-        if self.folding.is_word_char(char) and char != "_":
+        if self.folding.is_word_char(char):
             return _WORD
         return _SINGLE if unicodedata.category(char)[0] in "LN" else _OTHER
 

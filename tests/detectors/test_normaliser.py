@@ -33,6 +33,8 @@ from detectors.normaliser import at_border, fold, fold_with_origins, is_word_cha
         ("🅛🅔🅣🅗🅔 🅻🅴🆃🅷🅴 ⒧⒠⒯⒣⒠", "lethe lethe lethe"),
         ("Ɓaƙiɗo Ɍuđ", "bakido rud"),
         ("Coŀlegi", "col·legi"),
+        ("Jo**hn** *Smith*", "john smith"),
+        ("John __Smith__, john_smith", "john smith , john smith"),
         ("홍길동", "홍길동"),
         ("a\x00b", "ab"),
         ("\ud800", "\ufffd"),
@@ -81,8 +83,8 @@ def test_origins_point_into_the_text(text):
 
 def test_word_borders():
     """Letters and digits of spaced scripts make words; Han, Kana, Thai and Hangul do not."""
-    assert [is_word_char(c) for c in "aя9_क"] == [True] * 5
-    assert [is_word_char(c) for c in "漢かカ한ก -'"] == [False] * 8
+    assert [is_word_char(c) for c in "aя9क"] == [True] * 4
+    assert [is_word_char(c) for c in "漢かカ한ก -'_"] == [False] * 9
     assert at_border("a", " ")
     assert at_border("", "a")
     assert at_border("漢", "字")

@@ -80,7 +80,8 @@ def test_every_spelling_is_stopped(case, seed):
     """Some token of every segmentation of every declared spelling is forbidden where it stands."""
     rng = random.Random(seed)
     phrase = rng.choice(PHRASES)
-    for text in spellings(phrase):
+    bold = " ".join(f"**{word}**" for word in phrase.split())
+    for text in (*spellings(phrase), f"_{phrase}_", bold, f"{phrase[0]}**{phrase[1:]}**"):
         tokens = case.segmenter.segment(text.encode(), rng)
         position = case.filter.seed([], [])
         stopped = False
