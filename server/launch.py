@@ -221,6 +221,8 @@ class Child:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name=name, daemon=True)
         self._process: subprocess.Popen[bytes] | None = None
+        # Else one could be started just when `stop` has looked for it.
+        self._starting = threading.Lock()
         self.failed = False
 
     def start(self) -> None:
@@ -230,7 +232,8 @@ class Child:
     def stop(self) -> None:
         """End it and wait."""
         self._stopping.set()
-        process = self._process
+        with self._starting:
+            process = self._process
         if process is not None and process.poll() is None:
             process.terminate()
             try:
@@ -245,7 +248,10 @@ class Child:
             # A process group of its own: Ctrl-C reaches this process, which then ends the child.
             # Not a session of its own: Linux then schedules it as another group of tasks, which
             # beside a busy engine made a registration last 16 to 44 s instead of 6.
-            self._process = subprocess.Popen(self._command, process_group=0)
+            with self._starting:
+                if self._stopping.is_set():
+                    return
+                self._process = subprocess.Popen(self._command, process_group=0)
             status = self._process.wait()
             if self._stopping.is_set():
                 return

@@ -65,7 +65,8 @@ class Vocabulary:
 class FakeVllm:
     """An engine that says what it is told to, in vLLM's JSON, and notices when nobody listens.
 
-    `says` holds one list per choice; a string is a token of content, a dict a whole delta.
+    `says` holds one list per choice; a string is a token of content, a dict a whole delta. After
+    `waits_after` chunks it says nothing for as long as that is set.
     """
 
     says: list[list[Any]] = field(default_factory=lambda: [["Hello", " there", "."]])
@@ -77,6 +78,7 @@ class FakeVllm:
     stream_error: dict[str, Any] | None = None
     instead: Callable[[Request], Awaitable[Response]] | None = None
     dies_after: int | None = None
+    waits_after: int | None = None
     healthy: bool = True
     hangs: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -158,6 +160,8 @@ class FakeVllm:
                 if position >= len(deltas):
                     continue
                 await asyncio.sleep(self.token_seconds)
+                while self._waits():  # noqa: ASYNC110  (set from another thread)
+                    await asyncio.sleep(0.01)
                 if self.dies_after is not None and self.chunks_sent >= self.dies_after:
                     raise RuntimeError("the engine is dead")
                 last = position == len(deltas) - 1
@@ -174,6 +178,10 @@ class FakeVllm:
             usage_chunk = {**head, "choices": [], "usage": self._usage(sum(map(len, self.says)))}
             yield f"data: {json.dumps(usage_chunk, separators=(',', ':'))}\n\n"
         yield "data: [DONE]\n\n"
+
+    def _waits(self) -> bool:
+        after = self.waits_after
+        return after is not None and self.chunks_sent >= after
 
     def _event(
         self, head: dict[str, Any], choice: dict[str, Any], options: dict[str, Any], tokens: int
@@ -413,7 +421,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             telemetry=telemetry,
         )
         url, stop = _serve(gateway)
-        http = httpx.Client(base_url=url, timeout=10)
+        http = httpx.Client(base_url=url, timeout=60)
         stopping.extend((counters.close, audit.stop, stop, http.close))
         return Stack(vllm, guard, registry, url, http, counters, audit)
 
@@ -429,7 +437,7 @@ def stack(start_stack: StartStack) -> Stack:
 
 
 def _serve(app: Any) -> tuple[str, Callable[[], None]]:
-    config = uvicorn.Config(app, port=0, log_level="error", ws="none", timeout_keep_alive=1)
+    config = uvicorn.Config(app, port=0, log_level="error", ws="none", timeout_keep_alive=60)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

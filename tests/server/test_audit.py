@@ -37,7 +37,7 @@ def _fill(files: AuditFiles, count: int, start: int = 0) -> None:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -40,11 +40,19 @@ FAILURES = "lethegate_guard_failures_total"
 
 
 @pytest.fixture
-def watched(start_stack: Any) -> Any:
-    """A gateway whose engine counts as hung after a moment without an answer."""
+def watched(
+    start_stack: Any, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """A gateway whose engine counts as hung after a moment without an answer.
+
+    The parameter says after how many seconds otherwise.
+    """
+    for name in ("_ASK_AGAIN_SECONDS", "_LOOK_SECONDS"):
+        monkeypatch.setattr(engine_watch, name, 0.1)
 
     def around(vllm: Any, metrics: GatewayMetrics) -> ASGIApp:
-        watch = EngineWatch(vllm.is_sleeping, 0.4, metrics.set_engine_silence)
+        seconds = getattr(request, "param", 0.4)
+        watch = EngineWatch(vllm.is_sleeping, seconds, metrics.set_engine_silence)
         count = partial(metrics.record_failure, Failure.ENGINE)
         app = with_engine_watch(vllm.app(), watch, count)
 
@@ -61,7 +69,7 @@ def watched(start_stack: Any) -> Any:
 
 
 def _until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
@@ -84,7 +92,7 @@ def test_nobody_waits_for_an_engine_that_hangs(
     waiting.start()
     _until(lambda: len(watched.vllm.requests) == 2)
     watched.vllm.hangs = True
-    waiting.join(20)
+    waiting.join(60)
 
     assert (answers[0].status_code, answers[0].headers["retry-after"]) == (503, "1")
     assert answers[0].json()["error"]["code"] == "engine_stalled"
@@ -124,7 +132,7 @@ def test_a_shielded_stream_of_an_engine_that_hangs_ends(watched: Any) -> None:
     assert events[-1] == "data: [DONE]"
     assert json.loads(events[-2].removeprefix("data: "))["error"]["code"] == "engine_error"
     assert watched.count(FAILURES, reason="engine") == 1
-    assert watched.vllm.aborted.wait(10)
+    assert watched.vllm.aborted.wait(60)
 
 
 def test_a_plain_stream_of_an_engine_that_hangs_breaks_off(watched: Any) -> None:
@@ -135,9 +143,10 @@ def test_a_plain_stream_of_an_engine_that_hangs_breaks_off(watched: Any) -> None
     with pytest.raises(httpx.RemoteProtocolError):
         watched.chat(stream=True)
     assert watched.count(FAILURES, reason="engine") == 1
-    assert watched.vllm.aborted.wait(10)
+    assert watched.vllm.aborted.wait(60)
 
 
+@pytest.mark.parametrize("watched", [60.0], indirect=True)
 def test_a_step_that_takes_long_is_no_hang(watched: Any) -> None:
     """The engine answers late, but in time, and the request is answered."""
     watched.vllm.hangs = True
@@ -195,7 +204,7 @@ def test_the_middleware_watches_its_engine(tmp_path: Path) -> None:
         watched = middleware._watched(app, silent)
 
         async def ask() -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while True:
                     await watched({"type": "http", "method": "POST", "path": "/"}, _never, _never)
                     await asyncio.sleep(0.01)
