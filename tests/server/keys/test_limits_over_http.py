@@ -55,7 +55,7 @@ def test_openais_clients_are_told(start_stack: Any, clock: Callable[[float], Non
     client.close()
 
 
-def test_anthropics_clients_are_told(start_stack: Any) -> None:
+def test_anthropics_clients_are_told(start_stack: Any, clock: Callable[[float], None]) -> None:
     """In their own shape and headers."""
     stack = start_stack(keyring=_ring(Limits(requests_per_minute=1, tokens_per_minute=500)))
     body = {"model": "demo", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
@@ -108,7 +108,7 @@ def test_requests_at_once_over_http(start_stack: Any) -> None:
     stack.vllm.says, stack.vllm.token_seconds = [["a"] * 2000], 0.02
     body = {"messages": [{"role": "user", "content": "hi"}]}
     with (
-        httpx.Client(base_url=stack.url) as other,
+        httpx.Client(base_url=stack.url, timeout=60) as other,
         other.stream(
             "POST", "/v1/chat/completions", json={**body, "stream": True}, headers=KEY
         ) as answer,
@@ -126,7 +126,9 @@ def test_requests_at_once_over_http(start_stack: Any) -> None:
     assert refused.headers["retry-after"] == "1"
 
 
-def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
+def test_responses_in_the_background_are_under_way(
+    start_stack: Any, clock: Callable[[float], None]
+) -> None:
     """They count until they end or are cancelled, and cost what they cost; looking is free then."""
     stack = start_stack(keyring=_ring(Limits(concurrent_requests=1, tokens_per_minute=10_000)))
     ended, usage = threading.Event(), {"input_tokens": 20, "output_tokens": 1000}
@@ -139,7 +141,7 @@ def test_responses_in_the_background_are_under_way(start_stack: Any) -> None:
 
     stack.vllm.instead = answer
     later = {"input": "hi", "background": True, "max_output_tokens": 2000}
-    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY, timeout=60) as client:
 
         def state(id_: str) -> str:
             return str(client.get(f"/responses/{id_}").json()["status"])
@@ -171,7 +173,7 @@ def test_what_a_client_calls_usage_counts_for_nothing(
     stack = start_stack(keyring=_ring(Limits(tokens_per_minute=10_000)))
     usage = {"usage": {"total_tokens": -9_000}}
     refused = {"input": "about Mary", "metadata": usage}
-    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY, timeout=60) as client:
         for _ in range(3):
             stack.http.post(
                 "/v1/chat/completions",
@@ -206,17 +208,19 @@ def test_a_streams_last_events_are_what_it_has_cost() -> None:
     assert asyncio.run(cost(begun, said, done, b"[DONE]")) == 17
 
 
-def test_reading_a_stored_response_is_a_request(start_stack: Any) -> None:
+def test_reading_a_stored_response_is_a_request(
+    start_stack: Any, clock: Callable[[float], None]
+) -> None:
     """It is judged anew each time, which costs what judging costs."""
     stack = start_stack(keyring=_ring(Limits(requests_per_minute=2)))
-    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY) as client:
+    with httpx.Client(base_url=f"{stack.url}/v1", headers=KEY, timeout=60) as client:
         made = client.post("/responses", json={"input": "about Mary"})
         statuses = [client.get(f"/responses/{made.json()['id']}").status_code for _ in range(2)]
 
     assert statuses == [200, 429]
 
 
-def test_limits_of_bodies_and_defaults(start_stack: Any) -> None:
+def test_limits_of_bodies_and_defaults(start_stack: Any, clock: Callable[[float], None]) -> None:
     """A key's longest body, and the settings where a key has no limit."""
     stack = start_stack(keyring=_ring(Limits(max_body_bytes=1024)), requests_per_minute=3)
     long = {"messages": [{"role": "user", "content": "a" * 2000}]}
