@@ -212,8 +212,12 @@ def test_only_targets_of_the_policy_are_told(
     assert {t: c.matched for t, c in statistics.everything().items()} == {"bob": 1}
 
 
-def test_who_may_tell(node: Node, admin: httpx.Client, statistics: StatisticsStore) -> None:
+def test_who_may_tell(
+    node: Node, admin: httpx.Client, statistics: StatisticsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The node that was heard last by this id, with its key; and only what can be a number."""
+    # The node follows no keys: nobody would say that the new one is in force.
+    monkeypatch.setattr("server.keys.routes.IN_FORCE_SECONDS", 0.1)
     node.report()
     good = {"instance": ONE, "requests": {"requests": 2}, "targets": {"ada": {"matched": 1}}}
     path = "/node/v1/nodes/a/counts"
