@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.lenient import integer
 from server.stream_form import StreamForm
 
 _MAX_CHOICES = 4096
@@ -42,8 +43,8 @@ def steered_form(
 
 def choices_per_prompt(body: dict[str, Any]) -> int:
     """How many choices a valid request gets for each prompt; 1 where `n` is no sensible number."""
-    n = body.get("n")
-    return n if type(n) is int and 0 < n <= _MAX_CHOICES else 1
+    n = integer(body.get("n"))
+    return n if n is not None and 0 < n <= _MAX_CHOICES else 1
 
 
 def _stream_options(body: dict[str, Any]) -> dict[str, Any]:

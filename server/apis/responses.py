@@ -19,6 +19,7 @@ from server.apis.response_shield import shield_response
 from server.apis.response_stream import ResponseStream
 from server.choice_shield import ShieldPolicy
 from server.conversation import Decode, field_texts, not_blank
+from server.lenient import integer
 from server.prefixes import Prefixes
 from server.reply import Reply
 from server.shielded_events import RecordBlock
@@ -50,8 +51,9 @@ class Responses:
 
     def prefixes(self, body: dict[str, Any], _decode: Decode) -> Prefixes:
         """A last message that is gone on with; and the stops, which the answer does not tell."""
-        endings = (ending for field in ("stop", "stop_token_ids") for ending in _list(body, field))
-        return Prefixes([text_gone_on_with(items_of(body))], endings=tuple(endings))
+        tokens = (integer(token) for token in _list(body, "stop_token_ids"))
+        endings = (*_list(body, "stop"), *(token for token in tokens if token is not None))
+        return Prefixes([text_gone_on_with(items_of(body))], endings=endings)
 
     def reject_unguardable(self, body: dict[str, Any], *, media: bool = False) -> None:
         """Refuse what cannot be guarded."""

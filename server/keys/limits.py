@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from server.errors import ConcurrencyLimited, RateLimited, RequestsLimited, TokensLimited
 from server.keys.counters import Counters, Entry
+from server.lenient import integer
 
 MINUTE = 60.0
 # Reserved for an answer whose length the client leaves open.
@@ -205,7 +206,8 @@ def asked_tokens(num_bytes: int, body: Mapping[str, Any], limit: int) -> int:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    number = integer(value)
+    return number if number is not None and number >= 0 else None
 
 
 def _prompts(body: Mapping[str, Any]) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from server.apis.table import APIS
+from server.endpoints import Handling
 from server.prefixes import PREFIX_CHARS, Prefixes, prefill
 
 _CACHED = {"type": "text", "text": "By Ilse", "cache_control": {"type": "ephemeral"}}
@@ -17,6 +19,24 @@ def test_each_prompt_has_its_choices() -> None:
 
     assert [prefixes.of(index) for index in range(5)] == ["one", "one", "two", "two", ""]
     assert Prefixes().of(0) == ""
+
+
+@pytest.mark.parametrize("n", [2, 2.0, "2", " 2 "])
+def test_choices_are_counted_as_the_engine_counts_them(n: Any) -> None:
+    """However the number is written, each choice goes on with its own prompt."""
+    api = APIS[Handling.COMPLETIONS]
+    body = {"prompt": ["One", "Two"], "n": n}
+    prefixes = api.prefixes(body, lambda _: "")
+
+    assert [prefixes.of(index) for index in range(4)] == ["one", "one", "two", "two"]
+    assert api.form(body).num_choices == 4
+
+
+def test_the_stops_of_a_response_are_told_as_the_engine_takes_them() -> None:
+    """Tokens by number, however that is written, and texts; nothing else ends an answer."""
+    body = {"input": "hi", "stop": ["7", "the"], "stop_token_ids": [7, "8", 9.0, "x"]}
+
+    assert APIS[Handling.RESPONSES].prefixes(body, lambda _: "").endings == ("7", "the", 7, 8, 9)
 
 
 def test_the_end_is_read_however_it_is_padded() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from server.admission import _REASONS
 from server.conversation import _CHAT_FIELDS, _CHAT_LISTS, _SHARED_FIELDS, _SHARED_LISTS
+from server.lenient import integer
 
 pytestmark = pytest.mark.vllm
 
@@ -49,6 +50,18 @@ def test_every_field_is_known(requests):
     fields = {field for request in requests for field in request.model_fields}
 
     assert fields - READ - REFUSED - HARMLESS == set()
+
+
+@pytest.mark.parametrize("value", [3, 3.0, "3", "3.0", " 3 ", "+3", "1_0", True, 2.5, "three", [3]])
+def test_numbers_are_read_as_vllm_reads_them(requests, value):
+    """A number of choices that only one of the two understood would leave choices unjudged."""
+    turns = [{"role": "user", "content": "hi"}]
+    try:
+        read = requests[0].model_validate({"messages": turns, "n": value}).n
+    except ValueError:
+        read = None
+
+    assert integer(value) == read
 
 
 def test_a_batch_hands_the_guards_parameters_on(requests):

@@ -126,7 +126,8 @@ def _reserves(limiter: Limiter, limits: Limits, tokens: int) -> bool:
         ({"max_tokens": 5, "n": 3}, 115),
         ({"max_tokens": 5, "n": 2, "prompt": ["a", "b"]}, 120),
         ({"max_tokens": 5, "messages": [[{}], [{}]]}, 110),
-        ({"max_tokens": True, "n": "many"}, 100 + OPEN_ANSWER_TOKENS),
+        ({"max_tokens": "5", "n": 3.0}, 115),
+        ({"max_tokens": 2.5, "n": "many"}, 100 + OPEN_ANSWER_TOKENS),
     ],
 )
 def test_what_a_request_may_need(body: dict[str, Any], tokens: int) -> None:
