@@ -79,7 +79,7 @@ def screening(tmp_path_factory: pytest.TempPathFactory) -> Screening:
     made = Screening(settings)
     made.start(GatewayMetrics(CollectorRegistry(), made.worker_facts))
     ActivePointer(state_dir).publish(1, snapshot.digest)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while made.current() is None:
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -88,7 +88,7 @@ def screening(tmp_path_factory: pytest.TempPathFactory) -> Screening:
         patch.setattr(module, "load_encoder", lambda *a, **k: HashEncoder())
         made.start(GatewayMetrics(CollectorRegistry(), made.worker_facts))
         ActivePointer(settings.state_dir).publish(1, snapshot.digest)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while made.current() is None:
             assert time.monotonic() < end
             time.sleep(0.01)

@@ -45,7 +45,7 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_for_the_end_of(pid: int) -> bool:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while is_alive(pid) and time.monotonic() < end:
         time.sleep(0.05)
     return not is_alive(pid)

@@ -34,7 +34,7 @@ class HashEncoder:
         self.gate.set()
 
     def encode(self, texts):
-        self.gate.wait(10)
+        self.gate.wait(60)
         if self.fail:
             raise RuntimeError("a secret text")
         self.batches.append(list(texts))
@@ -91,7 +91,7 @@ def target():
 
 @pytest.fixture
 def wait_for():
-    def wait(condition, seconds=10.0):
+    def wait(condition, seconds=60.0):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "timed out"

@@ -45,7 +45,7 @@ def test_an_encoder_that_fails_at_every_text_is_not_ready(
                 await screening.screen([f"something new {number} {i}"])
 
     async def settled(wanted):
-        for _ in range(500):
+        for _ in range(3000):
             if (found := screening.unready()) == wanted:
                 break
             await asyncio.sleep(0.02)

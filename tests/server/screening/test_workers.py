@@ -11,7 +11,7 @@ def test_the_gateway_waits_for_the_workers(
 ):
     """No request is decided under a policy that a worker does not have yet."""
     held = threading.Event()
-    worker = Follower(settings.state_dir, "worker", lambda _active: held.wait(10))
+    worker = Follower(settings.state_dir, "worker", lambda _active: held.wait(60))
     threading.Thread(target=worker.start, daemon=True).start()
     activate(1, target())
     time.sleep(0.3)
@@ -35,7 +35,7 @@ def test_a_policy_that_is_taken_back_is_not_waited_for(
 
     def hang(active):
         if active.generation == 2:
-            held.wait(30)
+            held.wait(60)
 
     worker = Follower(settings.state_dir, "worker", hang)
     activate(1)
