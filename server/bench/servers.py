@@ -36,6 +36,9 @@ READY_SECONDS = 600.0
 _POLL_SECONDS = 0.25
 _GRACE_SECONDS = 20.0
 _TAIL_LINES = 25
+# Linux gives those from 32768 on.
+_PORTS = range(20_000, 32_000)
+_given: set[int] = set()
 # What an operator may have set to describe the machine; the rest would change what is measured
 # (keys, addresses, another store).
 _KEPT_SETTINGS = frozenset(
@@ -296,13 +299,17 @@ def engine_cores(count: int) -> str:
     return "0" if count < 2 else f"1-{count - 1}"
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """Ports of a host that nobody listens on, none of them given before.
+
+    None that the kernel gives by itself: until a server listens on such a port, which takes a
+    while, it may be the near end of somebody's connection, or what an engine had given to it.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = secrets.choice(_PORTS)
+        with suppress(OSError), socket.create_server((host, port)):
+            if port not in _given:
+                _given.add(port)
+                found.append(port)
+    return found

@@ -19,6 +19,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.bench.servers import free_ports
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = json.loads((CHECKOUT / "deploy" / "demo" / "target.json").read_text(encoding="utf-8"))
 
@@ -42,7 +44,7 @@ class Demo:
 
     def __init__(self, state: Path) -> None:
         self.state, self.indexes = state, state.with_name("indexes")
-        self.ports = _free_ports(2)
+        self.ports = free_ports(2)
         self.output = ""
         command = ["make", "demo", f"PORT={self.ports[0]}", f"ADMIN_PORT={self.ports[1]}"]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("LETHEGATE_")}
@@ -245,14 +247,6 @@ def _processes_of(demo: Demo) -> set[int]:
 
 def _living() -> set[int]:
     return {int(path.name) for path in Path("/proc").glob("[0-9]*")}
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _is_open(port: int) -> bool:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import math
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+
+from server.bench.servers import free_ports
 
 pytestmark = [
     pytest.mark.vllm,
@@ -124,9 +125,7 @@ def prometheus(pair, node, forget_rows, other_rows, tmp_path_factory):
     (folder / "key").write_text(pair.admin_key)
     shipped = configuration(pair, folder / "key")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(shipped), "utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
     command += [f"--storage.tsdb.path={folder / 'data'}"]
     command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=warn"]

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import os
-import random
 import shutil
 import signal
 import socket
@@ -39,6 +38,7 @@ from server.admin_parts import Control
 from server.assistants import Assistants
 from server.audit.opening import open_audit
 from server.auth import load_keyring
+from server.bench.servers import free_ports
 from server.database import Database
 from server.jobs import JobWorker
 from server.keys.publisher import KeyPublisher
@@ -377,21 +377,6 @@ def done(
     return wait
 
 
-def _free_port(host: str) -> int:
-    """A port below those that the kernel gives by itself.
-
-    Of those, one that is free now may be the near end of somebody's connection when a process is to
-    listen on it, or listen on it again: even of one that tries to reach that process meanwhile.
-    """
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        try:
-            socket.create_server((host, port)).close()
-        except OSError:
-            continue
-        return port
-
-
 class Nursery:
     """A process that starts control processes by forking: see `nursery.py`."""
 
@@ -473,7 +458,7 @@ class ControlProcess:
         self.state_dir = state_dir
         self.script = Path(__file__).with_name("fake_control.py")
         self.url, self.model, self.host = url, model, host
-        self.port = _free_port(host)
+        (self.port,) = free_ports(1, host)
         self.process: Forked | None = None
         # A moment of `fake_control.DEATHS` in which the next one kills itself.
         self.death = ""
