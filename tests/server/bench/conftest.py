@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from server.bench.answers import Answer
+from tests.server.loopback import serve
 
 
 @dataclass
@@ -104,15 +103,6 @@ def make_answer() -> Callable[..., Answer]:
 def tiny_server() -> Iterator[TinyServer]:
     """A tiny server on loopback."""
     tiny = TinyServer()
-    config = uvicorn.Config(tiny.app(), port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        threading.Event().wait(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    tiny.base_url = f"http://127.0.0.1:{port}"
+    tiny.base_url, stop = serve(tiny.app(), log_level="error", lifespan="off")
     yield tiny
-    server.should_exit = True
-    thread.join(10)
+    stop()
