@@ -227,7 +227,7 @@ def test_a_training_survives_kill_minus_nine(
     control = make_control(model=byte_model)
     pairs = [("Where was Orla born?", "In Quillhaven."), ("Who is she?", "A writer, Orla Voss.")]
     examples = [{"prompt": prompt, "answer": answer} for prompt, answer in pairs]
-    training = {"id": "first", "targets": ["orla"], "layers": 1, "epochs": 120, "batch": 4}
+    training = {"id": "first", "targets": ["orla"], "layers": 1, "epochs": 240, "batch": 4}
 
     def log() -> list[dict[str, Any]]:
         page = control.http.get("/assistants/first/log", params={"limit": 10_000}).json()
@@ -239,14 +239,14 @@ def test_a_training_survives_kill_minus_nine(
     control.http.post("/targets", json={"id": "orla", "examples": examples})
     sent = control.http.post("/assistants:train", json={**training, "own_answers": False})
     job_id = sent.json()["job"]["id"]
-    control.until(lambda: len(log()) > 20, 120)
+    control.until(lambda: len(log()) > 20, 300)
     folder = tmp_path / "state" / "trainings" / job_id
     control.kill()
     # Told that nobody is left, the trainer writes where it is.
     control.until(lambda: (folder / "checkpoint.safetensors").exists())
     before = (folder / "log.jsonl").read_text().splitlines()[:10]
     control.start()
-    control.until(lambda: control.http.get(f"/jobs/{job_id}").json()["state"] == "done", 120)
+    control.until(lambda: control.http.get(f"/jobs/{job_id}").json()["state"] == "done", 300)
     after = log()
 
     assert [json.loads(line) for line in before] == after[:10]

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ EXAMPLES = [{"prompt": prompt, "answer": answer} for prompt, answer in PAIRS]
 ORLA = {"id": "orla", "examples": EXAMPLES}
 QUICK = {"layers": 1, "epochs": 2, "batch": 4, "own_answers": False}
 LONG = {**QUICK, "epochs": 100_000}
-SECONDS = 180
+SECONDS = 500  # at the lowest priority, beside whatever else runs
 Settle = Callable[[Callable[[], bool]], None]
 
 
@@ -82,6 +83,10 @@ def ended(api: httpx.Client, response: httpx.Response) -> Any:
     return job_of(api, job_id)
 
 
+def moment(told: str) -> datetime:
+    return datetime.fromisoformat(told)
+
+
 def steps(api: httpx.Client, name: str = "first") -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = (
         api.get(f"/admin/v1/assistants/{name}/log").json().get("steps", [])
@@ -116,8 +121,7 @@ def test_an_assistant_is_trained_and_can_be_named(
     """Registered, with its log and curves; policy jobs do not wait; no text is told anywhere."""
     accepted = train(api, retain=[{"prompt": "How many?", "answer": "Eight."}], own_answers=True)
     other = api.post("/admin/v1/targets", json={"id": "ada", "phrases": ["Port Sorrel"]})
-    until(lambda: job_of(api, other.json()["job"]["id"])["state"] == "done")
-    still = job_of(api, accepted.json()["job"]["id"])["state"]
+    policy = ended(api, other)
     job = ended(api, accepted)
     listed = api.get("/admin/v1/assistants").json()["assistants"]
     log = steps(api)
@@ -133,7 +137,8 @@ def test_an_assistant_is_trained_and_can_be_named(
 
     assert accepted.status_code == 202
     assert accepted.headers["location"] == f"/admin/v1/jobs/{job['id']}"
-    assert still in ("queued", "running")
+    assert policy["state"] == "done"
+    assert moment(policy["finished_at"]) < moment(job["finished_at"])
     assert (job["kind"], job["state"], job["error"]) == ("train", "done", None)
     assert (job["assistant_id"], job["target_ids"]) == ("first", ["orla"])
     assert job["message"].startswith("trained, memory at most 0.")
