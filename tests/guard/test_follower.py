@@ -17,7 +17,7 @@ from guard.errors import PointerFenced, SnapshotMissing
 from guard.follower import Active, ActivePointer, Follower, followers
 
 
-def wait_for(condition, seconds=5.0):
+def wait_for(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "timed out"
@@ -137,14 +137,14 @@ def test_a_policy_that_cannot_be_loaded_is_reported(tmp_path):
 
 def _follow(state_dir):
     Follower(state_dir, "worker", lambda _active: None).start()
-    time.sleep(60)
+    time.sleep(600)
 
 
 def test_a_killed_follower_is_not_waited_for(tmp_path):
     """The lock goes with the process, however it ends."""
     process = multiprocessing.get_context("spawn").Process(target=_follow, args=(tmp_path,))
     process.start()
-    wait_for(lambda: len(followers(tmp_path)) == 1, 30)
+    wait_for(lambda: len(followers(tmp_path)) == 1)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
 
@@ -197,10 +197,11 @@ def test_a_full_disk_delays_what_is_told_only(tmp_path, monkeypatch):
     pointer_file.write_text('{"generation": 3, "digest": "c"}')
     wait_for(lambda: loaded[-1].generation == 3)
     time.sleep(0.2)
-    files = {path.suffix for path in (tmp_path / "followers").iterdir()}
 
     assert followers(tmp_path)[0].generation < 3
-    assert files == {".json", ".lock"}
+    # It tries again and again: a draft may be there for a moment.
+    folder = tmp_path / "followers"
+    wait_for(lambda: {path.suffix for path in folder.iterdir()} == {".json", ".lock"})
 
     with pytest.raises(OSError, match="No space"):
         pointer.publish(4, "d" * 64)
