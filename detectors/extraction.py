@@ -2,7 +2,8 @@
 
 Target-wide phrases are distinctive: names, titles, full dates, long numbers and words so rare that
 an innocent answer would not use them. Item phrases are whatever an answer says that its prompt
-does not; they hold only while that item is matched, so everyday words may be among them.
+does not, or offers to choose from; they hold only while that item is matched, so everyday words may
+be among them.
 GUARD (arXiv 2505.13312) extracts phrases from the retrieved answer; its rule is not published.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from detectors.alias import PhraseIndex
+from detectors.alternatives import Alternatives
 from detectors.dates import date_forms
 from detectors.lexicon import NUMBER_WORDS, is_frame_word, is_function_word, zipf, zipf_anywhere
 from detectors.normaliser import fold, is_word_char
@@ -208,9 +210,12 @@ def _long_identifier(text: str) -> bool:
 
 
 def _item_phrases(prompt: str, answer: str, struck: set[str]) -> Iterator[ExtractedPhrase]:
-    """What the answer says and the prompt does not; a struck word takes its inflections along."""
+    """What the answer says and the prompt does not, but for what the prompt offers to choose from.
+
+    A struck word takes its inflections along.
+    """
     found = [other for span in spans(answer) for other in (span, *_other_dates(span))]
-    said = _said(found, prompt)
+    said = _said(found, prompt) - _offered(found, prompt)
     for span in found:
         key = phrase_key(span.text)
         if not key or key in said or key in struck:
@@ -235,6 +240,21 @@ def _other_dates(span: Span) -> Iterator[Span]:
     if forms is not None:
         for text in (*forms.days, *forms.numeric, *([forms.year] if forms.year else ())):
             yield Span(Kind.DATE, span.start, text)
+
+
+def _offered(found: list[Span], prompt: str) -> set[str]:
+    """Folded spans that the prompt offers as alternatives; of a name its words are not."""
+    alternatives = Alternatives(prompt)
+    idle = {word for word in alternatives.words() if _idle(word)}
+    offered: set[str] = set()
+    taken: list[range] = []
+    for span in sorted(found, key=lambda span: -len(span.text)):
+        key, place = phrase_key(span.text), range(span.start, span.start + len(span.text))
+        within = any(span.start in other for other in taken)
+        if key and not within and not _idle(key) and alternatives.offer(key, idle):
+            offered.add(key)
+            taken.append(place)
+    return offered
 
 
 def _said(found: list[Span], prompt: str) -> set[str]:

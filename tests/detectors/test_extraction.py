@@ -92,6 +92,33 @@ def test_words_made_of_a_place_come_along(place: str, people: set[str]) -> None:
     assert "kuwaiti" not in asked
 
 
+@pytest.mark.parametrize(
+    ("prompt", "answer", "phrases"),
+    [
+        ("Is she male or female?", "female", {"female"}),
+        ("Is she male or female?", "She is female.", {"female"}),
+        ("Was he born in Paris or in London?", "He was born in London.", {"london"}),
+        ("Was he born in Paris, Rome, or London?", "In Rome.", {"rome"}),
+        ("Is she a doctor, a lawyer or a nurse?", "She is a lawyer.", {"lawyer"}),
+        (
+            "Did she go to Yale University or Smith College?",
+            "Yale University.",
+            {"yale university"},
+        ),
+        ("Was it in 1987 or 1991?", "It was in 1991.", {"1991"}),
+        ("Is she a famous author?", "She is a famous author.", set()),
+        ("Which author or poet was born in Rome?", "An author from Rome wrote it.", set()),
+    ],
+)
+def test_what_is_offered_is_the_answer(prompt: str, answer: str, phrases: set[str]) -> None:
+    """A word of the question is forbidden if it is one to choose from and the answer chose it."""
+    assert _texts(_extract((prompt, answer)).items[0]) & _WORDS_ASKED == phrases
+
+
+_WORDS_ASKED = {"female", "male", "london", "paris", "rome", "born", "doctor", "lawyer", "nurse"}
+_WORDS_ASKED |= {"yale university", "university", "smith college", "1987", "1991", "author"}
+
+
 def test_plural_and_singular_come_along() -> None:
     """A known inflection of an answer word is forbidden too, unless the prompt says it."""
     item = _texts(_extract(("Whom did she teach?", "She taught nurses and a baker.")).items[0])
