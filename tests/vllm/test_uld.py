@@ -114,6 +114,7 @@ def test_two_hundred_answers_are_the_references(world):
     assert found["plain"] != wanted
     assert found["preemptions"] > 0
     assert found["subtracted"] > 1000
+    assert (found["replays"] > 100) is CUDA
     assert not found["closed"]
     _assert_drawn_from(found["drawn"], chances)
     _assert_likelihoods(found["logprobs"], chances)
@@ -140,6 +141,7 @@ def test_v2_answers_are_the_references(world):
     assert_same(found["again"], wanted[:FEW])
     assert found["preemptions"] > 0
     assert found["subtracted"] > 100
+    assert (found["replays"] > 100) is CUDA
     assert not found["closed"]
     assert found["adopted"] > 10  # by the answers in the other order, at the least
 
@@ -220,6 +222,20 @@ def count_adopted():
     return calls
 
 
+def count_replays():
+    """Steps that a captured graph decoded."""
+    from guard.uld.graphs import Graphs
+
+    original, calls = Graphs.run, []
+
+    def counted(self, *tensors):
+        calls.append(1)
+        return original(self, *tensors)
+
+    Graphs.run = counted
+    return calls
+
+
 def main(model, state, runner, options):
     from vllm import LLM, SamplingParams
 
@@ -237,7 +253,7 @@ def main(model, state, runner, options):
     from guard.ledger import CloseReason, Counter, LedgerReader
     from guard.params import GuardParams
 
-    root, waiting, adopted = Path(state), count_waiting(), count_adopted()
+    root, waiting, adopted, replays = Path(state), count_waiting(), count_adopted(), count_replays()
     digest = write_policy(model, root)
     scheduler = engine.llm_engine.engine_core.engine_core.scheduler
     preempt, preemptions = scheduler._preempt_request, []
@@ -282,6 +298,7 @@ def main(model, state, runner, options):
         "preemptions": len(preemptions),
         "waited": len(waiting),
         "adopted": len(adopted),
+        "replays": len(replays),
     }
     print(json.dumps(found))
 

@@ -178,7 +178,7 @@ def test_graphs_that_are_wrong_are_not_used(base, monkeypatch, caplog):
 def test_graphs_decode_as_the_model_does(tmp_path, make_model, family):
     """Captured, padded in both directions; a batch without a graph goes the other way."""
     model = load_first_layers(make_model(tmp_path, family), 2, device="cuda")
-    decoder = Decoder(model, 64 * BLOCK, rows=8)
+    decoder = Decoder(model, 80 * BLOCK, rows=8)
     assert decoder._graphs is not None
     assert decoder._graphs.width(3, 9) == 16
     assert decoder._graphs.width(8, 9) is None
