@@ -24,6 +24,7 @@ from server.settings import Settings
 from server.store import Store
 from server.tables import FINAL_STATES, JobState, TargetStatus
 from server.worklist import Worklist
+from tests.server.control.fake_control import QuickCompiler
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 Settle = Callable[[Callable[[], bool]], None]
@@ -308,7 +309,6 @@ def test_interrupted_jobs_are_resumed(
 
 def test_other_models_mean_a_new_policy(
     make_worker: Callable[..., JobWorker],
-    fake_control: Any,
     settings: Settings,
     publisher: SnapshotPublisher,
     settle: Settle,
@@ -321,7 +321,7 @@ def test_other_models_mean_a_new_policy(
     settle(lambda: second.ready)
     second.stop()
     kept = publisher.read()
-    other = fake_control.QuickCompiler(settings.snapshots, fingerprint="quick-2")
+    other = QuickCompiler(settings.snapshots, fingerprint="quick-2")
     third = make_worker(build_compiler=lambda: other)
     settle(lambda: third.ready)
     renewed = publisher.read()
