@@ -3,7 +3,6 @@ PostgreSQL, started when a test asks for it; and schemathesis, which makes reque
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -21,6 +20,8 @@ from typing import Any
 import hypothesis
 import psycopg
 import pytest
+
+from tests.scripts import load_script
 
 # How long an example takes is the machine's affair: it may stand still for seconds.
 hypothesis.settings.register_profile(
@@ -81,13 +82,7 @@ def _built(preset: str) -> Path:
 @pytest.fixture(scope="session")
 def blocks_of() -> Callable[[Path], list[Any]]:
     """`docs/blocks.py`: a document's code blocks."""
-    spec = importlib.util.spec_from_file_location("blocks", CHECKOUT / "docs" / "blocks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    found: Callable[[Path], list[Any]] = module.blocks_of
+    found: Callable[[Path], list[Any]] = load_script(CHECKOUT / "docs" / "blocks.py").blocks_of
     return found
 
 

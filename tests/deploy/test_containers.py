@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from server.settings import ENV_PREFIX, Settings
+from tests.scripts import load_script
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -196,9 +196,7 @@ def test_the_cuda_file_asks_for_a_gpu():
 @pytest.mark.parametrize(("dev", "lists"), [(True, ["cpu", "dev"]), (False, ["cpu"])])
 def test_an_image_is_installed_without_the_tools(monkeypatch, dev, lists):
     """The same pinned lists, with or without those of the tests."""
-    spec = importlib.util.spec_from_file_location("install", DEPLOY / "install.py")
-    install = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(install)
+    install = load_script(DEPLOY / "install.py")
     commands = []
     monkeypatch.setattr(install, "run", lambda command, environment=None: commands.append(command))
     install.main("cpu", dev=dev)

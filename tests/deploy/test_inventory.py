@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,16 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.scripts import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "inventory.py"
 
 
 @pytest.fixture(scope="module")
 def inventory():
-    spec = importlib.util.spec_from_file_location("inventory", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["inventory"] = module
-    spec.loader.exec_module(module)
-    yield module
+    yield load_script(SCRIPT)
     del sys.modules["inventory"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.scripts import load_script
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -18,10 +19,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def stranger(monkeypatch):
     """The script as a module, with its folder on the path as Python puts it there."""
     monkeypatch.syspath_prepend(str(CHECKOUT / "deploy"))
-    spec = importlib.util.spec_from_file_location("stranger", CHECKOUT / "deploy" / "stranger.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
+    yield load_script(CHECKOUT / "deploy" / "stranger.py")
     sys.modules.pop("shells", None)
 
 
