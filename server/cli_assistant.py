@@ -81,6 +81,9 @@ def train(
     batch: Annotated[int, typer.Option(help="Lessons per step.")] = 32,
     paraphrases: Annotated[int, typer.Option(help="Rewordings per forget pair.")] = 2,
     perturbations: Annotated[int, typer.Option(help="Wrong answers per forget pair.")] = 2,
+    namesakes: Annotated[
+        int, typer.Option(help="Forget prompts about others, whom --retain names, per pair.")
+    ] = 4,
     max_length: Annotated[int, typer.Option(help="Tokens of a lesson at most.")] = 512,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16.")] = False,
     seed: Annotated[int, typer.Option(help="Of augmentation, order and dropout.")] = 0,
@@ -123,6 +126,7 @@ def train(
         batch=batch,
         paraphrases=paraphrases,
         perturbations=perturbations,
+        namesakes=namesakes,
         max_length=max_length,
         bfloat16=bfloat16,
         seed=seed,

@@ -1,7 +1,8 @@
-"""Augmentation without another model: other wordings of a question, wrong answers to it.
+"""Augmentation without another model: other wordings of a question, wrong answers, namesakes.
 
 Paraphrases make the assistant know a fact however it is asked for; perturbed answers keep it flat
-on whatever else could be answered (both essential in the paper's ablation, table 4).
+on whatever else could be answered (both essential in the paper's ablation, table 4). Namesakes are
+ours: the same question about others, or it learns the questions' form instead of whom they are of.
 """
 
 from __future__ import annotations
@@ -59,6 +60,45 @@ def perturbations(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Less
                 wrong = rng.choice(others)
             found.append(Lesson(pair.prompt, wrong))
     return found
+
+
+def namesakes(
+    pairs: Sequence[Lesson], retain: Sequence[Lesson], count: int, rng: Random
+) -> list[Lesson]:
+    """Each pair `count` times about others: names out of the retain prompts in those's place.
+
+    All names, titles, dates and numbers of a prompt are exchanged, in the answer too. A pair whose
+    prompt holds none, or for which there are no others, has no namesakes.
+    """
+    pools: dict[tuple[Kind, int], list[str]] = {}
+    for span in (span for other in retain for span in _named(other.prompt)):
+        pools.setdefault(_form(span), []).append(span.text)
+    found = []
+    for pair in pairs:
+        named = [span for span in _named(pair.prompt) if _form(span) in pools]
+        for _ in range(count if named else 0):
+            prompt, answer = pair.prompt, pair.answer
+            for span in named:
+                other = _other(span.text, pools[_form(span)], rng)
+                for old, new in ((span.text, other), (span.text.split()[-1], other.split()[-1])):
+                    prompt, answer = prompt.replace(old, new), answer.replace(old, new)
+            if prompt != pair.prompt:
+                found.append(Lesson(prompt, answer))
+    return found
+
+
+def _named(text: str) -> Iterator[Span]:
+    """What a question is about: spans that do not overlap, in order."""
+    end = 0
+    for span in sorted(spans(text), key=lambda s: (s.start, -len(s.text))):
+        if span.start >= end and span.kind is not Kind.WORD and span.text:
+            end = span.start + len(span.text)
+            yield span
+
+
+def _form(span: Span) -> tuple[Kind, int]:
+    """What may stand in a span's place has as many words."""
+    return span.kind, len(span.text.split())
 
 
 def _exchanged(

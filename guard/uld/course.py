@@ -15,7 +15,7 @@ from guard.uld.assistant import (
     num_layers,
     save_assistant,
 )
-from guard.uld.augment import paraphrases, perturbations
+from guard.uld.augment import namesakes, paraphrases, perturbations
 from guard.uld.card import Card
 from guard.uld.fingerprints import model_fingerprint, tokenizer_fingerprint
 from guard.uld.lessons import Lesson, LessonEncoder, Lessons, hash_of, without_conflict
@@ -58,7 +58,8 @@ class Material:
             raise TrainingError("there are no pairs of prompt and answer to forget")
         if not (self.retain or wrong):
             raise TrainingError("there is nothing the assistant is to stay flat on")
-        return Lessons((*self.pairs, *others), (*self.retain, *wrong))
+        alike = namesakes(self.pairs, self.retain, plan.namesakes, rng)
+        return Lessons((*self.pairs, *others), (*self.retain, *wrong, *alike))
 
 
 def train_assistant(

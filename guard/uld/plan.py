@@ -31,7 +31,7 @@ class TrainingPlan:
         retain_weight: beta, the weight of the uniform loss.
         learning_rate, weight_decay, warmup: AdamW; linear warm-up over that share of the steps,
             then linear decay to 0.
-        paraphrases, perturbations: per forget pair.
+        paraphrases, perturbations, namesakes: per forget pair; the last are not the paper's.
         bfloat16: compute in bfloat16 where torch thinks it safe; weights stay float32.
         max_length: longest prompt and answer together, in tokens; longer answers are cut.
     """
@@ -50,6 +50,7 @@ class TrainingPlan:
     batch: int = 32
     paraphrases: int = 2
     perturbations: int = 2
+    namesakes: int = 4
     max_length: int = 512
     bfloat16: bool = False
     seed: int = 0
@@ -66,7 +67,8 @@ class TrainingPlan:
             )
         positive = ("rank", "lora_alpha", "learning_rate", "epochs", "batch", "max_length")
         wrong = [name for name in positive if getattr(self, name) <= 0]
-        others = ("retain_weight", "weight_decay", "paraphrases", "perturbations", "lora_dropout")
+        counts = ("paraphrases", "perturbations", "namesakes")
+        others = ("retain_weight", "weight_decay", "lora_dropout", *counts)
         wrong += [name for name in others if getattr(self, name) < 0]
         if wrong:
             raise TrainingError(f"out of bounds: {', '.join(wrong)}")

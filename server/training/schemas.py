@@ -90,6 +90,7 @@ class TrainingIn(_Input):
     batch: Whole = 32
     paraphrases: Count = 2
     perturbations: Count = 2
+    namesakes: Count = 4
     max_length: Annotated[int, Field(strict=True, ge=8, le=32_768)] = 512
     bfloat16: StrictBool = False
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
