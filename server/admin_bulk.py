@@ -15,7 +15,7 @@ from starlette.types import Scope
 from server.admin_parts import PREFIX, Control, Here, Own, OwnAdmin, check_target
 from server.errors import InvalidField, UnsupportedMediaType
 from server.on_conflict import OnConflict
-from server.request_body import header
+from server.request_body import body_chunks, header
 from server.resources import JobOut
 from server.target_lines import TargetLines
 
@@ -124,7 +124,7 @@ async def _read(request: Request, here: Control) -> TargetLines:
     if declared not in _TYPES:
         raise UnsupportedMediaType(f"The body must be declared as {NDJSON}.")
     lines, buffer = TargetLines(), bytearray()
-    async for chunk in request.stream():
+    async for chunk in body_chunks(request):
         buffer += chunk
         if len(buffer) >= _CHUNK_BYTES:
             await asyncio.to_thread(lines.feed, bytes(buffer))

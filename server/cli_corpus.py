@@ -101,15 +101,16 @@ def add(
     )
     files = find_files(paths) if paths else []
     with AdminClient.of(settings) as client:
-        exists = any(corpus["id"] == corpus_id for corpus in client.corpora())
-        if exists and given:
+        known = next((corpus for corpus in client.corpora() if corpus["id"] == corpus_id), None)
+        # The same command may be given again, after an upload that failed.
+        if known and (others := [name for name, value in given.items() if known[name] != value]):
             raise Fail(
-                f"corpus {corpus_id} exists: its {', '.join(given)} can be changed with "
+                f"corpus {corpus_id} exists: its {', '.join(others)} can be changed with "
                 "`lethegate corpus change`"
             )
-        if exists and not files:
+        if known and not files:
             raise Fail("name the files to add", status=2)
-        answer = {} if exists else client.create_corpus({"id": corpus_id, **given})
+        answer = {} if known else client.create_corpus({"id": corpus_id, **given})
         if files:
             answer = client.upload_documents(corpus_id, _lines(files))
         _follow(client, answer, wait, timeout, as_json)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from server.errors import BodyTooLarge, MalformedBody, UnsupportedMediaType
@@ -32,6 +34,19 @@ def header(scope: Scope, name: bytes) -> str | None:
     """The first header of a (lower-case) name."""
     value = next((v for k, v in scope["headers"] if k == name), None)
     return None if value is None else bytes(value).decode("latin-1")
+
+
+async def body_chunks(request: Request) -> AsyncIterator[bytes]:
+    """A long body as it comes.
+
+    Raises:
+        MalformedBody: the client left before its end.
+    """
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect:
+        raise MalformedBody("The body ended early.") from None
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes | None:

@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,7 +68,7 @@ def read_documents(path: Path, advance: Callable[[int], None]) -> Iterator[dict[
             yield from (_from_lines(path, text) if lines else _from_text(path, text))
     except UnicodeDecodeError:
         raise UnreadableFile(f"{path} is not UTF-8") from None
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise UnreadableFile(f"cannot read {path}: {error}") from None
 
 
@@ -95,7 +96,7 @@ def _from_lines(path: Path, text: IO[str]) -> Iterator[dict[str, Any]]:
             continue
         try:
             fields = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnreadableFile(f"{path}, line {number}: not JSON") from None
         if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
             raise UnreadableFile(f"{path}, line {number}: not a document with a text")

@@ -42,7 +42,7 @@ from server.provenance.schemas import (
 )
 from server.provenance.uploads import UploadWriter
 from server.records import JobRecord, utc
-from server.request_body import header, read_body
+from server.request_body import body_chunks, header, read_body
 from server.tables import JobKind
 from tracing.errors import UnknownDocument
 
@@ -345,7 +345,7 @@ def takes_upload(scope: Scope) -> bool:
 async def _receive(request: Request, upload: UploadWriter) -> None:
     """Write a streamed upload as it comes, checking it in a thread."""
     buffer = bytearray()
-    async for chunk in request.stream():
+    async for chunk in body_chunks(request):
         buffer += chunk
         if len(buffer) >= 1 << 20:
             await asyncio.to_thread(upload.feed, bytes(buffer))

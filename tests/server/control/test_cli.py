@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -239,6 +240,52 @@ def test_corpus_commands_refuse_in_one_line(run: Callable[..., Result], tmp_path
     assert [a.stderr.count("\n") for a in answers] == [1] * 7
     assert all(a.exit_code for a in answers)
     assert "line 2" in answers[0].stderr
+
+
+def test_an_upload_that_failed_can_be_given_again(
+    run: Callable[..., Result], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The corpus is there by then; other settings than it has are refused. Nothing is a fault."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("{")
+    first = run("corpus", "add", "book", str(path), "--label", "licensed", "--scope", "always")
+    path.write_text('{"text": "eleven copper kettles on the sill"}')
+    again = run(
+        "corpus", "add", "book", str(path), "--label", "licensed", "--scope", "always", "--wait"
+    )
+    other = run("corpus", "add", "book", str(path), "--label", "unsafe", "--scope", "always")
+
+    assert first.exit_code == 1
+    assert again.exit_code == 0, again.output
+    assert "1 documents added" in again.stdout
+    assert (other.exit_code, "its label can be changed" in other.stderr) == (1, True)
+    assert "unexpected_fault" not in capfd.readouterr().err
+
+
+def _flipped(packed: bytes) -> bytes:
+    middle = len(packed) // 2
+    return packed[:middle] + bytes([packed[middle] ^ 0xFF]) * 20 + packed[middle + 20 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", b"caf\xe9"),
+        ("a.txt.gz", b"no gzip"),
+        ("a.txt.gz", _flipped(gzip.compress(bytes(range(256)) * 9))),
+        ("a.txt.bz2", _flipped(bz2.compress(bytes(range(256)) * 9))),
+        ("a.txt.xz", _flipped(lzma.compress(bytes(range(256)) * 9))),
+        ("a.jsonl", b"[" * 100_000),
+        ("a.jsonl", b'{"text": 5}'),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    """Whatever is wrong with them."""
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    with pytest.raises(files.UnreadableFile, match=name):
+        list(files.read_documents(path, lambda count: None))
 
 
 def test_long_texts_are_cut_with_an_overlap(
