@@ -151,9 +151,13 @@ def _without_query(arg: object) -> object:
 
 
 def hide_texts(names: Sequence[str]) -> None:
-    """Let the handlers of these loggers write nothing that may quote a request or an answer."""
-    for name in names:
-        for handler in logging.getLogger(name).handlers:
+    """Let the handlers of these loggers write nothing that may quote a request or an answer.
+
+    Nor what writes the records of loggers that have none, asyncio's for one.
+    """
+    last = [] if logging.lastResort is None else [logging.lastResort]
+    for handlers in (*(logging.getLogger(name).handlers for name in names), last):
+        for handler in handlers:
             if not any(isinstance(known, _WithoutTexts) for known in handler.filters):
                 handler.addFilter(_WithoutTexts())
 

@@ -72,6 +72,8 @@ class GuardMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
         if scope["type"] == "lifespan":
+            # Now uvicorn's loggers have their handlers; when this object was made they had none.
+            hide_texts(_ENGINE_LOGGERS)
             await self._app(scope, receive, send)
             return
         if self._gateway is None:

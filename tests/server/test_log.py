@@ -95,6 +95,19 @@ def test_exceptions_of_others_are_logged_without_their_texts() -> None:
     assert "some chunks of 7" in out.getvalue()
 
 
+def test_loggers_without_handlers_quote_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """asyncio tells so of a task whose exception nobody asked for."""
+    out = io.StringIO()
+    monkeypatch.setattr(logging, "lastResort", logging.StreamHandler(out))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    hide_texts(["an.engine"])
+    error = ValueError("John Smith")
+    logging.getLogger("nobodys").error("a task failed", exc_info=error)
+
+    assert "ValueError at" in out.getvalue()
+    assert "John" not in out.getvalue()
+
+
 def _written(record: logging.LogRecord) -> str:
     """What a handler of an engine's logger writes of a record."""
     out = io.StringIO()

@@ -122,6 +122,31 @@ def test_the_admin_api_needs_its_key(pair):
     assert pair.http.get("/admin/v1/targets").status_code == 403
 
 
+def test_what_clients_write_is_not_in_the_logs(pair):
+    """As a query, as a model's name, in what cannot be parsed; of the request its path is there."""
+    secret = "Zyxlogged"
+    messages = [{"role": "user", "content": secret}]
+    torn = {"id": "c", "type": "function", "function": {"name": "f", "arguments": f'{{"{secret}'}}
+    asked = {"model": pair.model, "messages": messages, "max_tokens": 2}
+    chat = "/v1/chat/completions"
+    answers = [
+        pair.http.get("/version", params={"q": secret}),
+        pair.http.post(chat, json=asked | {"model": secret}),
+        pair.http.post(
+            chat, json=asked | {"messages": [{"role": "assistant", "tool_calls": [torn]}]}
+        ),
+    ]
+    closed = pair.http.get("/behind-all-of-these")
+    path = pair.state.parent / "guarded.log"
+    deadline = time.monotonic() + 30
+    while "GET /behind-all-of-these HTTP" not in (log := path.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, "the request is not logged"
+        time.sleep(0.05)
+
+    assert [answer.status_code for answer in (*answers, closed)] == [200, 404, 200, 403]
+    assert secret not in log
+
+
 def test_forget_text_is_not_in_the_logs(pair, demo_target):
     """The servers' logs hold no name of the demo target."""
     log = (pair.state.parent / "guarded.log").read_text(encoding="utf-8").casefold()
