@@ -20,7 +20,6 @@ Array = npt.NDArray[Any]
 
 _SPACE = int(CharClass.SPACE)
 _WORD = int(CharClass.WORD)
-_NONE = int(CharClass.NONE)
 _START = WORD_START
 _END = WORD_END
 # Bytes whose pages are brought in at once, in about half a millisecond.

@@ -95,27 +95,7 @@ class GuardedCalls:
         if decision.verdict is Verdict.REFUSE:
             await self._refuse(call, send, headers)
             return
-        nets = self._guard.nets(decision, call.request_id or "")
-        if nets.enforced:
-            call.api.reject_unguardable(call.body, media=self._settings.allow_media)
-        if decision.verdict is Verdict.STEER:
-            request = steer(call.api, call.body, decision)
-        else:
-            request = untouched(call.api, call.raw, call.body)
-        prefixes = await self._watch.prefixes(call, nets)
-        if nets.observed:
-            send = self._watch.observed(call, send, request, nets, prefixes)
-        shielded = bool(nets.enforced) or request.nonce is not None
-        if nets.observed or shielded:
-            scope = readable_scope(scope, request.body)
-        if shielded:
-            policy = self._watch.policy(call, request, nets, prefixes)
-            seconds = await self._shield(call, request, policy, scope, receive, send, headers)
-            prevented = 0 if request.nonce is None else self._guard.prevented(request.nonce)
-            self._tally.shielded(decision, seconds, prevented)
-        else:
-            with current_trace().to_engine(scope) as inner:
-                await self._app(inner, replay(request.body, receive), adding(send, headers))
+        await self._let_answer(call, decision, scope, receive, send, headers)
 
     async def check(self, call: Call, send: Send) -> None:
         """Tell a decision with its reasons. It is recorded, but no client's request."""
@@ -171,6 +151,42 @@ class GuardedCalls:
         self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
         current_trace().decided(decision)
         return decision
+
+    async def _let_answer(
+        self,
+        call: Call,
+        decision: Decision,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        headers: Headers,
+    ) -> None:
+        """Let the engine answer, steered as was decided, and hold its answer against the nets.
+
+        Raises:
+            UnsupportedFeature: the answer could not be held against them.
+        """
+        nets = self._guard.nets(decision, call.request_id or "")
+        if nets.enforced:
+            call.api.reject_unguardable(call.body, media=self._settings.allow_media)
+        if decision.verdict is Verdict.STEER:
+            request = steer(call.api, call.body, decision)
+        else:
+            request = untouched(call.api, call.raw, call.body)
+        prefixes = await self._watch.prefixes(call, nets)
+        if nets.observed:
+            send = self._watch.observed(call, send, request, nets, prefixes)
+        shielded = bool(nets.enforced) or request.nonce is not None
+        if nets.observed or shielded:
+            scope = readable_scope(scope, request.body)
+        if shielded:
+            policy = self._watch.policy(call, request, nets, prefixes)
+            seconds = await self._shield(call, request, policy, scope, receive, send, headers)
+            prevented = 0 if request.nonce is None else self._guard.prevented(request.nonce)
+            self._tally.shielded(decision, seconds, prevented)
+        else:
+            with current_trace().to_engine(scope) as inner:
+                await self._app(inner, replay(request.body, receive), adding(send, headers))
 
     async def _shield(
         self,

@@ -50,23 +50,9 @@ class Unigrams:
         return np.array([self._of(word) for word in words], np.float64)
 
 
-def token_surprisal(counts: npt.NDArray[np.int64]) -> Nats:
-    """-ln P of every token id, [V] float64, from its count in a background corpus, [V]."""
-    share = counts / max(1, int(counts.sum()))
-    values: Nats = -np.log(np.maximum(share, UNSEEN))
-    return values
-
-
 def raw_bci(surprisal: Nats) -> float:
     """The published score of a span, in nats: the sum over its words."""
     return float(surprisal.sum())
-
-
-def published_windows(surprisal: Nats, size: int = 8) -> Nats:
-    """The published score of every window of `size` words, stride 1; [max(0, n - size + 1)]."""
-    total = np.concatenate([[0.0], np.cumsum(surprisal)])
-    windows: Nats = total[size:] - total[:-size] if len(total) > size else np.empty(0)
-    return windows
 
 
 def best_window(surprisal: Nats, minimum: int) -> BestWindow:
