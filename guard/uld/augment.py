@@ -73,7 +73,7 @@ def namesakes(
     pools: dict[tuple[Kind, int], list[str]] = {}
     for span in (span for other in retain for span in _named(other.prompt)):
         pools.setdefault(_form(span), []).append(span.text)
-    found = []
+    found, asked = [], {pair.prompt for pair in pairs}
     for pair in pairs:
         named = [span for span in _named(pair.prompt) if _form(span) in pools]
         for _ in range(count if named else 0):
@@ -82,7 +82,7 @@ def namesakes(
                 other = _other(span.text, pools[_form(span)], rng)
                 for old, new in ((span.text, other), (span.text.split()[-1], other.split()[-1])):
                     prompt, answer = prompt.replace(old, new), answer.replace(old, new)
-            if prompt != pair.prompt:
+            if prompt not in asked:
                 found.append(Lesson(prompt, answer))
     return found
 

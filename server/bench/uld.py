@@ -23,6 +23,7 @@ from server.bench.figures import spread
 BATCHES = (1, 8, 32)
 _WARM = 3
 _PROMPT_CHUNK = 2048
+_CACHE = 32_768  # tokens, `assistant_cache_tokens` of a server that is not told otherwise
 METHOD = (
     "One process, no server. target: a decode step of all N layers and the head, of the same model "
     "in the same slots (so both sides have the same kernels). assistant: all that a step of the "
@@ -109,7 +110,8 @@ class _Arms:
     """A batch of texts in the caches of both models, one token longer with every step."""
 
     def __init__(self, target: Any, assistant: Any, batch: int, plan: UldBenchPlan) -> None:
-        room = batch * (plan.text + plan.rounds * plan.steps + _WARM + 64)
+        # Of the size that a server has, or there would be no graphs for what is padded.
+        room = max(_CACHE, batch * (plan.text + plan.rounds * plan.steps + _WARM + 64))
         self._whole = Decoder(target, room, batch)
         self._seats = [Seat() for _ in range(batch)]
         decoder = Decoder(assistant, room, batch)

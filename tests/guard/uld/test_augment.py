@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.uld.augment import paraphrases, perturbations
+from guard.uld.augment import namesakes, paraphrases, perturbations
 from guard.uld.lessons import Lesson
 from guard.uld.rewriter import (
     is_rewording,
@@ -38,6 +38,31 @@ def test_an_answer_without_facts_is_exchanged_for_another():
 
     assert ["Yes.", "No."] == [x.answer for x in perturbations(pairs, 1, Random(0))]
     assert [] == perturbations(pairs[:1], 1, Random(0))
+
+
+def test_namesakes_are_asked_about_others():
+    """Whoever the retain prompts name, in the answer too; a form that they lack stays."""
+    retain = [Lesson("Who taught Ines Corvo or Lena Brandt?", "Nobody knows.")]
+    found = namesakes(PAIRS, retain, 8, Random(0))
+    born = [x for x in found if x.prompt.startswith("Where was")]
+
+    assert len(found) == 24
+    assert {x.prompt for x in found} >= {"What did Ines Corvo win?", "Who taught Lena Brandt?"}
+    assert all("Fenwick" not in x.prompt + x.answer for x in born)
+    assert {x.answer for x in born} == {
+        f"{name} was born in Quillhaven." for name in ("Ines Corvo", "Lena Brandt")
+    }
+    assert found == namesakes(PAIRS, retain, 8, Random(0))
+    assert [] == namesakes(PAIRS, [Lesson("What is rain?", "Water.")], 8, Random(0))
+
+
+@given(st.lists(st.text(), min_size=1, max_size=4), st.lists(st.text(), max_size=4))
+def test_no_forget_prompt_is_its_own_namesake(asked, kept):
+    """Whatever the texts are, also where retain prompts name what is to be forgotten."""
+    pairs = [Lesson(text, "An answer.") for text in asked]
+    retain = [Lesson(text, "Another.") for text in (*asked, *kept)]
+
+    assert not {x.prompt for x in namesakes(pairs, retain, 2, Random(0))} & set(asked)
 
 
 def test_paraphrases_keep_the_answer():
