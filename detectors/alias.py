@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import ahocorasick
@@ -24,6 +25,7 @@ _DROPPED = re.compile(r"(?<=\b\w)\.(?= )|'(?!s\b)")
 _INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _RARE_NAME = 4.0
+_TYPED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
 _WORD = re.compile(r"[^\W_]+")
 # Bounded, or a run of "A-A-A-…" would be read from each of its letters to its end.
 _CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]{0,40}"
@@ -115,11 +117,15 @@ class _Owned:
 def spellings(alias: str) -> list[str]:
     """The alias, without its optional punctuation, and with its initials written together.
 
-    Before a comma stands the name, if it has two words: "Prince Otto, Duke of Marden".
+    Before a comma stands the name, if it has two words: "Prince Otto, Duke of Marden". Umlauts and
+    the like are two letters where a keyboard lacks them: "Jörg Møller", "Joerg Moeller".
     """
     bare = _unpunctuated(alias).strip().rstrip(".")
     name = bare.partition(",")[0].strip()
     forms = [bare, _INITIALS.sub(r"\1", bare), name if " " in name else ""]
+    composed = unicodedata.normalize("NFC", alias.lower())
+    if (typed := composed.translate(_TYPED)) != composed:
+        forms.append(_unpunctuated(typed).strip())
     return [*dict.fromkeys([alias, *(form for form in forms if len(form) > 1)])]
 
 

@@ -30,7 +30,7 @@ def test_aliases_are_found_folded_at_word_borders(text: str, expected: set[int])
 
 
 NAMES = ["Orla Fenwick", "J. K. Marden", "Tom Downing Jr.", "Hsiao Yun-Hwa", "Ada Voss", "Jay-Q"]
-NAMES += ["Prince Otto, Duke of Marden"]
+NAMES += ["Prince Otto, Duke of Marden", "Jo\u0308rg Møller", "Sören Åsgård"]
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,10 @@ NAMES += ["Prince Otto, Duke of Marden"]
         ("Is Tom Downing Jr the son?", 2),
         ("hsiao yun hwa", 3),
         ("#OrlaFenwick", 0),
+        ("Joerg Moeller's wife", 7),
+        ("JÖRG MOLLER", 7),
+        ("soeren aasgaard", 8),
+        ("Soren Asgard", 8),
         ("_Orla Fenwick_", 0),
         ("**Orla** **Fen**wick", 0),
         ("| Orla | Fenwick | 1970 |", 0),
