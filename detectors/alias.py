@@ -25,7 +25,7 @@ _DROPPED = re.compile(r"(?<=\b\w)\.(?= )|'(?!s\b)")
 _INITIALS = re.compile(r"\b(\w)\b (?=\w\b)")
 _ARTICLE = re.compile(r"^(?:the|an?) ")
 _RARE_NAME = 4.0
-_TYPED = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+_TYPED = {ord(char): fold(char) + "e" for char in "äöüø"} | {ord("å"): "aa"}
 _WORD = re.compile(r"[^\W_]+")
 # Bounded, or a run of "A-A-A-…" would be read from each of its letters to its end.
 _CAPITAL = "[A-ZÀ-ÖØ-ÞĀ-Ž][\\w'’.-]{0,40}"
