@@ -285,7 +285,7 @@ def fuzz() -> Callable[..., Fuzzed]:
         sequences: int = 0,
         boundaries: bool = False,
         seed: int = 1,
-        seconds: float = 10,
+        seconds: float = 60,
         **more: Any,
     ) -> Fuzzed:
         options = {

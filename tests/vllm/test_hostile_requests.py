@@ -121,7 +121,7 @@ def test_a_client_that_hangs_up_frees_the_engine(pair, forget_rows, other_rows, 
 
         assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while pair.metric("vllm:num_requests_running") or pair.metric("vllm:num_requests_waiting"):
         assert time.monotonic() < deadline, "the request still runs"
         time.sleep(0.02)

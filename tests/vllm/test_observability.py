@@ -29,13 +29,13 @@ pytestmark = [
 DEPLOY = Path(__file__).parents[2] / "deploy"
 BOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 LOAD_SECONDS = 8
-# What Grafana would put in: four scrape intervals at least.
 UNASKED = {"Time to hold a piece of an answer against the corpora"}  # there are none
 # A node's own metric; `test_nodes.py` has such a server.
 NEEDS_NODE = {"Lag that nodes know of"}
 # Metrics that name targets: told on the admin port, to this Prometheus's key.
 NAMING = "lethegate_target_"
-VARIABLES = {"$__rate_interval": "5s", "$instance": ".*"}
+# What Grafana would put in: four scrape intervals at least, here all since the load began.
+VARIABLES = {"$__rate_interval": "2m", "$instance": ".*"}
 
 
 class Prometheus:
@@ -43,7 +43,7 @@ class Prometheus:
 
     def __init__(self, port):
         self.url = f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=10)
+        self.http = httpx.Client(base_url=self.url, timeout=60)
 
     def get(self, path, **params):
         answer = self.http.get(f"/api/v1/{path}", params=params).json()
@@ -96,7 +96,7 @@ def node(pair):
     made = pair.admin_http.post("/admin/v1/keys", json={"name": "watched", "role": "node"}).json()
     headers = {"authorization": f"Bearer {made['key']}"}
     stop = threading.Event()
-    with httpx.Client(base_url=pair.admin_http.base_url, headers=headers, timeout=20) as http:
+    with httpx.Client(base_url=pair.admin_http.base_url, headers=headers, timeout=60) as http:
 
         def report(**more):
             policy = http.get("/node/v1/nodes/watched/orders").json()["policy"]
@@ -150,7 +150,7 @@ def is_ready(running):
 
 
 def wait_until(condition, log=None):
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, log.read_text() if log else "it never came true"
         time.sleep(0.1)
@@ -192,13 +192,23 @@ def test_load_is_seen(prometheus):
         'sum(rate(lethegate_target_guard_seconds_total{stage="shield"}[1m])) > 0',
         "lethegate_acknowledged_generation == on () group_left lethegate_active_generation",
     ):
-        assert prometheus.query(expression), expression
+        # One that was asked for too long by a machine that stood still is asked again.
+        wait_until(lambda expression=expression: prometheus.query(expression))
 
 
 def test_rules_are_evaluated_and_a_healthy_server_alerts_nobody(prometheus):
     """Recording rules record; every alert's expression can be evaluated, and none holds."""
-    groups = prometheus.get("rules")["groups"]
-    rules = [rule for group in groups for rule in group["rules"]]
+
+    def read():
+        groups = prometheus.get("rules")["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def alerting():
+        return {rule["name"]: rule["state"] for rule in read() if rule["type"] == "alerting"}
+
+    # Where the machine stood still, a server is down for as long as one question of Prometheus.
+    wait_until(lambda: set(alerting().values()) == {"inactive"})
+    rules = read()
 
     assert len(rules) >= 20
     for rule in rules:
@@ -207,7 +217,6 @@ def test_rules_are_evaluated_and_a_healthy_server_alerts_nobody(prometheus):
             assert prometheus.query(rule["name"]), rule["name"]
         else:
             assert prometheus.get("query", query=rule["query"])["resultType"] == "vector"
-            assert rule["state"] == "inactive", rule["name"]
 
 
 def test_no_forget_text_is_scraped(prometheus, demo_target):

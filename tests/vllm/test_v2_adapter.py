@@ -242,7 +242,7 @@ def test_it_follows_the_policy_in_force(processor, digest, tmp_path):
     import time
 
     ActivePointer(tmp_path).publish(1, digest)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         found = followers(tmp_path)
         if found and found[0].generation == 1:
