@@ -154,8 +154,9 @@ def visit(admin: httpx.Client) -> Iterator[Callable[[str | None], Visitor]]:
 def in_force(
     admin: httpx.Client, follow: Callable[..., Follower], settle: Callable[..., None]
 ) -> Callable[..., None]:
-    """Registers targets and waits until a follower applies them."""
+    """Registers targets and waits until a follower applies them; the empty policy comes first."""
     follow()
+    settle(lambda: admin.get("/readyz").status_code == 200)
 
     def register(*targets: dict[str, Any]) -> None:
         for target in targets:
