@@ -40,6 +40,8 @@ def test_nodes_apply_what_is_registered_elsewhere(
         one.run_engine()
         one.start()
     settle(lambda: all(one.gate.may_serve() for one in nodes))
+    # Here, unlike in a control process, they may be open only after nodes have asked for them.
+    settle(lambda: all(ActivePointer(one.settings.corpora).read() for one in nodes))
     made = admin.post("/admin/v1/keys", json={"name": "a client"}).json()
     assert made["in_force"]
 
