@@ -43,6 +43,7 @@ from server.telemetry import current_trace
 
 GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
+PREVENTED_HEADER = b"x-lethegate-prevented-steps"
 
 _log = get_logger("gateway")
 
@@ -207,6 +208,7 @@ class GuardedCalls:
             headers=headers,
             filtered=lambda: self._refusal(call, ""),
             record_block=self._watch.record_block(call),
+            told_last=lambda: self._prevented_header(call, request),
         )
         body = replay(request.body, until_cut_short(receive, response.cut_short))
         trace = current_trace()
@@ -240,6 +242,13 @@ class GuardedCalls:
         if call.caller.role >= Role.AUDITOR:
             headers.append((DECISION_HEADER, decision.verdict.value.encode()))
         return headers
+
+    def _prevented_header(self, call: Call, request: OutgoingRequest) -> Headers:
+        """In how many steps the worker kept a phrase from being completed, if it counted any."""
+        if request.nonce is None or call.caller.role < Role.AUDITOR:
+            return []
+        steps = self._guard.prevented(request.nonce)
+        return [(PREVENTED_HEADER, str(steps).encode())] if steps else []
 
 
 def failure_of(error: Exception, guard: Guard) -> Failure:

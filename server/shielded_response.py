@@ -35,7 +35,8 @@ class ShieldedResponse:
     """One response.
 
     `cut_short` is set when the client has it all before the engine is done, and the engine may
-    stop; `shield_seconds` is the time that shielding took.
+    stop; `shield_seconds` is the time that shielding took. `told_last` gives the headers of a whole
+    answer that are known only at its end.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ShieldedResponse:
         headers: Headers,
         filtered: Callable[[], Refused],
         record_block: RecordBlock,
+        told_last: Callable[[], Headers] = list,
     ) -> None:
         self._send = send
         self._api = api
@@ -56,6 +58,7 @@ class ShieldedResponse:
         self._headers = headers
         self._filtered = filtered
         self._record_block = record_block
+        self._told_last = told_last
         self._start: Message = {}
         self._body = bytearray()
         self._stream: ShieldedStream | None = None
@@ -133,11 +136,11 @@ class ShieldedResponse:
         self.shield_seconds += time.perf_counter() - begun
         if reply == Reply(self._start["status"], body):
             self._complete = True
-            headers = [*self._start.get("headers", ()), *self._headers]
+            headers = [*self._start.get("headers", ()), *self._headers, *self._told_last()]
             await self._send({**self._start, "headers": headers})
             await self._send({"type": "http.response.body", "body": body, "more_body": False})
         else:
-            await self._reply(reply, self._start.get("headers", []))
+            await self._reply(reply, [*self._start.get("headers", ()), *self._told_last()])
 
     def _judge(self, body: bytes) -> Reply:
         status = self._start["status"]

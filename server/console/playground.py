@@ -2,8 +2,8 @@
 
 The decision, its scores and thresholds are the gateway's own (`POST /v1/checks`, for the key of
 whoever asks). It takes an auditor's key, so an endpoint on another machine, which gets none
-(`server.console.endpoint`), is not asked for it. What tokens the worker would veto depends on what
-the model samples and is told by no route, so the page does not claim to know.
+(`server.console.endpoint`), is not asked for it. Which tokens the worker would veto depends on what
+the model samples and is told by no route; in how many steps it did, the answer tells.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ async def _generate(visit: Visit, prompt: str, life: Life) -> None:
         "finish_reason": choice["finish_reason"],
         "decision": answer.headers.get("x-lethegate-decision"),
         "generation": answer.headers.get("x-lethegate-generation"),
+        "prevented": answer.headers.get("x-lethegate-prevented-steps"),
     }
 
 

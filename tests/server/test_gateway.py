@@ -188,6 +188,26 @@ def test_keys_are_required_where_there_are_client_keys(start_stack: Any) -> None
     assert post("a").headers["x-lethegate-decision"] == "steer"
 
 
+@pytest.mark.parametrize("says", [["It was he."], ["It was John", " Smith."]])
+def test_only_auditors_are_told_what_the_worker_prevented(start_stack: Any, says: Any) -> None:
+    """With a whole answer, cut or not, where there was anything."""
+    stack = start_stack(keys={"k": Role.CLIENT, "u": Role.AUDITOR})
+    stack.vllm.says = [says]
+
+    def told(key: str, text: str = "about John", **fields: Any) -> Any:
+        body = {"messages": [{"role": "user", "content": text}], **fields}
+        headers = {"authorization": f"Bearer {key}"}
+        answer = stack.http.post("/v1/chat/completions", json=body, headers=headers)
+        return answer.headers.get("x-lethegate-prevented-steps")
+
+    assert told("u") is None
+    stack.guard.prevented_steps = 2
+    assert told("u") == "2"
+    assert told("u", "Hello?") is None
+    assert told("u", stream=True) is None
+    assert told("k") is None
+
+
 @pytest.mark.parametrize(
     ("body", "expected"),
     [

@@ -102,6 +102,11 @@ def test_the_model_is_asked(visit: Any, in_force: Any, gateway: Any) -> None:
 
     facts = {f"<dd>{fact}</dd>" for fact in ("demo", "steer", "7", "content_filter")}
     assert all(fact in visitor.answer.text for fact in facts)
+    assert "Vetoed" not in told
+    gateway.guard.prevented_steps = 3
+    assert "what would have completed a phrase, in 3 steps" in _ask(
+        visitor, prompt="Where was Ada born?", generate="yes"
+    )
     assert "It was in" in told
     assert "It was in Port" not in told
     assert gateway.vllm.requests[0]["messages"][0]["content"] == "Where was Ada born?"
