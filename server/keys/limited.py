@@ -23,11 +23,14 @@ from server.settings import Settings
 class LimitedRequest:
     """What the gateway needs while it serves the request; `send` is to be used for its answer.
 
-    `goes_on`: in the background, when the client has its answer; `leave` then ends it.
+    It has ended when the last byte of its answer goes out: a client that has read that may ask
+    again at once, and another process then looks whether it may. `goes_on`: in the background, when
+    the client has its answer; `leave` then ends it.
     """
 
     def __init__(self, admission: Admission | None, send: Send, max_body_bytes: int) -> None:
-        self._admission, self._client = admission, send
+        self._admission, self._socket = admission, send
+        self._client: Send = self._send_out
         self.max_body_bytes = max_body_bytes
         self.goes_on = False
         self._meter: Meter | None = None
@@ -53,9 +56,10 @@ class LimitedRequest:
         return self._meter.send
 
     def leave(self, *, failed: bool = False) -> None:
-        """The request has ended."""
-        if self._admission is not None:
-            self._admission.leave(self.spent(failed=failed))
+        """The request has ended; only the first time counts."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            admission.leave(self.spent(failed=failed))
 
     def spent(self, *, failed: bool) -> int | None:
         """Tokens that the request has cost; None where nobody can tell."""
@@ -68,6 +72,12 @@ class LimitedRequest:
             told = [(k.encode(), v.encode()) for k, v in self._admission.headers().items()]
             message = {**message, "headers": [*message.get("headers", ()), *told]}
         await self._client(message)
+
+    async def _send_out(self, message: Message) -> None:
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and not self.goes_on:
+            self.leave()
+        await self._socket(message)
 
 
 class KeyLimits:

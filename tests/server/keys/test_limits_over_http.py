@@ -6,17 +6,25 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Message
 
 from server.auth import Caller, KeyRing, Role
-from server.keys.limits import Limits
+from server.endpoints import Endpoint, Handling
+from server.keys.counters import Counters
+from server.keys.limited import KeyLimits
+from server.keys.limits import Limiter, Limits
 from server.keys.meter import Meter
+from server.metrics.gateway import GatewayMetrics
+from server.settings import Settings
 
 KEY = {"authorization": "Bearer lg-x"}
 
@@ -124,6 +132,36 @@ def test_requests_at_once_over_http(start_stack: Any) -> None:
 
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
+
+
+def test_who_has_the_whole_answer_may_ask_again(
+    tmp_path: Path, clock: Callable[[float], None]
+) -> None:
+    """At once and wherever: another process looks whether anything is under way yet."""
+    counters, others = (Counters(tmp_path / "keys") for _ in range(2))
+    metrics = GatewayMetrics(CollectorRegistry())
+    limits = KeyLimits(Limiter(counters), Settings(state_dir=tmp_path), metrics)
+    only_one = Limits(concurrent_requests=1, tokens_per_minute=10_000)
+    caller = Caller("key-1", Role.CLIENT, limits=only_one)
+    found: list[int] = []
+
+    async def send(_message: Message) -> None:
+        with others.entry("key-1") as (entry, place):
+            found.append(others.under_way(place) * 10_000 + round(entry.tokens))
+
+    async def answer() -> None:
+        usage = b'{"usage": {"total_tokens": 8}}'
+        with limits.request(caller, Endpoint(Handling.CHAT, "POST"), send) as request:
+            request.reserve(400, {"max_tokens": 50})
+            await request.send({"type": "http.response.start", "status": 200, "headers": []})
+            body = {"type": "http.response.body", "body": usage}
+            await request.send({**body, "more_body": True})
+            await request.send({**body, "body": b"\n"})
+
+    asyncio.run(answer())
+    assert found == [10_150, 10_150, 8]
+    counters.close()
+    others.close()
 
 
 def test_responses_in_the_background_are_under_way(
