@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from server.database import Database
 from server.errors import Conflict, IdempotencyMismatch
@@ -31,6 +31,11 @@ class Answer:
     body: str
 
 
+def forget_old(connection: Connection, now: float) -> None:
+    """Delete answers that were kept for a day: they may hold what was said of a deleted target."""
+    connection.execute(delete(replays).where(replays.c.created_at < now - KEPT_SECONDS))
+
+
 class Replays:
     """Answers by the digest of their caller and key."""
 
@@ -47,8 +52,7 @@ class Replays:
         now = time.time()
         here = replays.c.key_digest == key
         with self._database.write() as connection:
-            old = replays.c.created_at < now - KEPT_SECONDS
-            connection.execute(delete(replays).where(old))
+            forget_old(connection, now)
             row = connection.execute(select(replays).where(here)).first()
             if row is not None and row.request_digest != request:
                 raise IdempotencyMismatch(

@@ -20,7 +20,7 @@ from server.job_rows import add_job, supersede
 from server.job_store import JobStore
 from server.on_conflict import OnConflict
 from server.records import GenerationRecord, JobRecord, TargetRecord
-from server.replays import Replays
+from server.replays import Replays, forget_old
 from server.schemas import TargetIn
 from server.statistics.store import StatisticsStore
 from server.tables import JobKind, TargetStatus, generations, targets, versions
@@ -183,9 +183,10 @@ class Store:
             return withdraw_target(connection, known, kind, self._tenant)
 
     def expire(self, now: float) -> list[JobRecord]:
-        """Withdraw every target whose time is over."""
+        """Withdraw every target whose time is over; answers that were kept for a day go, too."""
         due = (targets.c.expires_at <= now) & (targets.c.status != TargetStatus.WITHDRAWN)
         with self._database.write() as connection:
+            forget_old(connection, now)
             rows = connection.execute(select(targets).where(due)).all()
             return [
                 withdraw_target(connection, TargetRecord.of(row), JobKind.EXPIRE)[1] for row in rows

@@ -14,6 +14,7 @@ from server import replays as module
 from server.database import Database
 from server.errors import Conflict
 from server.replays import Answer, Replays
+from server.store import Store
 
 BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
 TARGETS = "/admin/v1/targets"
@@ -116,10 +117,25 @@ def test_life_of_an_answer(database: Database, monkeypatch: pytest.MonkeyPatch) 
         assert connection.execute(text("SELECT count(*) FROM replays")).scalar() == 2
 
 
+@BOTH
+def test_kept_answers_go_by_themselves(database: Database) -> None:
+    """After a day, whether or not another request comes: they may tell of a target that is gone."""
+    replays, store = Replays(database), Store(database)
+    replays.begin("k", "r")
+    replays.finish("k", Answer(202, (), '{"description": "Port Sorrel"}'))
+
+    def kept() -> object:
+        with database.read() as connection:
+            return connection.execute(text("SELECT count(*) FROM replays")).scalar()
+
+    store.expire(time.time() + module.KEPT_SECONDS - 60)
+    assert kept() == 1
+    store.expire(time.time() + module.KEPT_SECONDS + 1)
+    assert kept() == 0
+
+
 def test_a_failure_may_be_tried_again(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 500 is not kept."""
-    from server.store import Store
-
     monkeypatch.setattr(Store, "register", lambda *_: 1 / 0)
     assert _post(admin, "k", _target()).status_code == 500
     monkeypatch.undo()
