@@ -224,11 +224,11 @@ def test_four_hundred_pairs_are_quick() -> None:
         for n in range(400)
     ]
     _extract(*pairs[:1])
-    start = time.perf_counter()
+    start = time.process_time()
     found = _extract(*pairs)
 
     assert len(found.items) == 400
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_a_struck_word_takes_its_inflections_along() -> None:

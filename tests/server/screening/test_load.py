@@ -20,9 +20,9 @@ def test_a_full_queue_is_overload(screening, put_in_force, encoder, monkeypatch,
 
     async def flood():
         waiting = [asyncio.ensure_future(screening.screen([f"text {i}"])) for i in range(1200)]
-        begun = time.monotonic()
+        begun = time.process_time()  # the machine may stand still
         await asyncio.sleep(0.05)
-        late = time.monotonic() - begun
+        late = time.process_time() - begun
         encoder.gate.set()
         return late, await asyncio.gather(*waiting, return_exceptions=True)
 
