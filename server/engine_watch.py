@@ -27,7 +27,7 @@ _ASK_AGAIN_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _ABORT_SECONDS = 0.5
 
-_log = get_logger("engine")
+log = get_logger("engine")
 
 
 class EngineWatch:
@@ -59,7 +59,7 @@ class EngineWatch:
             await self._answer()
             if self.stalled.is_set():
                 self.stalled.clear()
-                _log.warning("engine_answers_again")
+                log.warning("engine_answers_again")
             self._tell(0.0)
             await asyncio.sleep(pause)
 
@@ -77,7 +77,7 @@ class EngineWatch:
                 self._tell(silent)
                 if silent >= self._stall_seconds and not self.stalled.is_set():
                     self.stalled.set()
-                    _log.error("engine_stalled", seconds=round(silent, 1))
+                    log.error("engine_stalled", seconds=round(silent, 1))
         finally:
             asked.cancel()
             await asyncio.gather(asked, return_exceptions=True)

@@ -12,7 +12,7 @@ from server.log import fault_fields, get_logger
 from server.reply import reply_of, unavailable
 from server.shielded_response import Headers, ShieldedResponse
 
-_log = get_logger("gateway")
+log = get_logger("gateway")
 _ABORT_SECONDS = 0.5
 
 
@@ -40,7 +40,7 @@ async def run_until(inner: Awaitable[None], response: ShieldedResponse) -> None:
         error = task.exception() if task.done() and not task.cancelled() else None
         # Of an engine that hangs `server.engine_watch` tells, once.
         if error is not None and not isinstance(error, EngineStalled):
-            _log.error("the inner app failed", **fault_fields(error))
+            log.error("inner_app_failed", **fault_fields(error))
         await response.fail(reply_of(error) if isinstance(error, ServerError) else unavailable())
     finally:
         task.cancel()

@@ -52,7 +52,7 @@ from server.shielded_response import send_reply
 from server.statistics.tally import TargetTally
 from server.telemetry import Telemetry
 
-_log = get_logger("gateway")
+log = get_logger("gateway")
 
 
 class Gateway:
@@ -113,7 +113,7 @@ class Gateway:
             if started.value:
                 raise
             if not isinstance(error, ServerError | GuardError):
-                _log.error("the gateway failed", **fault_fields(error))
+                log.error("gateway_failed", **fault_fields(error))
             reply = reply_of(error)
             if reply.status >= 500 and not isinstance(error, EngineStalled):
                 self._metrics.record_failure(failure_of(error, self._guard))

@@ -45,7 +45,7 @@ GENERATION_HEADER = b"x-lethegate-generation"
 DECISION_HEADER = b"x-lethegate-decision"
 PREVENTED_HEADER = b"x-lethegate-prevented-steps"
 
-_log = get_logger("gateway")
+log = get_logger("gateway")
 
 
 class GuardedCalls:
@@ -147,7 +147,7 @@ class GuardedCalls:
             raise
         except Exception as error:
             # The guard's own errors say what they are; of others only class and place are told.
-            _log.error("screening failed", **fault_fields(error))
+            log.error("screening_failed", **fault_fields(error))
             raise GuardUnavailable() from None
         self._metrics.observe_stage(Stage.SCREEN, time.perf_counter() - begun)
         current_trace().decided(decision)

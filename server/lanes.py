@@ -39,16 +39,16 @@ class Waiting:
         """Whether nobody waits for the decision any more."""
         return self.decision.done()
 
-    def answer(self, outcome: Decision | Exception) -> None:
+    def answer(self, decided: Decision | Exception) -> None:
         """Give the decision, or say why there is none; from any thread."""
 
         def settle() -> None:
             if self.decision.done():
                 return
-            if isinstance(outcome, Exception):
-                self.decision.set_exception(outcome)
+            if isinstance(decided, Exception):
+                self.decision.set_exception(decided)
             else:
-                self.decision.set_result(outcome)
+                self.decision.set_result(decided)
 
         self.loop.call_soon_threadsafe(settle)
 

@@ -64,11 +64,11 @@ def serve(settings: Settings, model: str, vllm_args: list[str]) -> int:
     try:
         _run_vllm(args)
     except KeyboardInterrupt:
-        log.info("stopped while starting")
+        log.info("stopped_while_starting")
     finally:
         child.stop()
     if engine_died.is_set():
-        log.error("the engine died")
+        log.error("engine_died")
     return int(child.failed or engine_died.is_set())
 
 
@@ -257,12 +257,12 @@ class Child:
                 return
             if status > 0 and status != START_AGAIN and attempt == 0:
                 self.failed = True
-                log.error("a process beside the engine does not start; stopping", which=self._name)
+                log.error("process_beside_engine_does_not_start", which=self._name)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             pause = _BACKOFF_SECONDS[min(attempt, len(_BACKOFF_SECONDS) - 1)]
             log.warning(
-                "a process beside the engine died; starting it again",
+                "process_beside_engine_died",
                 which=self._name,
                 status=status,
             )

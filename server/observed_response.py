@@ -14,7 +14,7 @@ from server.log import fault_fields, get_logger
 from server.shielded_events import RecordBlock
 from server.stream_form import StreamForm
 
-_log = get_logger("shield")
+log = get_logger("shield")
 _STREAM = b"text/event-stream"
 
 
@@ -40,7 +40,7 @@ class ObservedResponse:
                 self._read(message)
             except Exception as error:
                 self._reading = False
-                _log.error("an answer could not be observed", **fault_fields(error))
+                log.error("answer_not_observed", **fault_fields(error))
         await self._send(message)
 
     def _read(self, message: Message) -> None:

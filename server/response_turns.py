@@ -25,7 +25,7 @@ from server.response_store import ResponseStore, StoredResponse
 from server.shielded_events import FAILED
 from server.sse import encode_json
 
-_log = get_logger("responses")
+log = get_logger("responses")
 
 # Responses in the making in the background, for each key.
 MAX_RUNNING = 64
@@ -184,7 +184,7 @@ class ResponseTurns:
         try:
             await run(self.recording(turn, sink.send))
         except Exception as error:
-            _log.error("a response in the background failed", **fault_fields(error))
+            log.error("background_response_failed", **fault_fields(error))
             sink.status = 0
         if sink.status != 200:
             self._fail(turn, sink.message())

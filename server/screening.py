@@ -211,7 +211,7 @@ class Screening:
         try:
             start()
         except Exception as error:
-            log.error("screening cannot start; trying again", **fault_fields(error))
+            log.error("screening_cannot_start", **fault_fields(error))
             return False
         return True
 
@@ -260,7 +260,7 @@ class Screening:
                 return
             time.sleep(0.01)
         # There is no control process. A worker loads the snapshot when the first request names it.
-        log.warning("workers are behind the active policy", generation=active.generation)
+        log.warning("workers_behind_active_policy", generation=active.generation)
 
     def _decide_short(self, batch: Sequence[Waiting]) -> None:
         """Decide the short ones together; one that turns out to be long goes to the other lane."""
@@ -291,7 +291,7 @@ class Screening:
             self._failures = 0
         except Exception as error:
             self._failures += 1
-            log.error("screening failed", **fault_fields(error))
+            log.error("screening_failed", **fault_fields(error))
             for waiting, _ in group:
                 waiting.answer(GuardUnavailable())
 
@@ -375,6 +375,6 @@ def _windows(waiting: Waiting) -> list[str] | None:
     except PromptTooLong:
         waiting.answer(InvalidRequest("The conversation is too long to be screened."))
     except Exception as error:
-        log.error("screening failed", **fault_fields(error))
+        log.error("screening_failed", **fault_fields(error))
         waiting.answer(GuardUnavailable())
     return None

@@ -23,7 +23,7 @@ from server.whole_shield import shield_error
 
 Headers = list[tuple[bytes, bytes]]
 
-_log = get_logger("shield")
+log = get_logger("shield")
 _STREAM = b"text/event-stream"
 # What vLLM's handlers give when the client has left: nobody reads it, and it is no fault.
 _NO_ANSWER = b"null"
@@ -107,7 +107,7 @@ class ShieldedResponse:
             if not more:
                 out += stream.close()
         except Exception as error:
-            _log.error("shield failed in a stream", **fault_fields(error))
+            log.error("shield_failed_in_stream", **fault_fields(error))
             out = stream.abandon()
         self.shield_seconds += time.perf_counter() - begun
         if stream.cut_short or not more:
@@ -155,7 +155,7 @@ class ShieldedResponse:
             reply = shield_error(self._policy, status, body, self._record_block)
             return reply if reply.body == body else self._api.error(reply)
         except Exception as error:
-            _log.error("shield failed", **fault_fields(error))
+            log.error("shield_failed", **fault_fields(error))
             self._record_block("other", None)
             return self._api.error(unavailable())
 

@@ -38,7 +38,7 @@ class ControlMetrics:
             registry=registry,
         )
         self._jobs = Counter(
-            "lethegate_jobs_total", "Finished jobs by outcome.", ["state"], registry=registry
+            "lethegate_jobs_total", "Finished jobs by state.", ["state"], registry=registry
         )
         self._queued = Gauge("lethegate_jobs_queued", "Jobs that wait.", registry=registry)
         self._compile = Histogram(

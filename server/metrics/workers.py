@@ -47,7 +47,7 @@ class WorkerCollector(Collector):
 def _families(facts: WorkerFacts) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "lethegate_blocked_tokens_total",
-        "Vocabulary entries masked because they would have completed a phrase, over all steps.",
+        "Vocabulary entries forbidden because they would have completed a phrase, over all steps.",
         value=facts.blocked_tokens,
     )
     yield CounterMetricFamily(
@@ -62,7 +62,7 @@ def _families(facts: WorkerFacts) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         VETOED_TOKENS,
-        "Vocabulary entries masked because they would have continued a registered document.",
+        "Vocabulary entries forbidden because they would have continued a registered document.",
         value=facts.vetoed_tokens,
     )
     yield CounterMetricFamily(

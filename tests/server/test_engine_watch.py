@@ -119,7 +119,7 @@ def test_nobody_waits_for_an_engine_that_hangs(
     # The hang is told, not every request that ends for it.
     logged = capfd.readouterr().err
     assert "engine_stalled" in logged
-    assert "the inner app failed" not in logged
+    assert "inner_app_failed" not in logged
 
 
 def test_a_shielded_stream_of_an_engine_that_hangs_ends(watched: Any) -> None:

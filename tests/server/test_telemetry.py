@@ -178,7 +178,7 @@ def test_log_lines_carry_the_trace(traced, exporter, capfd):
     traced.chat("hello")
     [span] = requests_in(exporter)
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    [line] = [line for line in lines if line.get("event") == "screening failed"]
+    [line] = [line for line in lines if line.get("event") == "screening_failed"]
 
     assert line["trace_id"] == f"{span.context.trace_id:032x}"
 
@@ -193,7 +193,7 @@ def test_log_lines_without_tracing(start_stack, capfd):
     stack.http.headers.update({"traceparent": SECRET})
     stack.chat("hello")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    first, second = (line for line in lines if line.get("event") == "screening failed")
+    first, second = (line for line in lines if line.get("event") == "screening_failed")
 
     assert first["trace_id"] == CLIENT_TRACE
     assert first["request_id"].startswith("sha256:")
