@@ -44,6 +44,9 @@ def conformal_threshold(
 
     The value lies in `floor .. ceiling`. Raising it to the floor keeps the guarantee; lowering it
     to the ceiling (where even a verbatim forget prompt must fire) gives it up, and says so.
+
+    Raises:
+        ValueError: alpha does not lie between 0 and 1.
     """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")

@@ -48,7 +48,7 @@ class Rows:
     num_targets: int
 
     def of(self, target: int) -> npt.NDArray[np.int64]:
-        """Places of a target's rows, ascending."""
+        """Places [k] of a target's rows, ascending."""
         order, starts = self._by_target
         return order[starts[target] : starts[target + 1]]
 
@@ -105,7 +105,7 @@ class RegistryCalibration:
         return conformal_threshold(cosines, rate, floor=DESCRIBED_FLOOR, ceiling=CEILING)
 
     def prompts_of(self, target: int) -> Embeddings:
-        """Rows of a target's prompts."""
+        """Rows [k, d] of a target's prompts."""
         own = self.rows.of(target)
         found: Embeddings = self.rows.embeddings[own[self.rows.kind[own] == RowKind.PROMPT]]
         return found

@@ -47,7 +47,7 @@ class Hits:
         return cls.of(np.zeros(0, np.int64), np.zeros(0, np.float32))
 
     def chosen(self, which: npt.NDArray[Any]) -> Hits:
-        """Some of them, by a mask or by their places."""
+        """Some of them, by a mask [k] or by their places."""
         return Hits(self.rows[which], self.cosines[which], self.scores[which])
 
     def merged(self, other: Hits) -> Hits:
@@ -143,7 +143,7 @@ def block_rows(windows: int) -> int:
 
 
 def segment_starts(sizes: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Where each conversation's windows begin, for non-empty ones in a row."""
+    """Where each conversation's windows begin, [conversations], for non-empty ones in a row."""
     return np.concatenate([[0], np.cumsum(sizes[:-1])]).astype(np.int64)
 
 

@@ -117,7 +117,10 @@ class DeviceFilter:
         self._kernels.settle(step, self._end_id)
 
     def shut(self, logits: torch.Tensor, slot_of: torch.Tensor) -> None:
-        """End all steered rows of a step: for when it could not be guarded."""
+        """End all steered rows of a step: for when it could not be guarded.
+
+        `logits` [rows, V] are changed in place; `slot_of` [rows] gives each row's slot.
+        """
         steered = self.slots[slot_of.long(), SlotField.POLICY] != NOT_STEERED
         logits.masked_fill_(steered[:, None], float("-inf"))
         logits[:, self._end_id].masked_fill_(steered, 0.0)

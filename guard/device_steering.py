@@ -91,6 +91,9 @@ class DeviceSteering:
         ledger: where facts for the gateway go.
         device: of the logits.
         assistants: what may be subtracted; None: a policy that subtracts is refused.
+
+    Raises:
+        GuardError: there are no `end_ids`.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ def _patterns(phrases: Sequence[Phrase]) -> Patterns:
 
 
 def index_phrases(phrases: Sequence[Phrase]) -> tuple[Patterns, npt.NDArray[np.int32]]:
-    """Distinct patterns in table order, and for each phrase the id of its pattern.
+    """Distinct patterns in table order, and for each phrase the id of its pattern, [phrases].
 
     Raises:
         CompileError: nothing is left of a phrase when it is folded.

@@ -134,7 +134,10 @@ class Policy:
     def classify(
         self, texts: Sequence[str], embeddings: npt.NDArray[np.float32]
     ) -> list[Detection]:
-        """All detections in one conversation: `PromptClassifier.classify` and always-on targets."""
+        """All detections in one conversation, those of always-on targets among them.
+
+        `embeddings` [windows, d] are of `detectors.windows.prompt_windows` of the texts.
+        """
         judgement = self.classifier.begin(texts)
         self.classifier.compare([judgement], [embeddings])
         return self.detections(judgement)

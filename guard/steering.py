@@ -55,6 +55,9 @@ class Steering:
         end_ids: tokens that end a text; the first is forced when a slot is closed.
         ledger: where facts for the gateway go.
         assistants: what may be subtracted; None: a policy that subtracts is refused.
+
+    Raises:
+        GuardError: there are no `end_ids`.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ class TokenFilter:
         rows: Sequence[int],
         width: int,
     ) -> Int64:
-        """Flat indices row * width + token that would complete an active phrase: for tests."""
+        """Flat indices [k] (row * width + token) that complete an active phrase: for tests."""
         packed = Positions()
         slots = [packed.take(p, a.index) for p, a in zip(positions, active, strict=True)]
         none = np.full(len(slots), NO_TOKEN, np.int64)

@@ -60,7 +60,7 @@ class Units:
         return chosen
 
     def phrases(self, targets: Sequence[int], items: Sequence[int]) -> npt.NDArray[np.int32]:
-        """The distinct phrases of some units.
+        """The distinct phrases [n] of some units, ascending.
 
         Raises:
             IndexError: there is no such unit.

@@ -177,7 +177,11 @@ def follow(
 
 
 def finish(job: dict[str, Any], as_json: bool) -> None:
-    """Tell how a job ended, and fail if it did not end well."""
+    """Tell how a job ended.
+
+    Raises:
+        Fail: it did not end well, or not in time.
+    """
     if as_json:
         print_json(job)
     elif job["state"] == "done":
@@ -199,7 +203,11 @@ def show_progress(job: dict[str, Any]) -> None:
 
 
 def read_file(file: str) -> bytes:
-    """The content of a file, or of standard input for -."""
+    """The content of a file, or of standard input for -.
+
+    Raises:
+        Fail: it cannot be read.
+    """
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:

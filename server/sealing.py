@@ -79,7 +79,11 @@ class Sealed(TypeDecorator[Any]):
         return text if vault is None else vault.seal(text)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """The value, opened if it is sealed."""
+        """The value, opened if it is sealed.
+
+        Raises:
+            StoreFault: there is no key for it.
+        """
         if value is None:
             return None
         if value.startswith(_MARK):

@@ -51,12 +51,12 @@ class Unigrams:
 
 
 def raw_bci(surprisal: Nats) -> float:
-    """The published score of a span, in nats: the sum over its words."""
+    """The published score of a span, in nats: the sum over its words' surprisal, [n]."""
     return float(surprisal.sum())
 
 
 def best_window(surprisal: Nats, minimum: int) -> BestWindow:
-    """The window of at least `minimum` words with the highest mean surprisal.
+    """The window of at least `minimum` words with the highest mean of their surprisal, [n].
 
     A span that is shorter is scored as a whole. No window longer than 2 * minimum - 1 needs to be
     tried: it could be cut in two of which one has at least the mean.

@@ -85,6 +85,9 @@ def build_on(
 
     Returns:
         The documents' numbers.
+
+    Raises:
+        TracingError: files changed between the two passes.
     """
 
     def build(recipe: Recipe, first: int) -> Built:
@@ -172,7 +175,11 @@ class Cluster:
         return sorted(found, key=lambda at: (at.document_id, at.first))[:limit]
 
     def document(self, document_id: int) -> Document:
-        """A live document as it was registered; raises `UnknownDocument`."""
+        """A live document as it was registered.
+
+        Raises:
+            UnknownDocument: there is none of this number.
+        """
         for found in self._all("document", document_id):
             if found is not None:
                 document: Document = found

@@ -29,6 +29,9 @@ def windows(text: str, *, size: int = 64, stride: int = 32) -> Iterator[Window]:
 
     Covers every word at least once; a text of up to `size` words gives one window, an empty
     one none. Long texts are read by windows because an encoder truncates silently.
+
+    Raises:
+        ValueError: the stride is not in 1 .. size.
     """
     if not 0 < stride <= size:
         raise ValueError(f"stride must be in 1..size, got stride={stride}, size={size}")

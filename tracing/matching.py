@@ -192,7 +192,7 @@ def count_window(view: View, output: Array, length: int) -> int:
 
 
 def maximal_ends(lengths: Lengths) -> npt.NDArray[np.int64]:
-    """The places at which a maximal match ends, given the longest match of every place."""
+    """The places [m] at which a maximal match ends, given the longest match of every place, [n]."""
     following = np.append(lengths[1:], np.int32(0))
     return np.flatnonzero((lengths > 0) & (following <= lengths))
 

@@ -147,7 +147,12 @@ def write_segment(path: Path, entries: Sequence[Entry], *, depth: int) -> int:
 
 
 def open_segment(path: Path) -> Segment:
-    """Map a segment file; see `tracing.container.open_container` for its errors."""
+    """Map a segment file.
+
+    Raises:
+        IndexMissing: there is no such file.
+        IndexCorrupt: it is damaged, or no segment.
+    """
     container = open_container(path)
     try:
         short = _short(container.arrays["sizes"])
@@ -160,7 +165,13 @@ def open_segment(path: Path) -> Segment:
 def reversed_text(
     documents: Sequence[Array],
 ) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.int32]]:
-    """Separator, then each document backwards and a separator; with the places and sizes."""
+    """Separator, then each document backwards and a separator; with the places and sizes, [n] each.
+
+    The text is uint16 where every symbol fits, else uint32.
+
+    Raises:
+        TooLong: a segment cannot hold so many words.
+    """
     sizes = np.array([len(document) for document in documents], np.int32)
     starts = np.concatenate([[0], np.cumsum(sizes.astype(np.int64) + 1)])[:-1] + 1
     total = int(sizes.sum(dtype=np.int64)) + len(documents) + 1

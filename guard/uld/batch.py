@@ -32,7 +32,7 @@ class Reader:
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> torch.Tensor:
-        """Read one more token in each row; gives the logits after it."""
+        """Read one more token in each row; gives the logits after it, as `begin` does."""
         positions = self._mask.sum(1, keepdim=True)
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=1)
         return self._read(torch.tensor(tokens)[:, None], positions)

@@ -108,7 +108,11 @@ class Admission:
         self._standings: dict[str, Standing] = {}
 
     def begin(self) -> None:
-        """Take a request from the bucket and count it as under way."""
+        """Take a request from the bucket and count it as under way.
+
+        Raises:
+            RequestsLimited, ConcurrencyLimited: see `Limiter.enter`.
+        """
         most, limit = self._limits.concurrent_requests, self._limits.requests_per_minute
         with self._counters.entry(self._key_id) as (entry, place):
             # Asked before the wait for the lock, it could lie before another process's last time.
