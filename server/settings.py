@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
+
+from server.state_places import StatePlaces
 
 ENV_PREFIX = "LETHEGATE_"
 CONFIG_ENV = "LETHEGATE_CONFIG"
@@ -31,10 +33,8 @@ def default_state_dir() -> Path:
     return Path(root) / "lethegate"
 
 
-class Settings(BaseModel):
+class Settings(StatePlaces):
     """All settings of the gateway and of the control process, fixed for the process's life."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     state_dir: Path = Field(
         default_factory=default_state_dir,
@@ -322,51 +322,6 @@ class Settings(BaseModel):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.state_dir / 'lethegate.db'}"
-
-    @property
-    def snapshots(self) -> Path:
-        """Directory of the policy snapshots."""
-        return self.state_dir / "snapshots"
-
-    @property
-    def corpora(self) -> Path:
-        """Directory of the corpora: indexes, uploads, published lists."""
-        return self.state_dir / "corpora"
-
-    @property
-    def assistants(self) -> Path:
-        """Directory of the registered assistants."""
-        return self.state_dir / "assistants"
-
-    @property
-    def keys(self) -> Path:
-        """Directory of the published API keys, hashed."""
-        return self.state_dir / "keys"
-
-    @property
-    def audit(self) -> Path:
-        """Directory of the audit's files."""
-        return self.state_dir / "audit"
-
-    @property
-    def statistics(self) -> Path:
-        """Directory of what gateways have counted of each target."""
-        return self.state_dir / "statistics"
-
-    @property
-    def trainings(self) -> Path:
-        """Directory of the trainings that run or wait."""
-        return self.state_dir / "trainings"
-
-    @property
-    def cache(self) -> Path:
-        """Directory of what can be rebuilt (vocabulary, embeddings)."""
-        return self.state_dir / "cache"
-
-    @property
-    def admin_key_file(self) -> Path:
-        """Where a generated admin key is kept."""
-        return self.state_dir / "admin.key"
 
     @property
     def control_urls(self) -> tuple[str, ...]:
