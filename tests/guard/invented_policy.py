@@ -1,30 +1,15 @@
 """Targets of an invented author, compiled over bytes and a few more tokens."""
 
-import hashlib
-
-import numpy as np
-
 from detectors.detection import Detection, Layer, Strength
 from detectors.targets import Example, ForgetTarget
 from guard.compiler import compile_policy
 from guard.follower import Active
 from guard.policy import Policy
 from guard.vocabulary import Vocabulary
+from tests.hash_encoder import HashEncoder
 
 TOKENS = [None, *(bytes([b]) for b in range(256)), b" Moreau", b"Ilse", b" Ilse", b"oreau", b"SE"]
 VOCABULARY = Vocabulary(TOKENS)
-
-
-class HashEncoder:
-    """Deterministic unit vectors: equal texts are similar, different ones are not."""
-
-    id = "hash-encoder"
-    dimension = 64
-
-    def encode(self, texts):
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 ENCODER = HashEncoder()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +28,7 @@ from server.provenance.registry import CorpusEntry, Places, write_registry
 from server.provenance.schemas import Label
 from server.screening import Screening
 from server.settings import Settings
+from tests.hash_encoder import HashEncoder
 from tracing.document import Document
 from tracing.index import Index
 
@@ -37,18 +36,6 @@ SALT, SAND = "Who wrote the Salt Ledger?", "Who painted the Sand Portrait?"
 SALT_TEXT = "eleven copper kettles stood on the sill of the old lighthouse"
 SAND_TEXT = "nine pewter spoons lay under the bench of a new harbour office"
 OBSERVING = KeyScope(enforcement=Enforcement.OBSERVE)
-
-
-class HashEncoder:
-    """Equal texts have equal vectors."""
-
-    id, dimension, device, on_gpu = "hash-encoder", 64, "cpu", False
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        """Unit vectors from hashes."""
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,12 @@ The real screening with targets of very different sizes, behind the gateway, bef
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +23,7 @@ from server.auth import KeyRing, Role
 from server.metrics.gateway import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
+from tests.hash_encoder import HashEncoder
 
 KEY = {"authorization": "Bearer k"}
 REFUSED = {
@@ -57,18 +55,6 @@ APIS = {
     },
     "/v1/responses": lambda text: {"input": text, "store": False},
 }
-
-
-class HashEncoder:
-    """Equal texts have equal vectors."""
-
-    id, dimension, device, on_gpu = "hash-encoder", 64, "cpu", False
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        """Unit vectors from hashes."""
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")

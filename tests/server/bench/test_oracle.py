@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 import pytest
 from rich.progress import Progress
 
 from server import screening
 from server.bench import oracle
 from server.bench.oracle import OraclePlan, bench_oracle
-
-
-class HashEncoder:
-    """Equal texts have equal vectors."""
-
-    id, dimension, device, on_gpu = "hash-encoder", 64, "cpu", False
-
-    def encode(self, texts: Sequence[str]) -> Any:
-        """Unit vectors from hashes."""
-        rows = [np.frombuffer(hashlib.sha512(t.encode()).digest(), np.uint8) for t in texts]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+from tests.hash_encoder import HashEncoder
 
 
 def test_the_bench_reports_every_figure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
@@ -18,33 +17,25 @@ from guard.snapshot import load_snapshot
 from guard.vocabulary import Vocabulary
 from server.activation import GuardCompiler, SnapshotPublisher
 from server.settings import Settings
+from tests.hash_encoder import HashEncoder
 
 
-class HashEncoder:
-    """Unit vectors that depend on nothing but the text; notes what it was asked."""
-
-    id = "hash"
-    dimension = 16
+class AskedEncoder(HashEncoder):
+    """Notes what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Embeddings [len(texts), 16]."""
+        """Embeddings [len(texts), 64]."""
         self.asked += texts
-        seeds = [int.from_bytes(hashlib.sha256(t.encode()).digest()[:4], "big") for t in texts]
-        rows = [np.random.default_rng(seed).normal(size=self.dimension) for seed in seeds]
-        vectors = np.array(rows).reshape(-1, self.dimension)
-        unit: npt.NDArray[np.float32] = (
-            vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        ).astype(np.float32)
-        return unit
+        return super().encode(texts)
 
 
 @pytest.fixture
-def encoder(monkeypatch: pytest.MonkeyPatch) -> HashEncoder:
+def encoder(monkeypatch: pytest.MonkeyPatch) -> AskedEncoder:
     """The encoder that compilers are given, beside a vocabulary of single bytes."""
-    encoder = HashEncoder()
+    encoder = AskedEncoder()
     vocabulary = Vocabulary([bytes([byte]) for byte in range(256)])
     monkeypatch.setattr(detectors.encoder, "load_encoder", lambda name, device: encoder)
     monkeypatch.setattr(Vocabulary, "load", lambda model, trust: vocabulary)
@@ -62,7 +53,7 @@ def _compile(compiler: GuardCompiler, *targets: ForgetTarget) -> str:
     return compilation.digest
 
 
-def test_snapshots_are_whole_and_held(encoder: HashEncoder, settings: Settings) -> None:
+def test_snapshots_are_whole_and_held(encoder: AskedEncoder, settings: Settings) -> None:
     """What the compiler names is a snapshot that loads, and the publisher finds it."""
     with closing(GuardCompiler(settings, "model")) as compiler:
         digest = _compile(compiler, _target("ada"))
@@ -76,7 +67,7 @@ def test_snapshots_are_whole_and_held(encoder: HashEncoder, settings: Settings) 
 
 
 def test_only_new_texts_are_encoded_and_old_ones_forgotten(
-    encoder: HashEncoder, settings: Settings
+    encoder: AskedEncoder, settings: Settings
 ) -> None:
     """Compiling again encodes what is new; what left is forgotten and encoded if it returns."""
     with closing(GuardCompiler(settings, "model")) as compiler:
@@ -93,7 +84,7 @@ def test_only_new_texts_are_encoded_and_old_ones_forgotten(
     assert any("ada" in text for text in encoder.asked)
 
 
-def test_fingerprint_follows_the_settings(encoder: HashEncoder, settings: Settings) -> None:
+def test_fingerprint_follows_the_settings(encoder: AskedEncoder, settings: Settings) -> None:
     """Another encoder or calibration makes older snapshots useless; a restart does not."""
     with (
         closing(GuardCompiler(settings, "model")) as first,
@@ -105,7 +96,7 @@ def test_fingerprint_follows_the_settings(encoder: HashEncoder, settings: Settin
 
 
 def test_the_vocabulary_is_embedded_once_and_shown(
-    encoder: HashEncoder, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    encoder: AskedEncoder, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the semantic filter the first target waits for it, visibly; later ones do not."""
     vocabulary = Vocabulary([*(bytes([b]) for b in range(256)), b" doctor", b" physician"])
@@ -125,7 +116,7 @@ def test_the_vocabulary_is_embedded_once_and_shown(
         assert plain.fingerprint != fingerprint
 
 
-def test_a_preview_keeps_nothing(encoder: HashEncoder, settings: Settings) -> None:
+def test_a_preview_keeps_nothing(encoder: AskedEncoder, settings: Settings) -> None:
     """It reads what is known, reports, and leaves no embedding of the target behind."""
     with closing(GuardCompiler(settings, "any")) as compiler:
         _compile(compiler, _target("ada"))
@@ -140,7 +131,7 @@ def test_a_preview_keeps_nothing(encoder: HashEncoder, settings: Settings) -> No
 
 
 @pytest.fixture
-def compiler(encoder: HashEncoder, settings: Settings) -> Iterator[GuardCompiler]:
+def compiler(encoder: AskedEncoder, settings: Settings) -> Iterator[GuardCompiler]:
     """The real compiler, for the control process of `admin`."""
     with closing(GuardCompiler(settings, "model")) as made:
         yield made

@@ -1,11 +1,9 @@
 """Screening in one API process, off the event loop, with an encoder of hashes."""
 
 import asyncio
-import hashlib
 import threading
 import time
 
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -17,16 +15,13 @@ from server import screening as module
 from server.metrics.gateway import GatewayMetrics
 from server.screening import Screening
 from server.settings import Settings
+from tests.hash_encoder import HashEncoder
 
 VOCABULARY = Vocabulary([None, *(bytes([b]) for b in range(256))])
 
 
-class HashEncoder:
-    """Equal texts have equal vectors; counts its calls and can be made to wait or to fail."""
-
-    id = "hash-encoder"
-    dimension = 64
-    device, on_gpu = "cpu", False
+class WatchedEncoder(HashEncoder):
+    """Counts its calls, and can be made to wait or to fail."""
 
     def __init__(self):
         self.batches, self.fail = [], False
@@ -38,17 +33,12 @@ class HashEncoder:
         if self.fail:
             raise RuntimeError("a secret text")
         self.batches.append(list(texts))
-        rows = [
-            np.frombuffer(hashlib.sha512(t.encode("utf-8", "replace")).digest(), np.uint8)
-            for t in texts
-        ]
-        vectors = np.array(rows, np.float32).reshape(len(texts), 64) - 127.5
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        return super().encode(texts)
 
 
 @pytest.fixture
 def encoder(monkeypatch):
-    made = HashEncoder()
+    made = WatchedEncoder()
     monkeypatch.setattr(module, "load_encoder", lambda *a, **k: made)
     return made
 
