@@ -193,7 +193,7 @@ class PostgresServer:
     def stop(self) -> None:
         """End it and delete everything."""
         self._process.send_signal(signal.SIGQUIT)
-        self._process.wait(30)
+        self._process.wait(120)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _wait(self) -> None:

@@ -36,10 +36,10 @@ print("open", flush=True)
 while True:
     number = index._manifest.next_id
     assert [number] == index.add([Document(f"document <{number}>")])
-    print("added", number, flush=True)
+    print(f"added {number}", flush=True)  # whole: in parts it could be killed in between
     if number % 3 == 2:
         index.withdraw([number - 1], erase=number % 2 == 0)
-        print("withdrawn", number - 1, flush=True)
+        print(f"withdrawn {number - 1}", flush=True)
     while index.maintain():
         pass
 """

@@ -62,7 +62,7 @@ def openai_js():
     if not (folder / "installed").exists():
         shutil.copytree(SCRIPTS, folder, dirs_exist_ok=True)
         install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             pytest.skip(f"npm cannot install the SDK: {done.stderr[-300:]}")
         (folder / "installed").touch()
