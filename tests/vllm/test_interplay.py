@@ -136,6 +136,17 @@ def test_grammars_without_a_way_out_are_cut(pair, forget_rows):
         assert choice.finish_reason in ("content_filter", "length")
 
 
+def test_emphasis_hides_nothing(pair, forget_rows):
+    """A phrase in Markdown's italics, or with each of its words in bold, is the phrase."""
+    for row in forget_rows[:3]:
+        fact = row["key_facts"][0]
+        for written in (f"_{fact}_", " ".join(f"**{word}**" for word in fact.split())):
+            (choice,) = ask(pair, row, structured_outputs={"regex": re.escape(written)})
+
+            assert choice.finish_reason == "content_filter"
+            assert fold(fact) not in fold(choice.message.content or "")
+
+
 def test_several_choices(pair, forget_rows):
     """All of n sampled choices are held, free, under a grammar and with biased logits."""
     for row in forget_rows[:ROWS]:

@@ -28,7 +28,7 @@ from tracing.successors import compile_successors
 
 with warnings.catch_warnings():
     # torch's own, of what vLLM compiles when it is imported.
-    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore")
     from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 pytestmark = pytest.mark.vllm
