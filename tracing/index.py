@@ -121,6 +121,9 @@ class Index:
     def close(self) -> None:
         """Let another process write. Views stay readable."""
         if self._lock is not None:
+            # Closing is not enough: a process that another thread starts has the file open for a
+            # moment, too.
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
             os.close(self._lock)
             self._lock = None
 

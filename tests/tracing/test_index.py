@@ -1,5 +1,6 @@
 """An index on disk: changes, crashes, damage, concurrency."""
 
+import os
 import random
 import stat
 import subprocess
@@ -120,6 +121,15 @@ def test_one_process_writes(open_index, letters):
         Index(index._directory, letters)
     assert [0] == reader.view.live_ids()
     assert [1] == reader.refresh().live_ids()
+
+
+def test_a_closed_index_is_free(open_index, letters):
+    """Also where a process that was forked meanwhile still has its lock's file open."""
+    index = open_index(["abcd"])
+    inherited = os.dup(index._lock)
+    index.close()
+    Index(index._directory, letters).close()
+    os.close(inherited)
 
 
 def test_another_view_is_refused(open_index):
