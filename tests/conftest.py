@@ -21,6 +21,7 @@ import hypothesis
 import psycopg
 import pytest
 
+from server.log import configure_logging
 from tests.scripts import load_script
 
 # How long an example takes is the machine's affair: it may stand still for seconds.
@@ -31,6 +32,15 @@ hypothesis.settings.load_profile("patient")
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CACHE = CHECKOUT / ".cache"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs_are_no_output() -> None:
+    """Log as servers do: of itself structlog writes to standard output, where commands answer.
+
+    What a server in a thread of a test logs would else be among what a command printed.
+    """
+    configure_logging("info")
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,10 @@ from server.log import (
 def _restored() -> Iterator[None]:
     """Put the process's logging back as it was."""
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    handlers, level, lines = root.handlers, root.level, structlog.get_config()
     yield
     root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
+    structlog.configure(**lines)
     structlog.contextvars.clear_contextvars()
 
 
