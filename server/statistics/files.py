@@ -50,6 +50,8 @@ class StatisticsFile:
 
     def close(self) -> None:
         """Let go of the name: what is written is final."""
+        # Closing is not enough: a process that another thread starts has it open for a moment, too.
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
         os.close(self._lock)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -80,3 +81,15 @@ def test_what_is_withdrawn_is_dropped(settings: Settings) -> None:
     assert found(gathered.sum({"ada", "bob"})) == {"bob": 2}
     assert found(Gathered(settings.statistics).sum()) == {"bob": 2}
     assert gathered.sum().requests.requests == 10
+
+
+def test_a_gateway_that_has_ended_is_seen_to(settings: Settings) -> None:
+    """Also where a process that was forked meanwhile still has its lock's file open."""
+    file = StatisticsFile(settings.statistics)
+    file.write(counted(ada=3))
+    inherited = os.dup(file._lock)
+    file.close()
+
+    assert found(Gathered(settings.statistics).sum()) == {"ada": 3}
+    assert [path.name for path in settings.statistics.iterdir()] == ["ended.json"]
+    os.close(inherited)
