@@ -12,6 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from guard.decision import Decision
@@ -40,7 +41,10 @@ class Waiting:
         return self.decision.done()
 
     def answer(self, decided: Decision | Exception) -> None:
-        """Give the decision, or say why there is none; from any thread."""
+        """Give the decision, or say why there is none; from any thread.
+
+        Where the request's loop has ended nobody is told, and the lane goes on.
+        """
 
         def settle() -> None:
             if self.decision.done():
@@ -50,7 +54,8 @@ class Waiting:
             else:
                 self.decision.set_result(decided)
 
-        self.loop.call_soon_threadsafe(settle)
+        with suppress(RuntimeError):  # of a closed loop
+            self.loop.call_soon_threadsafe(settle)
 
 
 class Lane:

@@ -7,8 +7,10 @@ import time
 import pytest
 
 from guard.decision import Verdict
+from guard.key_scope import ALL_TARGETS
 from server import screening as module
 from server.errors import InvalidRequest, Overloaded
+from server.lanes import Waiting
 
 PROMPT = "Who wrote the Salt Ledger?"
 
@@ -89,6 +91,16 @@ def test_nobody_waits_for_a_long_conversation(
     assert module.LONG_QUEUE_LENGTH <= unfinished <= module.LONG_QUEUE_LENGTH + 1
     assert outcomes[0].verdict is Verdict.ALLOW
     assert any(isinstance(outcome, Overloaded) for outcome in outcomes)
+
+
+def test_who_left_with_its_loop_does_not_end_the_lane():
+    """As the question that readiness asks by itself, where the server has stopped meanwhile."""
+    loop = asyncio.new_event_loop()
+    waiting = Waiting(("Is anybody there?",), ALL_TARGETS, loop, loop.create_future())
+    loop.close()
+    waiting.answer(Overloaded())
+
+    assert not waiting.given_up
 
 
 def test_a_conversation_of_too_many_windows_is_refused(screening, put_in_force, target, screen):
