@@ -16,6 +16,9 @@ from server.errors import StartFault
 from server.log import get_logger
 from server.settings import Settings, is_loopback
 
+# How long a connection may idle: longer than clients and proxies keep one, whose next request would
+# else meet its end. httpx keeps them for 5 s, aiohttp for 15, nginx for 60.
+KEEP_ALIVE_SECONDS = 75
 _PARENT_POLL_SECONDS = 0.5
 _DRAIN_SECONDS = 10
 
@@ -49,6 +52,7 @@ def uvicorn_server(app: object) -> uvicorn.Server:
             server_header=False,
             lifespan="off",
             timeout_graceful_shutdown=_DRAIN_SECONDS,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
     )
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from guard.server_life import SERVER_PID, watch_spawned
+from server.admin_port import KEEP_ALIVE_SECONDS
 from server.auth import admin_key
 from server.control import START_AGAIN
 from server.errors import StartFault
@@ -127,6 +128,9 @@ def _environment(settings: Settings) -> dict[str, str]:
         SERVER_PID: str(os.getpid()),
         # vLLM would tell its makers of every start.
         "VLLM_NO_USAGE_STATS": os.environ.get("VLLM_NO_USAGE_STATS", "1"),
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": os.environ.get(
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE", str(KEEP_ALIVE_SECONDS)
+        ),
         # It would keep what the engine said. The gateway stores what clients were shown.
         "VLLM_ENABLE_RESPONSES_API_STORE": "0",
         "VLLM_USE_V2_MODEL_RUNNER": str(int(settings.model_runner == "v2")),

@@ -17,7 +17,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import SecretStr
 from rich.progress import Progress
@@ -26,6 +25,7 @@ from starlette.responses import JSONResponse
 from guard.follower import Active, ActivePointer, Follower, followers
 from guard.snapshot import load_snapshot
 from guard.vocabulary import Vocabulary
+from server.admin_port import uvicorn_server
 from server.auth import KeyRing, Role
 from server.bench.errors import ServerDied
 from server.bench.figures import spread
@@ -160,8 +160,7 @@ def _control(settings: Settings, key: str) -> Iterator[tuple[Fleet, str]]:
     app.include_router(node_router)
     app.add_exception_handler(ServerError, _refused)
     listener = socket.create_server(("127.0.0.1", 0))
-    options = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
-    server = uvicorn.Server(options)
+    server = uvicorn_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

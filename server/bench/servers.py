@@ -25,6 +25,7 @@ from typing import Self
 
 import httpx
 
+from server.admin_port import KEEP_ALIVE_SECONDS
 from server.bench.errors import ServerDied
 from server.bench.processes import descendants, is_alive
 from server.client import AdminClient
@@ -286,6 +287,7 @@ def _environment(inherited: Mapping[str, str]) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_CPU_OMP_THREADS_BIND": engine_cores(os.cpu_count() or 1),
         "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_SECONDS),
         **kept,
     }
 

@@ -91,7 +91,7 @@ def start_stack(tmp_path: Any) -> Iterator[StartStack]:
             tally=tally,
             telemetry=telemetry,
         )
-        url, stop = serve(gateway, log_level="error", ws="none", timeout_keep_alive=60)
+        url, stop = serve(gateway, log_level="error", ws="none")
         http = httpx.Client(base_url=url, timeout=60)
         stopping.extend((counters.close, audit.stop, stop, http.close))
         return Stack(vllm, guard, registry, url, http, counters, audit)

@@ -9,12 +9,16 @@ from typing import Any
 
 import uvicorn
 
+from server.admin_port import KEEP_ALIVE_SECONDS
+
 
 def serve(app: Any, **options: Any) -> tuple[str, Callable[[], None]]:
     """The URL of an app that is served from now on, and what ends that; options are uvicorn's.
 
     Who connects before uvicorn accepts waits in the listener's queue.
     """
+    # Longer than any client keeps a connection, whose next request would else meet its end.
+    options = {"timeout_keep_alive": KEEP_ALIVE_SECONDS} | options
     server = uvicorn.Server(uvicorn.Config(app, **options))
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

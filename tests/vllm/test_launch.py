@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 from server import launch
+from server.admin_port import uvicorn_server
 from server.errors import StartFault
 from server.settings import Settings
 
@@ -110,6 +111,18 @@ def test_nobody_is_told_of_a_start(tmp_path, monkeypatch):
 
     assert found["VLLM_NO_USAGE_STATS"] == "1"
     assert launch._environment(settings(tmp_path, "v1"))["VLLM_NO_USAGE_STATS"] == "0"
+
+
+def test_idle_connections_outlive_clients_pools(tmp_path, monkeypatch):
+    """Of the API and of the admin API: httpx keeps one for 5 seconds, nginx for 60."""
+    variable = "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"
+    monkeypatch.delenv(variable, raising=False)
+    found = launch._environment(settings(tmp_path, "v1"))
+    monkeypatch.setenv(variable, "9")
+
+    assert int(found[variable]) > 60
+    assert launch._environment(settings(tmp_path, "v1"))[variable] == "9"
+    assert uvicorn_server(None).config.timeout_keep_alive > 60
 
 
 def test_nothing_is_served_while_texts_are_logged():
