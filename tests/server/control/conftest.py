@@ -18,7 +18,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from sqlalchemy import make_url
 
-from guard.follower import Active, Follower
+from guard.follower import Follower
 from server.activation import SnapshotPublisher
 from server.database import Database
 from server.jobs import JobWorker
@@ -36,6 +36,7 @@ from server.worklist import Worklist
 from tests.server.control.admin_api import admin_api
 from tests.server.control.control_process import PATIENCE_SECONDS, ControlProcess, Nursery
 from tests.server.control.fake_control import QuickCompiler
+from tests.server.control.following import following
 
 ADMIN = {"authorization": "Bearer admin-key"}
 
@@ -160,17 +161,8 @@ def make_worker(
 @pytest.fixture
 def follow(settings: Settings) -> Iterator[Callable[..., Follower]]:
     """Start real followers; `load` may raise to reject a policy."""
-    started: list[Follower] = []
-
-    def start(load: Callable[[Active], None] = lambda active: None) -> Follower:
-        follower = Follower(settings.state_dir, "gateway", load)
-        follower.start()
-        started.append(follower)
-        return follower
-
-    yield start
-    for follower in started:
-        follower.stop()
+    with following(settings.state_dir) as start:
+        yield start
 
 
 @pytest.fixture

@@ -6,21 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guard.follower import Active, Follower
+from guard.follower import Follower
 from server.settings import Settings
+from tests.server.control.following import following
 
 
 @pytest.fixture
 def follow_corpora(settings: Settings) -> Iterator[Callable[..., Follower]]:
     """Start gateways that follow the corpora."""
-    started: list[Follower] = []
-
-    def start(load: Callable[[Active], None] = lambda active: None) -> Follower:
-        follower = Follower(settings.corpora, "gateway", load)
-        follower.start()
-        started.append(follower)
-        return follower
-
-    yield start
-    for follower in started:
-        follower.stop()
+    with following(settings.corpora) as start:
+        yield start
