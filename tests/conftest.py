@@ -318,8 +318,6 @@ def fuzz() -> Callable[..., Fuzzed]:
             "checks": {
                 "positive_data_acceptance": {"enabled": False},
                 "negative_data_rejection": {"expected-statuses": refused},
-                # Withdrawing a target is a job (202): it is there until that is done.
-                "use_after_free": {"enabled": False},
             },
             **more,
         }
