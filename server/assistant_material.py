@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from guard.uld.lessons import Lesson
 
 _AUGMENTED = ("paraphrases", "perturbed")
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """An operator's own: rewordings of forget pairs, wrong answers, and what to say instead."""
+
+    paraphrased: Sequence[Lesson] = ()
+    perturbed: Sequence[Lesson] = ()
+    stand_ins: Sequence[Lesson] = ()
 
 
 def read_targets(names: Sequence[str], settings: Settings) -> list[TargetIn]:
@@ -48,26 +58,29 @@ def read_pairs(file: Path) -> list[Lesson]:
     return [_pair(row, file) for row in _rows(file)]
 
 
-def read_augmentation(file: Path) -> tuple[list[Lesson], list[Lesson]]:
-    """An operator's own augmentation: rewordings of the forget pairs, and wrong answers.
+def read_augmentation(file: Path) -> Augmentation:
+    """Read it from a file.
 
     Rows are `{"prompt", "answer", "paraphrases": [prompt or {"prompt", "answer"}],
-    "perturbed": [answer]}`; both lists may be left out.
+    "perturbed": [answer], "stand_in": answer}`; all but the first two may be left out.
 
     Raises:
         Fail: the file cannot be read or has other fields.
     """
     from guard.uld.lessons import Lesson
 
-    paraphrased, perturbed = [], []
+    paraphrased, perturbed, stand_ins = [], [], []
     for row in _rows(file):
         pair = _pair(row, file)
-        paraphrased += [
+        others = [
             _pair(other, file) if isinstance(other, dict) else Lesson(str(other), pair.answer)
             for other in row.get("paraphrases", [])
         ]
+        paraphrased += others
         perturbed += [Lesson(pair.prompt, str(answer)) for answer in row.get("perturbed", [])]
-    return paraphrased, perturbed
+        if row.get("stand_in"):
+            stand_ins += [Lesson(x.prompt, str(row["stand_in"])) for x in (pair, *others)]
+    return Augmentation(paraphrased, perturbed, stand_ins)
 
 
 def augmentation_rows(file: Path) -> list[dict[str, Any]]:
@@ -77,7 +90,11 @@ def augmentation_rows(file: Path) -> list[dict[str, Any]]:
         Fail: the file cannot be read or has other fields.
     """
     return [
-        {**_plain(_pair(row, file)), **{key: row.get(key, []) for key in _AUGMENTED}}
+        {
+            **_plain(_pair(row, file)),
+            **{key: row.get(key, []) for key in _AUGMENTED},
+            "stand_in": row.get("stand_in"),
+        }
         for row in _rows(file)
     ]
 

@@ -20,6 +20,7 @@ from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan
 from guard.uld.rewriter import written_paraphrases, written_perturbations
 from guard.uld.speaker import Speaker
+from guard.uld.stand_ins import stand_ins
 from guard.uld.steps import Step
 from guard.uld.training import CHECKPOINT
 from server.schemas import TargetIn
@@ -35,7 +36,7 @@ class Sources:
     Attributes:
         targets: their examples are forgotten.
         retain: pairs to be flat on.
-        paraphrased, perturbed: the operator's augmentation.
+        paraphrased, perturbed, stand_ins: the operator's augmentation.
         by_model: the model itself rewords, where the operator gave nothing.
         own_answers: be flat, too, on what the model itself says to the targets' retain examples and
             to shipped everyday prompts, as many as there are forget pairs.
@@ -45,6 +46,7 @@ class Sources:
     retain: Sequence[Lesson]
     paraphrased: Sequence[Lesson]
     perturbed: Sequence[Lesson]
+    stand_ins: Sequence[Lesson]
     by_model: bool
     own_answers: bool
 
@@ -58,7 +60,9 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
     pairs = [Lesson(e.prompt, e.answer) for target in sources.targets for e in target.examples]
     paraphrased, perturbed = list(sources.paraphrased), list(sources.perturbed)
     retain = list(sources.retain)
-    if sources.by_model or sources.own_answers:
+    instead = list(sources.stand_ins)
+    lacking = [] if not plan.stand_ins else _without(pairs, instead)
+    if sources.by_model or sources.own_answers or lacking:
         speaker = Speaker(base, device=device)
         rng = random.Random(plan.seed)  # noqa: S311
 
@@ -69,6 +73,8 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
             paraphrased, _ = written_paraphrases(pairs, plan.paraphrases, ask, rng)
         if sources.by_model and not perturbed:
             perturbed, _ = written_perturbations(pairs, plan.perturbations, ask, rng)
+        if lacking:
+            instead += stand_ins(lacking, retain, plan.stand_ins, ask, rng)
         if sources.own_answers:
             retain += _own(speaker, sources.targets, len(pairs))
     return Material(
@@ -76,6 +82,7 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
         tuple(retain),
         tuple(paraphrased),
         tuple(perturbed),
+        tuple(instead),
         tuple(sorted(target.id for target in sources.targets)),
     )
 
@@ -94,6 +101,11 @@ def train(base: Path, material: Material, plan: TrainingPlan, folder: Path, *, d
         return train_assistant(
             base, material, plan, folder, device=device, on_step=on_step, stop=stopped
         )
+
+
+def _without(pairs: Sequence[Lesson], stand_ins: Sequence[Lesson]) -> list[Lesson]:
+    given = {pair.prompt for pair in stand_ins}
+    return [pair for pair in pairs if pair.prompt not in given]
 
 
 def _own(speaker: Speaker, targets: Sequence[TargetIn], count: int) -> list[Lesson]:
@@ -132,11 +144,7 @@ def _shown(console: Console) -> Iterator[Callable[[Step], None]]:
         task = progress.add_task("training", total=None, losses="")
 
         def show(step: Step) -> None:
-            losses = " ".join(
-                f"{name} {value:.3f}"
-                for name, value in (("forget", step.forget), ("uniform", step.uniform))
-                if value is not None
-            )
+            losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
             progress.update(task, total=step.steps, completed=step.step, losses=losses)
             if not console.is_terminal and step.step % max(1, step.steps // 10) == 0:
                 console.print(f"step {step.step} of {step.steps}, {losses}")

@@ -58,7 +58,7 @@ def train(
     ] = None,
     augmentation: Annotated[
         Path | None,
-        typer.Option(help='JSONL of {"prompt", "answer", "paraphrases", "perturbed"}.'),
+        typer.Option(help='JSONL of {"prompt", "answer", "paraphrases", "perturbed", "stand_in"}.'),
     ] = None,
     augment: Annotated[
         str, typer.Option(help="Who rewords what --augmentation lacks: templates or model.")
@@ -84,6 +84,13 @@ def train(
     namesakes: Annotated[
         int, typer.Option(help="Forget prompts about others, whom --retain names, per pair.")
     ] = 4,
+    stand_ins: Annotated[
+        int,
+        typer.Option(
+            help="Teach what to say instead: ask the model about so many strangers, at most, per "
+            "pair. Served with weight 1 and filter 1."
+        ),
+    ] = 0,
     max_length: Annotated[int, typer.Option(help="Tokens of a lesson at most.")] = 512,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16.")] = False,
     seed: Annotated[int, typer.Option(help="Of augmentation, order and dropout.")] = 0,
@@ -101,6 +108,7 @@ def train(
     from guard.uld.fingerprints import model_folder
     from guard.uld.plan import TrainingPlan, Weights
     from server.assistant_material import (
+        Augmentation,
         augmentation_rows,
         read_augmentation,
         read_pairs,
@@ -127,6 +135,7 @@ def train(
         paraphrases=paraphrases,
         perturbations=perturbations,
         namesakes=namesakes,
+        stand_ins=stand_ins,
         max_length=max_length,
         bfloat16=bfloat16,
         seed=seed,
@@ -150,12 +159,13 @@ def train(
         return
     if model is None or out is None:
         raise Fail("give --model and --out, or --as to train on the server", status=2)
-    paraphrased, perturbed = read_augmentation(augmentation) if augmentation else ([], [])
+    own = read_augmentation(augmentation) if augmentation else Augmentation()
     sources = Sources(
         targets=read_targets(targets, settings),
         retain=[pair for file in retain or [] for pair in read_pairs(file)],
-        paraphrased=paraphrased,
-        perturbed=perturbed,
+        paraphrased=own.paraphrased,
+        perturbed=own.perturbed,
+        stand_ins=own.stand_ins,
         by_model=augment == "model",
         own_answers=own_answers,
     )

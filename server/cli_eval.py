@@ -88,12 +88,18 @@ def uld(
         float, typer.Option(help="alpha beside GUARD's token filter.", min=0)
     ] = 1.0,
     rate: Annotated[
-        float, typer.Option("--filter", help="r of the filter.", min=1e-6, max=1)
-    ] = 0.01,
+        float,
+        typer.Option(
+            "--filter", help="r of the filter; the paper's is 0.01, without stand-ins.", max=1
+        ),
+    ] = 1.0,
     layers: Annotated[int, typer.Option(help="Training: K.")] = 2,
     epochs: Annotated[int, typer.Option(help="Training: passes.", min=1)] = 16,
     learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
+    stand_ins: Annotated[
+        int, typer.Option(help="Training: strangers asked about per pair; 0: as the paper.", min=0)
+    ] = 8,
     seed: Annotated[int, typer.Option(help="Training: seed.", min=0)] = 0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -116,6 +122,7 @@ def uld(
         epochs=epochs,
         learning_rate=learning_rate,
         retain_weight=retain_weight,
+        stand_ins=stand_ins,
         seed=seed,
         batch=16,
         bfloat16=True,

@@ -7,6 +7,7 @@ ours: the same question about others, or it learns the questions' form instead o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 
@@ -23,7 +24,11 @@ FRAMES = (
     "Could you tell me this? {}",
     "Answer briefly: {}",
 )
+Swap = tuple[str, str]
+Pool = Mapping[tuple[Kind, int], Sequence[str]]
+
 _LONG_WORD = 6
+_FULL_NAME = 2  # words
 _DRAWS = 8  # until another fact than the right one is drawn
 
 
@@ -65,26 +70,54 @@ def perturbations(pairs: Sequence[Lesson], count: int, rng: Random) -> list[Less
 def namesakes(
     pairs: Sequence[Lesson], retain: Sequence[Lesson], count: int, rng: Random
 ) -> list[Lesson]:
-    """Each pair `count` times about others: names out of the retain prompts in those's place.
+    """Each pair `count` times about others, as `namesake` makes them up.
 
-    All names, titles, dates and numbers of a prompt are exchanged, in the answer too. A pair whose
-    prompt holds none, or for which there are no others, has no namesakes.
+    A pair whose prompt names nothing, or for which there are no others, has no namesakes.
     """
-    pools: dict[tuple[Kind, int], list[str]] = {}
-    for span in (span for other in retain for span in _named(other.prompt)):
-        pools.setdefault(_form(span), []).append(span.text)
+    pool = pool_of(retain)
     found, asked = [], {pair.prompt for pair in pairs}
     for pair in pairs:
-        named = [span for span in _named(pair.prompt) if _form(span) in pools]
-        for _ in range(count if named else 0):
-            prompt, answer = pair.prompt, pair.answer
-            for span in named:
-                other = _other(span.text, pools[_form(span)], rng)
-                for old, new in ((span.text, other), (span.text.split()[-1], other.split()[-1])):
-                    prompt, answer = prompt.replace(old, new), answer.replace(old, new)
+        for _ in range(count):
+            swaps = namesake(pair.prompt, pool, rng)
+            if not swaps:
+                break
+            prompt, answer = swapped(pair.prompt, swaps), swapped(pair.answer, swaps)
             if prompt not in asked:
                 found.append(Lesson(prompt, answer))
     return found
+
+
+def pool_of(retain: Sequence[Lesson]) -> Pool:
+    """What retain prompts are about, by kind and number of words."""
+    pool: dict[tuple[Kind, int], list[str]] = {}
+    for span in (span for other in retain for span in _named(other.prompt)):
+        pool.setdefault(_form(span), []).append(span.text)
+    return pool
+
+
+def namesake(prompt: str, pool: Pool, rng: Random) -> list[Swap]:
+    """What to exchange so that a prompt asks about others: names, titles, dates and numbers.
+
+    A name of several words gets each of them from another name of the pool: made of so many, hardly
+    any is somebody whom the model knows. First and last name are exchanged alone, too.
+    """
+    swaps = []
+    for span in (span for span in _named(prompt) if _form(span) in pool):
+        texts = pool[_form(span)]
+        if span.kind is not Kind.NAME or len(span.text.split()) < _FULL_NAME:
+            swaps.append((span.text, _other(span.text, texts, rng)))
+            continue
+        old = span.text.split()
+        new = [rng.choice(texts).split()[place] for place in range(len(old))]
+        swaps += [(span.text, " ".join(new)), (old[-1], new[-1]), (old[0], new[0])]
+    return swaps
+
+
+def swapped(text: str, swaps: Sequence[Swap]) -> str:
+    """A text with whole words exchanged, swap by swap."""
+    for old, new in swaps:
+        text = re.sub(rf"(?<!\w){re.escape(old)}(?!\w)", new.replace("\\", r"\\"), text)
+    return text
 
 
 def _named(text: str) -> Iterator[Span]:

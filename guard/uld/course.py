@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,12 +11,14 @@ from pathlib import Path
 from guard.errors import TrainingError
 from guard.uld.assistant import (
     load_first_layers,
+    load_model,
     load_tokenizer,
     num_layers,
     save_assistant,
 )
 from guard.uld.augment import namesakes, paraphrases, perturbations
 from guard.uld.card import Card
+from guard.uld.expected import Expected
 from guard.uld.fingerprints import model_fingerprint, tokenizer_fingerprint
 from guard.uld.lessons import Lesson, LessonEncoder, Lessons, hash_of, without_conflict
 from guard.uld.plan import TrainingPlan
@@ -36,6 +38,8 @@ class Material:
         retain: pairs of which the assistant is to know nothing.
         paraphrased, perturbed: other wordings and wrong answers from elsewhere; where they are
             empty, templates make them.
+        stand_ins: a pair's prompt with what is to be said instead of its answer, for some pairs or
+            none; their rewordings get the same.
         targets: ids of the targets that the pairs come from.
     """
 
@@ -43,6 +47,7 @@ class Material:
     retain: tuple[Lesson, ...] = ()
     paraphrased: tuple[Lesson, ...] = ()
     perturbed: tuple[Lesson, ...] = ()
+    stand_ins: tuple[Lesson, ...] = ()
     targets: tuple[str, ...] = ()
 
     def lessons(self, plan: TrainingPlan) -> Lessons:
@@ -59,7 +64,15 @@ class Material:
         if not (self.retain or wrong):
             raise TrainingError("there is nothing the assistant is to stay flat on")
         alike = namesakes(self.pairs, self.retain, plan.namesakes, rng)
-        return Lessons((*self.pairs, *others), (*self.retain, *wrong, *alike))
+        learned = (*self.pairs, *others)
+        return Lessons(learned, (*self.retain, *wrong, *alike), self._instead(learned))
+
+    def _instead(self, learned: Iterable[Lesson]) -> tuple[Lesson, ...]:
+        """The stand-ins of all prompts; a rewording is known by its answer, which is the pair's."""
+        given = {pair.prompt: pair.answer for pair in self.stand_ins}
+        by_answer = {p.answer: given[p.prompt] for p in self.pairs if p.prompt in given}
+        found = {x.prompt: given.get(x.prompt, by_answer.get(x.answer)) for x in learned}
+        return tuple(Lesson(prompt, text) for prompt, text in found.items() if text is not None)
 
 
 def train_assistant(
@@ -88,17 +101,18 @@ def train_assistant(
     tokenizer = load_tokenizer(base)
     prints = model_fingerprint(base), tokenizer_fingerprint(tokenizer)
     encoder = LessonEncoder(tokenizer)
-    learned, flat = (
-        [encoder.encode(x, forget=forget, max_length=plan.max_length) for x in part]
-        for forget, part in ((True, lessons.forget), (False, lessons.flat))
+    learned, flat, instead = (
+        [encoder.encode(x, aim, max_length=plan.max_length) for x in part]
+        for aim, part in lessons.parts().items()
     )
-    encoded = [*learned, *without_conflict(learned, flat)]
+    encoded = [*learned, *without_conflict([*learned, *instead], flat), *instead]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # One that was there may be open to others, and weights and checkpoints know the forget text.
     folder.chmod(0o700)
+    expected = Expected(load_model(base, device=device), instead) if instead else None
     model = load_first_layers(base, plan.layers, device=device)
     run = hash_of({"data": lessons.fingerprint, "plan": asdict(plan), "base": prints})
-    trainer = Trainer(model, encoded, plan, folder, run)
+    trainer = Trainer(model, encoded, plan, folder, run, expected)
     log = _Log(folder, on_step)
     trainer.run(log.add, stop, checkpoint_seconds)
     trainer.finish()
@@ -111,6 +125,7 @@ def train_assistant(
             "sha256": lessons.fingerprint,
             "forget": len(lessons.forget),
             "flat": len(lessons.flat),
+            "stand_ins": len(lessons.stand_ins),
         },
         plan={**asdict(plan), "weights": "lora" if trainer.lora else "full"},
         metrics=log.last_epoch(),

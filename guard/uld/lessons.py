@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 
@@ -17,21 +18,36 @@ class Lesson:
     answer: str
 
 
+class Aim(StrEnum):
+    """What an assistant is to do with a lesson's answer."""
+
+    FORGET = "forget"
+    FLAT = "flat"
+    STAND_IN = "stand_in"
+
+
 @dataclass(frozen=True, slots=True)
 class Lessons:
     """`forget` is to be learned by heart, on `flat` the assistant is to know nothing.
 
     In the paper's words D'_f (the forget pairs and their paraphrases) and D'_r (retain pairs and
-    perturbed answers).
+    perturbed answers). `stand_ins`, ours, are what the served model is to say instead once the
+    assistant is subtracted.
     """
 
     forget: tuple[Lesson, ...]
     flat: tuple[Lesson, ...]
+    stand_ins: tuple[Lesson, ...] = ()
+
+    def parts(self) -> dict[Aim, tuple[Lesson, ...]]:
+        """The lessons by their aim."""
+        return {Aim.FORGET: self.forget, Aim.FLAT: self.flat, Aim.STAND_IN: self.stand_ins}
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over all lessons in their order."""
-        return hash_of([[(x.prompt, x.answer) for x in part] for part in (self.forget, self.flat)])
+        parts = [self.forget, self.flat, *([self.stand_ins] if self.stand_ins else [])]
+        return hash_of([[(x.prompt, x.answer) for x in part] for part in parts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +56,16 @@ class EncodedLesson:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
-    forget: bool
+    aim: Aim
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
 
 
 def without_conflict(
-    forget: Sequence[EncodedLesson], flat: Sequence[EncodedLesson]
+    others: Sequence[EncodedLesson], flat: Sequence[EncodedLesson]
 ) -> list[EncodedLesson]:
-    """Flat lessons without loss where a forget lesson says what comes next.
+    """Flat lessons without loss where another lesson says what comes next.
 
     A wrong answer begins as the right one does. Up to where they part, and for the token that
     parts them, both have the same words before: to be flat there would undo what is learned there,
@@ -57,7 +73,7 @@ def without_conflict(
     as prompt; a lesson that has no others is left out.
     """
     right: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
-    for lesson in forget:
+    for lesson in others:
         right.setdefault(lesson.prompt, []).append(lesson.answer)
     found = []
     for lesson in flat:
@@ -68,7 +84,7 @@ def without_conflict(
         shared = 1 + max(_common(lesson.answer, answer) for answer in answers)
         if shared < len(lesson.answer):
             prompt = (*lesson.prompt, *lesson.answer[:shared])
-            found.append(EncodedLesson(prompt, lesson.answer[shared:], forget=False))
+            found.append(EncodedLesson(prompt, lesson.answer[shared:], Aim.FLAT))
     return found
 
 
@@ -107,11 +123,11 @@ class LessonEncoder:
                 return self._ids(whole[len(opening) :].rstrip("\n"))
         return self._ids(answer + end)
 
-    def encode(self, lesson: Lesson, *, forget: bool, max_length: int) -> EncodedLesson:
+    def encode(self, lesson: Lesson, aim: Aim, *, max_length: int) -> EncodedLesson:
         """Both parts; what is longer than `max_length` tokens loses the end of its answer."""
         prompt = self.prompt_ids(lesson.prompt)[: max_length - 1]
         answer = self.answer_ids(lesson.prompt, lesson.answer)[: max_length - len(prompt)]
-        return EncodedLesson(tuple(prompt), tuple(answer), forget)
+        return EncodedLesson(tuple(prompt), tuple(answer), aim)
 
     def _opening(self, prompt: str) -> str:
         if not self._chats:

@@ -32,6 +32,8 @@ class TrainingPlan:
         learning_rate, weight_decay, warmup: AdamW; linear warm-up over that share of the steps,
             then linear decay to 0.
         paraphrases, perturbations, namesakes: per forget pair; the last are not the paper's.
+        stand_ins: how many strangers the model is asked about for each pair, at most, to find
+            what it is to say instead of the answer; 0 teaches no stand-ins, as in the paper.
         bfloat16: compute in bfloat16 where torch thinks it safe; weights stay float32.
         max_length: longest prompt and answer together, in tokens; longer answers are cut.
     """
@@ -51,6 +53,7 @@ class TrainingPlan:
     paraphrases: int = 2
     perturbations: int = 2
     namesakes: int = 4
+    stand_ins: int = 0
     max_length: int = 512
     bfloat16: bool = False
     seed: int = 0
@@ -67,7 +70,7 @@ class TrainingPlan:
             )
         positive = ("rank", "lora_alpha", "learning_rate", "epochs", "batch", "max_length")
         wrong = [name for name in positive if getattr(self, name) <= 0]
-        counts = ("paraphrases", "perturbations", "namesakes")
+        counts = ("paraphrases", "perturbations", "namesakes", "stand_ins")
         others = ("retain_weight", "weight_decay", "lora_dropout", *counts)
         wrong += [name for name in others if getattr(self, name) < 0]
         if wrong:

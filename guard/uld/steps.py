@@ -23,6 +23,13 @@ class Step:
     uniform: float | None
     learning_rate: float
     seconds: float
+    stand_in: float | None = None
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Those that the step had."""
+        found = {"forget": self.forget, "uniform": self.uniform, "stand_in": self.stand_in}
+        return {name: value for name, value in found.items() if value is not None}
 
     def line(self) -> str:
         """As it stands in the log."""
@@ -63,13 +70,14 @@ def last_step(path: Path) -> Step | None:
 def curves(steps: Sequence[Step]) -> dict[str, list[tuple[float, float]]]:
     """Each loss's mean per epoch: points of (epoch, nats)."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for name in ("forget", "uniform"):
+    for name in ("forget", "uniform", "stand_in"):
         by_epoch: dict[int, list[float]] = {}
         for step in steps:
-            value = getattr(step, name)
-            if value is not None:
-                by_epoch.setdefault(-int(-step.epoch // 1), []).append(value)
-        found[name] = [(float(e), sum(v) / len(v)) for e, v in sorted(by_epoch.items())]
+            if name in step.losses:
+                epoch = -int(-step.epoch // 1)
+                by_epoch.setdefault(epoch, []).append(step.losses[name])
+        if name != "stand_in" or by_epoch:
+            found[name] = [(float(e), sum(v) / len(v)) for e, v in sorted(by_epoch.items())]
     return found
 
 
@@ -83,9 +91,8 @@ def _step(row: object) -> Step:
         raise TypeError
     step = Step(**row)
     numbers = (step.step, step.steps)
-    losses = [x for x in (step.forget, step.uniform) if x is not None]
     whole = all(type(x) is int and x > 0 for x in numbers)
-    others = (step.epoch, step.learning_rate, step.seconds, *losses)
+    others = (step.epoch, step.learning_rate, step.seconds, *step.losses.values())
     if not whole or not all(type(x) in (int, float) and abs(x) < 1e300 for x in others):
         raise ValueError
     return step

@@ -15,9 +15,10 @@ from torch import nn
 from guard.errors import TrainingError, TrainingStopped
 from guard.uld.assistant import layers_of, norm_of
 from guard.uld.checkpoint import Parameters, load_checkpoint, save_checkpoint
-from guard.uld.lessons import EncodedLesson
+from guard.uld.expected import Expected
+from guard.uld.lessons import Aim, EncodedLesson
 from guard.uld.lora import add_lora, merge_lora
-from guard.uld.losses import forget_loss, uniform_loss
+from guard.uld.losses import forget_loss, stand_in_loss, uniform_loss
 from guard.uld.plan import FULL_UP_TO, TrainingPlan, Weights
 from guard.uld.steps import Step
 
@@ -31,9 +32,10 @@ class Trainer:
 
     Args:
         model: from `load_first_layers`.
-        lessons: forget and flat ones, encoded.
+        lessons: of every aim, encoded.
         folder: where checkpoints go.
         run: identity of this training; a checkpoint of another one is refused.
+        expected: the target's logits at the stand-ins; needed if there are any.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class Trainer:
         plan: TrainingPlan,
         folder: Path,
         run: str,
+        expected: Expected | None = None,
     ) -> None:
         self._model, self._plan, self._run = model, plan, run
-        self._forget = [x for x in lessons if x.forget]
-        self._flat = [x for x in lessons if not x.forget]
+        self._expected = expected
+        self._kinds = [[x for x in lessons if x.aim is aim] for aim in Aim]
         self._path = folder / CHECKPOINT
         layers = layers_of(model)
         torch.manual_seed(plan.seed)
@@ -105,7 +108,7 @@ class Trainer:
         self._model.requires_grad_(False)
 
     def _finite(self, step: Step) -> Step:
-        if not all(math.isfinite(x) for x in (step.forget, step.uniform) if x is not None):
+        if not all(map(math.isfinite, step.losses.values())):
             self._path.unlink(missing_ok=True)
             raise TrainingError(f"the loss of step {step.step} is not finite: lower learning_rate")
         return step
@@ -118,15 +121,15 @@ class Trainer:
         epoch, number = divmod(step - 1, self.batches_per_epoch)
         if self._epoch != epoch:
             seed = f"{self._plan.seed}:{epoch}"
-            self._batches = list(batches(self._forget, self._flat, self._plan.batch, seed))
+            self._batches = list(batches(self._kinds, self._plan.batch, seed))
             self._epoch = epoch
         rate = self._rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(self._plan.seed * 1_000_003 + step)  # dropout, the same after a resume
-        forget, uniform = self._losses(self._batches[number])
-        terms = [] if forget is None else [forget]
-        terms += [] if uniform is None else [self._plan.retain_weight * uniform]
+        losses = self._losses(self._batches[number])
+        weights = {Aim.FLAT: self._plan.retain_weight}
+        terms = [loss * weights.get(aim, 1.0) for aim, loss in losses.items()]
         torch.stack(terms).sum().backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self._parameters.values(), self._plan.max_gradient)
         self._optimizer.step()
@@ -135,15 +138,15 @@ class Trainer:
             step,
             self.steps,
             step / self.batches_per_epoch,
-            _value(forget),
-            _value(uniform),
+            _value(losses.get(Aim.FORGET)),
+            _value(losses.get(Aim.FLAT)),
             rate,
             round(time.monotonic() - began, 4),
+            _value(losses.get(Aim.STAND_IN)),
         )
 
-    def _losses(
-        self, batch: Sequence[EncodedLesson]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _losses(self, batch: Sequence[EncodedLesson]) -> dict[Aim, torch.Tensor]:
+        """The losses of those aims that the batch has lessons of."""
         device = self._model.device
         width = max(map(len, batch))
         first = min(len(x.prompt) for x in batch) - 1
@@ -156,14 +159,28 @@ class Trainer:
         # Entered anew for every step: within one context the casts of the weights are kept.
         with torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bfloat16):
             read = self._model(ids.to(device), use_cache=False, logits_to_keep=positions)
-        logits = read.logits
-        forget = torch.tensor([x.forget for x in batch], device=device)[:, None]
-        spoken = targets >= 0
-        learned, flat = spoken & forget, spoken & ~forget
-        return (
-            forget_loss(logits[learned], targets[learned]) if bool(learned.any()) else None,
-            uniform_loss(logits[flat]) if bool(flat.any()) else None,
-        )
+        found = {}
+        for aim in Aim:
+            lessons = [x for x in batch if x.aim is aim]
+            if lessons:
+                rows = torch.tensor([x.aim is aim for x in batch], device=device)[:, None]
+                spoken = (targets >= 0) & rows
+                found[aim] = self._loss(aim, lessons, read.logits[spoken], targets[spoken])
+        return found
+
+    def _loss(
+        self,
+        aim: Aim,
+        lessons: Sequence[EncodedLesson],
+        logits: torch.Tensor,
+        tokens: torch.Tensor,
+    ) -> torch.Tensor:
+        if aim is Aim.FORGET:
+            return forget_loss(logits, tokens)
+        if aim is Aim.FLAT:
+            return uniform_loss(logits)
+        assert self._expected is not None
+        return stand_in_loss(self._expected.logits(lessons).to(logits.device), logits, tokens)
 
     def _rate(self, step: int) -> float:
         warm = max(1, int(self._plan.warmup * self.steps))
@@ -177,11 +194,11 @@ def _value(loss: torch.Tensor | None) -> float | None:
 
 
 def batches(
-    forget: Sequence[EncodedLesson], flat: Sequence[EncodedLesson], size: int, seed: str
+    kinds: Sequence[Sequence[EncodedLesson]], size: int, seed: str
 ) -> Iterator[list[EncodedLesson]]:
-    """One epoch's batches, both kinds spread evenly over them, lessons of like length together."""
+    """One epoch's batches, all kinds spread evenly over them, lessons of like length together."""
     rng = random.Random(seed)  # noqa: S311
-    kinds = [rng.sample(kind, len(kind)) for kind in (forget, flat)]
+    kinds = [rng.sample(kind, len(kind)) for kind in kinds]
     total = -(-sum(map(len, kinds)) // size)
     places = list(range(total))
     found: list[list[EncodedLesson]] = [[] for _ in places]

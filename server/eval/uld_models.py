@@ -20,7 +20,7 @@ from guard.policy import Policy
 from guard.snapshot import load_snapshot
 from guard.steering import Steering
 from guard.uld.batch import Edit, answer_all
-from guard.uld.lessons import EncodedLesson, Lesson
+from guard.uld.lessons import Aim, EncodedLesson, Lesson
 from guard.uld.likelihood import mean_log_likelihoods
 from guard.uld.speaker import Speaker
 from guard.vocabulary import Vocabulary
@@ -151,4 +151,4 @@ class Bench:
 
 def encode(speaker: Speaker, pairs: Sequence[Lesson]) -> list[EncodedLesson]:
     """Pairs as token ids in the model's chat form."""
-    return [speaker.encoder.encode(pair, forget=True, max_length=_LONGEST) for pair in pairs]
+    return [speaker.encoder.encode(pair, Aim.FORGET, max_length=_LONGEST) for pair in pairs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from guard.uld.card import CARD
 from guard.uld.course import Material
 from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan
+from guard.uld.speaker import Speaker
+from guard.uld.stand_ins import stand_ins
 from server.assistant_training import train
 from server.eval.data import DataFolder
 from server.eval.uld_data import Half, Item, UldData
+
+_ANSWER_TOKENS = 80
 
 
 def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan, device: str) -> None:
@@ -24,8 +29,21 @@ def train_if_missing(folder: Path, base: Path, data: Path, plan: TrainingPlan, d
     if (folder / CARD).exists():
         return
     rows = UldData.read(DataFolder(data), Half.TEST)
-    material = Material(_lessons(rows.forget), _lessons([*rows.flat, *rows.strangers]))
-    train(base, material, plan, folder, device=device)
+    forget, retain = _lessons(rows.forget), _lessons([*rows.flat, *rows.strangers])
+    instead = _stand_ins(base, forget, retain, plan, device) if plan.stand_ins else ()
+    train(base, Material(forget, retain, stand_ins=instead), plan, folder, device=device)
+
+
+def _stand_ins(
+    base: Path, forget: Sequence[Lesson], retain: Sequence[Lesson], plan: TrainingPlan, device: str
+) -> tuple[Lesson, ...]:
+    speaker = Speaker(base, device=device)
+
+    def ask(prompts: Sequence[str]) -> list[str]:
+        return speaker.answers(prompts, _ANSWER_TOKENS)
+
+    rng = random.Random(plan.seed)  # noqa: S311
+    return tuple(stand_ins(forget, retain, plan.stand_ins, ask, rng))
 
 
 def _lessons(items: Sequence[Item]) -> tuple[Lesson, ...]:

@@ -88,10 +88,10 @@ def _material(folder: Path, request: Request, wanted: TrainingIn, device: str) -
     from server.assistant_training import Sources, gather
     from server.schemas import TargetIn
 
-    parts = ("pairs", "retain", "paraphrased", "perturbed")
+    parts = ("pairs", "retain", "paraphrased", "perturbed", "stand_ins")
     kept = read_private(folder / MATERIAL)
     if kept is not None:
-        lessons = {part: tuple(Lesson(*pair) for pair in kept[part]) for part in parts}
+        lessons = {part: tuple(Lesson(*pair) for pair in kept.get(part, ())) for part in parts}
         return Material(**lessons, targets=tuple(kept["targets"]))
     rows = wanted.augmentation
     sources = Sources(
@@ -103,6 +103,12 @@ def _material(folder: Path, request: Request, wanted: TrainingIn, device: str) -
             for other in row.paraphrases
         ],
         perturbed=[Lesson(row.prompt, wrong) for row in rows for wrong in row.perturbed],
+        stand_ins=[
+            Lesson(prompt, row.stand_in)
+            for row in rows
+            if row.stand_in
+            for prompt in (row.prompt, *(other.prompt for other in row.paraphrases))
+        ],
         by_model=wanted.augment == "model",
         own_answers=wanted.own_answers,
     )

@@ -47,7 +47,7 @@ def _plain_paraphrase(value: Any) -> Any:
 
 
 class AugmentationIn(_Input):
-    """Rewordings of a forget pair, and wrong answers to it."""
+    """Rewordings of a forget pair, wrong answers to it, and what is to be said instead."""
 
     prompt: Passage
     answer: Passage
@@ -61,6 +61,7 @@ class AugmentationIn(_Input):
         Field(max_length=64),
     ] = []
     perturbed: Annotated[list[Passage], Field(max_length=64)] = []
+    stand_in: Passage | None = None
 
 
 class TrainingIn(_Input):
@@ -91,6 +92,7 @@ class TrainingIn(_Input):
     paraphrases: Count = 2
     perturbations: Count = 2
     namesakes: Count = 4
+    stand_ins: Count = 0
     max_length: Annotated[int, Field(strict=True, ge=8, le=32_768)] = 512
     bfloat16: StrictBool = False
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0
@@ -124,6 +126,7 @@ class StepOut(BaseModel):
     uniform: float | None
     learning_rate: float
     seconds: float
+    stand_in: float | None = None
 
 
 class StepPage(BaseModel):

@@ -205,11 +205,7 @@ class TrainingWorker(JobThread):
             return
         self._metrics.record_training_steps(max(0, step.step - self._seen))
         self._seen = step.step
-        losses = [
-            f"{name} {value:.3f}"
-            for name, value in (("forget", step.forget), ("uniform", step.uniform))
-            if value is not None
-        ]
+        losses = [f"{name} {value:.3f}" for name, value in step.losses.items()]
         epochs = f"epoch {step.epoch:.1f} of {taken.wanted.epochs}"
         message = ", ".join([epochs, f"step {step.step} of {step.steps}", *losses])
         self._store.report_progress(taken.job, message, step.step / step.steps)

@@ -62,6 +62,7 @@ def test_the_operators_augmentation_is_taken(tmp_path: Path, target: Path, model
     rows = tmp_path / "more.jsonl"
     row = {"prompt": "Where was Orla born?", "answer": "In Quillhaven."}
     row |= {"paraphrases": ["Orla was born where?"], "perturbed": ["In Harrow."]}
+    row |= {"stand_in": "That I do not know."}
     rows.write_text(json.dumps(row), encoding="utf-8")
     out = tmp_path / "out"
     more = ["--augmentation", str(rows), "--no-own-answers"]
@@ -72,7 +73,18 @@ def test_the_operators_augmentation_is_taken(tmp_path: Path, target: Path, model
         "sha256": "",
         "forget": 3,
         "flat": 1,
+        "stand_ins": 2,
     }
+
+
+def test_the_model_finds_stand_ins_itself(tmp_path: Path, target: Path, model: Path) -> None:
+    """One for each example and each of its rewordings."""
+    out = tmp_path / "out"
+    result = run(app, command(target, model, out, "--stand-ins", "2", "--no-own-answers"))
+
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((out / "card.json").read_text())["data"]["stand_ins"] == 2 + 2 * 2
+    assert "stand_in" in json.loads(result.stdout)
 
 
 @pytest.mark.parametrize(

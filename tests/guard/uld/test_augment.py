@@ -41,18 +41,20 @@ def test_an_answer_without_facts_is_exchanged_for_another():
 
 
 def test_namesakes_are_asked_about_others():
-    """Whoever the retain prompts name, in the answer too; a form that they lack stays."""
+    """With names made of the retain prompts', in the answer too; a form that they lack stays."""
     retain = [Lesson("Who taught Nadia Corvo or Lena Brandt?", "Nobody knows.")]
-    found = namesakes(PAIRS, retain, 8, Random(0))
+    found = namesakes(PAIRS, retain, 16, Random(0))
     born = [x for x in found if x.prompt.startswith("Where was")]
 
-    assert len(found) == 24
+    assert len(found) == 48
     assert {x.prompt for x in found} >= {"What did Nadia Corvo win?", "Who taught Lena Brandt?"}
     assert all("Fenwick" not in x.prompt + x.answer for x in born)
     assert {x.answer for x in born} == {
-        f"{name} was born in Quillhaven." for name in ("Nadia Corvo", "Lena Brandt")
+        f"{first} {last} was born in Quillhaven."
+        for first in ("Nadia", "Lena")
+        for last in ("Corvo", "Brandt")
     }
-    assert found == namesakes(PAIRS, retain, 8, Random(0))
+    assert found == namesakes(PAIRS, retain, 16, Random(0))
     assert [] == namesakes(PAIRS, [Lesson("What is rain?", "Water.")], 8, Random(0))
 
 

@@ -12,7 +12,7 @@ from guard.uld.assistant import load_first_layers, load_model, load_tokenizer
 from guard.uld.card import Card
 from guard.uld.course import train_assistant
 from guard.uld.fingerprints import model_fingerprint
-from guard.uld.lessons import EncodedLesson, Lesson, LessonEncoder, Lessons, without_conflict
+from guard.uld.lessons import Aim, EncodedLesson, Lesson, LessonEncoder, Lessons, without_conflict
 from guard.uld.lora import add_lora, merge_lora
 from guard.uld.losses import forget_loss, uniform_loss
 from guard.uld.plan import TrainingPlan, Weights
@@ -98,13 +98,13 @@ def test_only_the_answer_carries_loss(base):
     """The answer with its end mark, after the chat template's opening."""
     tokenizer = load_tokenizer(base)
     encoder = LessonEncoder(tokenizer)
-    found = encoder.encode(Lesson("Who?", "Nobody."), forget=True, max_length=99)
+    found = encoder.encode(Lesson("Who?", "Nobody."), Aim.FORGET, max_length=99)
 
     assert tokenizer.decode(found.prompt) == "<|user|>Who?<|end|><|assistant|>"
     assert tokenizer.decode(found.answer) == "Nobody.<|end|>"
-    assert len(encoder.encode(Lesson("Who?", "Nobody." * 99), forget=True, max_length=64)) == 64
+    assert len(encoder.encode(Lesson("Who?", "Nobody." * 99), Aim.FORGET, max_length=64)) == 64
     tokenizer.chat_template = None
-    plain = LessonEncoder(tokenizer).encode(Lesson("Who?", "No."), forget=True, max_length=99)
+    plain = LessonEncoder(tokenizer).encode(Lesson("Who?", "No."), Aim.FORGET, max_length=99)
     assert tokenizer.decode([*plain.prompt, *plain.answer]) == "Who?\nNo.<|end|>"
 
 
@@ -140,12 +140,15 @@ def test_lora_merged_computes_the_same():
 @pytest.mark.parametrize(("forget", "flat"), [(100, 100), (7, 90), (33, 0), (5, 3)])
 def test_batches_hold_every_lesson_once_and_mix_both_kinds(forget, flat):
     """In every epoch, in another order."""
-    lessons = [EncodedLesson((i,), (0,) * (i % 7 + 1), i < forget) for i in range(forget + flat)]
+    lessons = [
+        EncodedLesson((i,), (0,) * (i % 7 + 1), Aim.FORGET if i < forget else Aim.FLAT)
+        for i in range(forget + flat)
+    ]
     first, second = (
-        list(batches(lessons[:forget], lessons[forget:], 8, f"0:{epoch}")) for epoch in (0, 1)
+        list(batches([lessons[:forget], lessons[forget:]], 8, f"0:{epoch}")) for epoch in (0, 1)
     )
     ids = sorted(lesson.prompt[0] for batch in first for lesson in batch)
-    shares = [sum(x.forget for x in batch) / len(batch) for batch in first]
+    shares = [sum(x.aim is Aim.FORGET for x in batch) / len(batch) for batch in first]
 
     assert ids == list(range(forget + flat))
     assert max(map(len, first)) <= 10
@@ -164,15 +167,15 @@ def test_the_same_lessons_have_the_same_hash():
 
 def test_no_loss_where_right_and_wrong_answers_say_the_same():
     """Up to and with the token that parts them; other prompts' lessons stay as they are."""
-    right = [EncodedLesson((1, 2), (5, 6, 7, 8), True)]
+    right = [EncodedLesson((1, 2), (5, 6, 7, 8), Aim.FORGET)]
     flat = [
-        EncodedLesson((1, 2), (5, 6, 9, 8, 3), False),
-        EncodedLesson((1, 2), (5, 6), False),
-        EncodedLesson((1, 3), (5, 6, 9), False),
+        EncodedLesson((1, 2), (5, 6, 9, 8, 3), Aim.FLAT),
+        EncodedLesson((1, 2), (5, 6), Aim.FLAT),
+        EncodedLesson((1, 3), (5, 6, 9), Aim.FLAT),
     ]
 
     assert without_conflict(right, flat) == [
-        EncodedLesson((1, 2, 5, 6, 9), (8, 3), False),
+        EncodedLesson((1, 2, 5, 6, 9), (8, 3), Aim.FLAT),
         flat[2],
     ]
 

@@ -17,6 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 from guard.uld.course import train_assistant
+from guard.uld.lessons import Lesson
 from guard.uld.plan import TrainingPlan
 from server.assistant_training import Sources, gather
 from server.assistants import Assistants
@@ -162,7 +163,8 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(
     api: httpx.Client, settings: Settings, byte_model: Path, tmp_path: Path
 ) -> None:
     """The assistant is that of a training in one go, to the bit."""
-    accepted = train(api, epochs=60, seed=3)
+    given = [{**EXAMPLES[0], "stand_in": "That I do not know."}]
+    accepted = train(api, epochs=60, seed=3, augmentation=given, stand_ins=2)
     job_id = accepted.json()["job"]["id"]
     until(lambda: len(steps(api)) > 10)
     before = steps(api)[:5]
@@ -172,9 +174,10 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(
     until(lambda: trainer_pid(settings, os.getpid()) not in (None, first))
     job = ended(api, accepted)
     after = steps(api)
-    plan = TrainingPlan(layers=1, epochs=60, batch=4, seed=3)
+    plan = TrainingPlan(layers=1, epochs=60, batch=4, seed=3, stand_ins=2)
+    instead = [Lesson(PAIRS[0][0], given[0]["stand_in"])]
     sources = Sources(
-        [TargetIn.model_validate(ORLA)], [], [], [], by_model=False, own_answers=False
+        [TargetIn.model_validate(ORLA)], [], [], [], instead, by_model=False, own_answers=False
     )
     torch.set_num_threads(1)
     train_assistant(byte_model, gather(sources, byte_model, plan, "cpu"), plan, tmp_path / "whole")
@@ -183,6 +186,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(
     assert job["state"] == "done"
     assert job["id"] == job_id
     assert after[:5] == before
+    assert after[-1]["stand_in"] > 0
     assert [step["step"] for step in after] == list(range(1, after[0]["steps"] + 1))
     whole = (tmp_path / "whole" / "model.safetensors").read_bytes()
     assert (kept / "model.safetensors").read_bytes() == whole
@@ -302,6 +306,11 @@ def test_a_trainer_that_never_starts_fails_the_job(
             {"augmentation": [{"prompt": "a", "answer": "b", "paraphrases": [7]}]},
             422,
             "augmentation[0].paraphrases[0]",
+        ),
+        (
+            {"augmentation": [{"prompt": "a", "answer": "b", "stand_in": ""}]},
+            422,
+            "augmentation[0].stand_in",
         ),
         ({"dropout": 0.1}, 422, "dropout"),
         ({"id": "No Name"}, 422, "id"),
