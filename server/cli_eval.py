@@ -80,17 +80,20 @@ def uld(
     split: Annotated[
         str, typer.Option(help="Rows: test, or development to choose settings on.")
     ] = "test",
-    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 1.0,
+    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 0.85,
     gated_weight: Annotated[
         float, typer.Option(help="alpha where only found rows are.", min=0)
-    ] = 2.0,
+    ] = 1.0,
     both_weight: Annotated[
         float, typer.Option(help="alpha beside GUARD's token filter.", min=0)
     ] = 1.0,
     rate: Annotated[
         float,
         typer.Option(
-            "--filter", help="r of the filter; the paper's is 0.01, without stand-ins.", max=1
+            "--filter",
+            help="r of the filter; the paper's is 0.01, without stand-ins.",
+            min=1e-6,
+            max=1,
         ),
     ] = 1.0,
     layers: Annotated[int, typer.Option(help="Training: K.")] = 2,
