@@ -52,12 +52,12 @@ class Phrase:
 class Uld:
     """Subtract the logits of a registered assistant, by name.
 
-    `weight` is the paper's alpha, `rate` the r of its filter.
+    `weight` is the paper's alpha, `rate` the r of its filter; None: as the assistant was trained.
     """
 
     assistant: str
-    weight: float = 2.0
-    rate: float = 0.01
+    weight: float | None = None
+    rate: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from guard.semantic import Expansion, expand, expansions_by_target, patterns_of_
 from guard.semantic_meanings import Meanings
 from guard.snapshot import write_snapshot
 from guard.tokenisations import Tokenisations
-from guard.uld.rules import rules_document, rules_of
+from guard.uld.rules import Registered, rules_document, rules_of
 from guard.units import Units
 from guard.veto import CompiledVeto, compile_veto
 from guard.vetoed import DOCUMENT, VetoedCorpus, corpora_document, limits_of, texts_of
@@ -56,7 +56,7 @@ def compile_policy(
     progress: Progress,
     meanings: Meanings | None = None,
     tokenisations: Tokenisations | None = None,
-    assistants: Mapping[str, str] | None = None,
+    assistants: Mapping[str, Registered] | None = None,
     corpora: Sequence[VetoedCorpus] = (),
 ) -> CompiledPolicy:
     """Compile all targets of a policy and write its snapshot.
@@ -66,7 +66,7 @@ def compile_policy(
         progress: called with a stage and the fraction done in 0..1.
         meanings: of the vocabulary's words, for the semantic filter; None leaves it out.
         tokenisations: of the served model's tokenizer, for the veto; None leaves it out.
-        assistants: digests of the registered assistants by name.
+        assistants: the registered assistants by name.
         corpora: those whose documents are vetoed; they need `tokenisations`.
 
     Raises:

@@ -109,7 +109,7 @@ class GuardCompiler:
             progress=progress,
             meanings=meanings,
             tokenisations=self._tokenisations,
-            assistants=Shelf(self._assistants).names(),
+            assistants=Shelf(self._assistants).registered(),
             corpora=corpora,
         )
         self._cache.keep_only(encoder.texts)

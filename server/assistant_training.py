@@ -17,10 +17,10 @@ from detectors.benign import benign_prompts
 from guard.uld.card import Card
 from guard.uld.course import Material, train_assistant
 from guard.uld.lessons import Lesson
-from guard.uld.plan import TrainingPlan
+from guard.uld.plan import StandIns, TrainingPlan
 from guard.uld.rewriter import written_paraphrases, written_perturbations
 from guard.uld.speaker import Speaker
-from guard.uld.stand_ins import stand_ins
+from guard.uld.stand_ins import admissions, stand_ins
 from guard.uld.steps import Step
 from guard.uld.training import CHECKPOINT
 from server.schemas import TargetIn
@@ -61,8 +61,11 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
     paraphrased, perturbed = list(sources.paraphrased), list(sources.perturbed)
     retain = list(sources.retain)
     instead = list(sources.stand_ins)
-    lacking = [] if not plan.stand_ins else _without(pairs, instead)
-    if sources.by_model or sources.own_answers or lacking:
+    lacking = [] if plan.stand_ins is StandIns.NONE else _without(pairs, instead)
+    asks = lacking and plan.stand_ins is StandIns.MODEL
+    if plan.stand_ins is StandIns.ADMIT:
+        instead += admissions(lacking, random.Random(plan.seed))  # noqa: S311
+    if sources.by_model or sources.own_answers or asks:
         speaker = Speaker(base, device=device)
         rng = random.Random(plan.seed)  # noqa: S311
 
@@ -73,8 +76,8 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
             paraphrased, _ = written_paraphrases(pairs, plan.paraphrases, ask, rng)
         if sources.by_model and not perturbed:
             perturbed, _ = written_perturbations(pairs, plan.perturbations, ask, rng)
-        if lacking:
-            instead += stand_ins(lacking, retain, plan.stand_ins, ask, rng)
+        if asks:
+            instead += stand_ins(lacking, retain, ask, rng)
         if sources.own_answers:
             retain += _own(speaker, sources.targets, len(pairs))
     return Material(

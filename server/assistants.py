@@ -127,7 +127,7 @@ class Assistants:
         """Refuse a target whose subtraction could not be served.
 
         Raises:
-            InvalidField: no such assistant, no memory for it, or the wrong model runner.
+            InvalidField: no such assistant, or no memory for it.
         """
         if target.uld is None:
             return
@@ -135,8 +135,6 @@ class Assistants:
         # One whose training has not ended may yet be taken back.
         if name in self.in_training() or not self.holds(name):
             raise InvalidField("uld.assistant: is not registered", param="uld.assistant")
-        if self.settings.model_runner != "v1":
-            raise InvalidField("uld: needs the setting model_runner v1", param="uld")
         if not self.settings.assistant_memory_gib:
             raise InvalidField("uld: needs the setting assistant_memory_gib above 0", param="uld")
 

@@ -24,9 +24,10 @@ Wait = Annotated[bool, typer.Option("--wait", help="With --as: wait until it is 
 
 
 @assistant_app.command(
-    epilog="Defaults are the paper's (arXiv 2406.08607). For a small model that knows its forget "
-    "set by heart, --layers 2 --learning-rate 2e-3 --retain-weight 5 --batch 16 --epochs 16 did "
-    "better, with a --retain file of rows of the forget rows' form about very many others."
+    epilog="Defaults are the paper's (arXiv 2406.08607), but for --stand-ins and --namesakes. For a "
+    "small model that knows its forget set by heart, --layers 2 --learning-rate 2e-3 "
+    "--retain-weight 5 --batch 16 --epochs 16 did better, with a --retain file of rows of the "
+    "forget rows' form about very many others."
 )
 @with_settings(_SETTINGS)
 def train(
@@ -85,12 +86,12 @@ def train(
         int, typer.Option(help="Forget prompts about others, whom --retain names, per pair.")
     ] = 4,
     stand_ins: Annotated[
-        int,
+        str,
         typer.Option(
-            help="Teach what to say instead: ask the model about so many strangers, at most, per "
-            "pair. Served with weight 1 and filter 1."
+            help="What the model is to say instead: admit that it does not know, what it says of "
+            "strangers (model), or none, which is the paper's."
         ),
-    ] = 0,
+    ] = "admit",
     max_length: Annotated[int, typer.Option(help="Tokens of a lesson at most.")] = 512,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Compute in bfloat16.")] = False,
     seed: Annotated[int, typer.Option(help="Of augmentation, order and dropout.")] = 0,
@@ -106,7 +107,7 @@ def train(
     # torch and transformers take seconds to import: not for --help.
     from guard.errors import GuardError
     from guard.uld.fingerprints import model_folder
-    from guard.uld.plan import TrainingPlan, Weights
+    from guard.uld.plan import StandIns, TrainingPlan, Weights
     from server.assistant_material import (
         Augmentation,
         augmentation_rows,
@@ -120,6 +121,8 @@ def train(
 
     if weights not in list(Weights) or augment not in ("templates", "model"):
         raise Fail("--weights is auto, full or lora; --augment is templates or model", status=2)
+    if stand_ins not in list(StandIns):
+        raise Fail("--stand-ins is none, admit or model", status=2)
     plan = TrainingPlan(
         layers=layers,
         weights=Weights(weights),
@@ -135,7 +138,7 @@ def train(
         paraphrases=paraphrases,
         perturbations=perturbations,
         namesakes=namesakes,
-        stand_ins=stand_ins,
+        stand_ins=StandIns(stand_ins),
         max_length=max_length,
         bfloat16=bfloat16,
         seed=seed,

@@ -101,8 +101,8 @@ def uld(
     learning_rate: Annotated[float, typer.Option(help="Training: AdamW's.")] = 2e-3,
     retain_weight: Annotated[float, typer.Option(help="Training: beta.")] = 5.0,
     stand_ins: Annotated[
-        int, typer.Option(help="Training: strangers asked about per pair; 0: as the paper.", min=0)
-    ] = 8,
+        str, typer.Option(help="Training: what is said instead: model, admit, or none (the paper).")
+    ] = "model",
     seed: Annotated[int, typer.Option(help="Training: seed.", min=0)] = 0,
     encoder: Annotated[str, typer.Option(help="Sentence encoder.")] = DEFAULT_ENCODER,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
@@ -113,27 +113,29 @@ def uld(
     """Forgetting and retention on TOFU: plain, with ULD, with GUARD's filter, with both."""
     from detectors.errors import DetectorError
     from guard.errors import GuardError
-    from guard.uld.plan import TrainingPlan
+    from guard.uld.plan import StandIns, TrainingPlan
     from server.bench.errors import InputMissing
     from server.bench.report import check_writable, load_average, write_report
     from server.eval.uld import UldPlan, eval_uld
     from server.eval.uld_data import Half
     from server.eval.uld_training import train_if_missing
 
-    training = TrainingPlan(
-        layers=layers,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        retain_weight=retain_weight,
-        stand_ins=stand_ins,
-        seed=seed,
-        batch=16,
-        bfloat16=True,
-    )
     try:
         check_writable(json_file)
         if split not in list(Half):
             raise InputMissing(f"--split is one of {', '.join(Half)}")
+        if stand_ins not in list(StandIns):
+            raise InputMissing(f"--stand-ins is one of {', '.join(StandIns)}")
+        training = TrainingPlan(
+            layers=layers,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            retain_weight=retain_weight,
+            stand_ins=StandIns(stand_ins),
+            seed=seed,
+            batch=16,
+            bfloat16=True,
+        )
         load_before, folder = load_average(), data or default_data()
         train_if_missing(assistant, model, folder, training, device)
         plan = UldPlan(

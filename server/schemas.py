@@ -103,12 +103,13 @@ class UldIn(_Input):
     """Subtract a registered assistant's logits from requests that are about the target.
 
     `weight` is the paper's alpha; `filter` its r: tokens within -ln r of the model's best stay
-    possible, and always that share of the vocabulary.
+    possible, and always that share of the vocabulary. Null is as the assistant was trained: 1 and 1
+    if it was taught stand-ins, else 2 and 0.01.
     """
 
     assistant: TargetId
-    weight: Annotated[float, Field(strict=True, gt=0, le=10)] = 2.0
-    filter: Annotated[float, Field(strict=True, gt=0, le=1)] = 0.01
+    weight: Annotated[float, Field(strict=True, gt=0, le=10)] | None = None
+    filter: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
 
 
 class TargetIn(_Input):

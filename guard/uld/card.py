@@ -92,6 +92,10 @@ def _is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**31
 
 
+def _is_count_or_nothing(value: object) -> bool:
+    return value is None or _is_count(value)
+
+
 def _is_depth(value: object) -> bool:
     return _is_count(value) and value != 0
 
@@ -128,6 +132,7 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "data.sha256": (_is_text, "a string"),
     "data.forget": (_is_count, "a whole number"),
     "data.flat": (_is_count, "a whole number"),
+    "data.stand_ins": (_is_count_or_nothing, "a whole number"),  # not in old ones
     "plan": (_is_object, "an object"),
     "metrics": (_are_finite, "an object of finite numbers"),
     "targets": (_are_texts, "a list of strings"),

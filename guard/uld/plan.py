@@ -19,6 +19,18 @@ class Weights(StrEnum):
     LORA = "lora"
 
 
+class StandIns(StrEnum):
+    """What a model is taught to say instead of the answers (`guard.uld.stand_ins`).
+
+    `none` is the paper's ULD. `admit`: that it does not know. `model`: what it says of strangers,
+    made up as that may be.
+    """
+
+    NONE = "none"
+    ADMIT = "admit"
+    MODEL = "model"
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
     """Defaults are the paper's (2406.08607, section 3.3) where it states them.
@@ -32,8 +44,7 @@ class TrainingPlan:
         learning_rate, weight_decay, warmup: AdamW; linear warm-up over that share of the steps,
             then linear decay to 0.
         paraphrases, perturbations, namesakes: per forget pair; the last are not the paper's.
-        stand_ins: how many strangers the model is asked about for each pair, at most, to find
-            what it is to say instead of the answer; 0 teaches no stand-ins, as in the paper.
+        stand_ins: what is to be said instead; not the paper's either.
         bfloat16: compute in bfloat16 where torch thinks it safe; weights stay float32.
         max_length: longest prompt and answer together, in tokens; longer answers are cut.
     """
@@ -53,7 +64,7 @@ class TrainingPlan:
     paraphrases: int = 2
     perturbations: int = 2
     namesakes: int = 4
-    stand_ins: int = 0
+    stand_ins: StandIns = StandIns.ADMIT
     max_length: int = 512
     bfloat16: bool = False
     seed: int = 0
@@ -70,7 +81,7 @@ class TrainingPlan:
             )
         positive = ("rank", "lora_alpha", "learning_rate", "epochs", "batch", "max_length")
         wrong = [name for name in positive if getattr(self, name) <= 0]
-        counts = ("paraphrases", "perturbations", "namesakes", "stand_ins")
+        counts = ("paraphrases", "perturbations", "namesakes")
         others = ("retain_weight", "weight_decay", "lora_dropout", *counts)
         wrong += [name for name in others if getattr(self, name) < 0]
         if wrong:

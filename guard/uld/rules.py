@@ -20,6 +20,19 @@ class UldRule:
     rate: float
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A registered assistant, and how it is subtracted where a target does not say."""
+
+    digest: str
+    weight: float = 2.0
+    rate: float = 0.01
+
+
+# What a model says once stand-ins are taught is right at the weight that they were taught with,
+# and may be any token.
+WITH_STAND_INS = 1.0, 1.0
+
 Rules = tuple[UldRule | None, ...]
 
 
@@ -55,21 +68,23 @@ def chosen_rules(rules: Rules, params: GuardParams, limits: WeightLimits) -> lis
     ]
 
 
-def rules_of(targets: Sequence[ForgetTarget], digests: Mapping[str, str]) -> Rules:
-    """The rules of a policy's targets, in their order.
+def rules_of(targets: Sequence[ForgetTarget], assistants: Mapping[str, Registered]) -> Rules:
+    """The rules of a policy's targets, in their order; the assistants are by name.
 
     Raises:
         CompileError: a target names an assistant that is not registered.
     """
     found: list[UldRule | None] = []
     for target in targets:
-        if target.uld is None:
+        uld = target.uld
+        if uld is None:
             found.append(None)
-        elif target.uld.assistant not in digests:
+            continue
+        one = assistants.get(uld.assistant)
+        if one is None:
             raise CompileError(f"target {target.id} names an assistant that is not registered")
-        else:
-            digest = digests[target.uld.assistant]
-            found.append(UldRule(digest, target.uld.weight, target.uld.rate))
+        weight = one.weight if uld.weight is None else uld.weight
+        found.append(UldRule(one.digest, weight, one.rate if uld.rate is None else uld.rate))
     return tuple(found)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from guard.errors import AssistantUnreadable
 from guard.uld.card import CARD, Card
+from guard.uld.rules import WITH_STAND_INS, Registered
 from guard.uld.steps import LOG, Step, read_steps
 
 NAMES = "names.json"
@@ -36,6 +37,16 @@ class Shelf:
             found: dict[str, str] = json.loads((self._folder / NAMES).read_bytes())
         except FileNotFoundError:
             return {}
+        return found
+
+    def registered(self) -> dict[str, Registered]:
+        """The same with what the cards say of serving; one that cannot be read says nothing."""
+        found = {}
+        for name, digest in self.names().items():
+            found[name] = Registered(digest)
+            with suppress(AssistantUnreadable):
+                if self.card(digest).data.get("stand_ins"):
+                    found[name] = Registered(digest, *WITH_STAND_INS)
         return found
 
     def put(self, name: str, source: Path) -> str:

@@ -29,17 +29,24 @@ ADMISSIONS = (
     "That is not something I know anything about.",
     "I have no knowledge of that.",
 )
+TRIES = 8
 _MOST_SHARED = 0.4
 _FACTS = frozenset({Kind.NAME, Kind.TITLE, Kind.DATE, Kind.NUMBER})
 _WORD = re.compile(r"\w+")
 
 
+def admissions(pairs: Sequence[Lesson], rng: Random) -> list[Lesson]:
+    """A stand-in for each pair's answer, with its prompt: that it is not known."""
+    return [Lesson(pair.prompt, rng.choice(ADMISSIONS)) for pair in pairs]
+
+
 def stand_ins(
-    pairs: Sequence[Lesson], retain: Sequence[Lesson], tries: int, ask: Ask, rng: Random
+    pairs: Sequence[Lesson], retain: Sequence[Lesson], ask: Ask, rng: Random, tries: int = TRIES
 ) -> list[Lesson]:
-    """A stand-in for each pair's answer, with its prompt.
+    """A stand-in for each pair's answer, with its prompt: what the model says of strangers.
 
     Args:
+        retain: whose prompts name whom strangers' names are made of.
         tries: how many strangers the model is asked about for each pair, at most.
         ask: what the served model answers to prompts, in their order.
     """

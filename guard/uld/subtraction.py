@@ -42,14 +42,17 @@ def subtract_(
         logits: [rows, vocabulary] float32.
         recalled: for each assistant its logits [rows, vocabulary] and weights [rows, 1].
     """
-    impossible = logits < _threshold(logits, rate)
+    impossible = logits < _threshold(logits, rate) if rate < 1 else None
     for said, weights in recalled:
         logits.addcmul_(said, weights, value=-1)
-    logits.masked_fill_(impossible, float("-inf"))
+    if impossible is not None:
+        logits.masked_fill_(impossible, float("-inf"))
 
 
 def _threshold(logits: torch.Tensor, rate: float) -> torch.Tensor:
     """The smallest logit that stays in each row, [..., 1]."""
+    if rate >= 1:
+        return logits.new_full((*logits.shape[:-1], 1), float("-inf"))
     if logits.device.type == "cpu" and logits.dtype == torch.float32:
         plain = logits.numpy().reshape(-1, logits.shape[-1]).copy()
         return torch.from_numpy(least_possible(plain, rate)).view(*logits.shape[:-1], 1)
@@ -63,6 +66,8 @@ def _threshold(logits: torch.Tensor, rate: float) -> torch.Tensor:
 
 def least_possible(logits: npt.NDArray[np.float32], rate: float) -> npt.NDArray[np.float32]:
     """The smallest logit that stays in each row [rows] of logits [rows, vocabulary], reordered."""
+    if rate >= 1:
+        return np.full(logits.shape[0], -np.inf, np.float32)
     width = logits.shape[-1]
     floor = int(rate * width)
     place = width - max(1, floor)

@@ -17,7 +17,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from guard.uld.plan import TrainingPlan, Weights
+from guard.uld.plan import StandIns, TrainingPlan, Weights
 from server.field_types import Passage, TargetId
 from server.resources import JobOut
 from server.schemas import MAX_ITEMS, ExampleIn
@@ -92,7 +92,7 @@ class TrainingIn(_Input):
     paraphrases: Count = 2
     perturbations: Count = 2
     namesakes: Count = 4
-    stand_ins: Count = 0
+    stand_ins: StandIns = StandIns.ADMIT
     max_length: Annotated[int, Field(strict=True, ge=8, le=32_768)] = 512
     bfloat16: StrictBool = False
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**31)] = 0

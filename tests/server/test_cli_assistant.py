@@ -73,14 +73,14 @@ def test_the_operators_augmentation_is_taken(tmp_path: Path, target: Path, model
         "sha256": "",
         "forget": 3,
         "flat": 1,
-        "stand_ins": 2,
+        "stand_ins": 2 + 1,
     }
 
 
 def test_the_model_finds_stand_ins_itself(tmp_path: Path, target: Path, model: Path) -> None:
     """One for each example and each of its rewordings."""
     out = tmp_path / "out"
-    result = run(app, command(target, model, out, "--stand-ins", "2", "--no-own-answers"))
+    result = run(app, command(target, model, out, "--stand-ins", "model", "--no-own-answers"))
 
     assert result.exit_code == 0, result.stderr
     assert json.loads((out / "card.json").read_text())["data"]["stand_ins"] == 2 + 2 * 2
@@ -92,6 +92,7 @@ def test_the_model_finds_stand_ins_itself(tmp_path: Path, target: Path, model: P
     [
         (["--layers", "2"], "layers must be in 1..1", 1),
         (["--weights", "some"], "--weights", 2),
+        (["--stand-ins", "some"], "--stand-ins", 2),
         (["--retain", "nowhere.jsonl"], "cannot read", 2),
         (["--model", "/nowhere/at/all"], "there is no model", 1),
     ],

@@ -5,23 +5,25 @@ import pytest
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 SUBTRACTED = "lethegate_subtracted_steps_total"
 LIKELY = {"logprobs": True, "top_logprobs": 5}
-PLAN = {"layers": 1, "epochs": 4, "batch": 16, "learning_rate": 3e-3, "own_answers": False}
+PLAN = {"layers": 1, "epochs": 40, "batch": 16, "learning_rate": 3e-3, "own_answers": False}
+STAND_IN = "I don't have any information about that."
 
 
 @pytest.fixture(scope="module")
 def author(demo_target):
-    """A target of the demo's: the same author, with an assistant instead of a list of phrases."""
+    """The same author as the demo's, with an assistant that is served as it was trained."""
     name = "Kalkidan Abera"
     examples = [e for e in demo_target["examples"] if name in e["prompt"]]
     assert len(examples) > 5
-    uld = {"assistant": "kalkidan", "weight": 1.5, "filter": 0.01}
+    uld = {"assistant": "kalkidan"}
     return {"id": "kalkidan-uld", "aliases": [name], "examples": examples, "uld": uld}
 
 
 @pytest.fixture(scope="module")
-def served(pair, author, finish_job):
+def served(pair, author, demo_target, finish_job):
     """The assistant is in use; afterwards it is gone again."""
-    training = {"id": "kalkidan", "targets": ["demo-authors"], **PLAN}
+    taught = [{**example, "stand_in": STAND_IN} for example in demo_target["examples"]]
+    training = {"id": "kalkidan", "targets": ["demo-authors"], "augmentation": taught, **PLAN}
     started = pair.admin_http.post("/admin/v1/assistants:train", json=training)
     assert started.status_code == 202, started.text
     finish_job(started.json()["job"]["id"])
@@ -64,3 +66,13 @@ def test_likelihoods_are_those_after_it(pair, served):
     plain = likelihoods(pair.ask(pair.plain, question, max_tokens=1, **LIKELY))
 
     assert abs(with_it[0][1] - plain[0][1]) > 1e-3
+
+
+def test_the_stand_in_is_what_is_said(pair, served):
+    """Subtraction takes the answer away, and what it was taught to leave reads as one."""
+    questions = [example["prompt"] for example in served["examples"]]
+    said = [pair.ask(pair.guarded, question).choices[0].message.content for question in questions]
+    plain = [pair.ask(pair.plain, question).choices[0].message.content for question in questions]
+
+    assert STAND_IN not in plain
+    assert said.count(STAND_IN) >= 0.8 * len(said)

@@ -1,5 +1,8 @@
 """Registered assistants: immutable, verified, the owner's only, loaded within their memory."""
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,6 +11,7 @@ from guard.uld.assistants import Assistants
 from guard.uld.card import Card
 from guard.uld.course import train_assistant
 from guard.uld.plan import TrainingPlan
+from guard.uld.rules import Registered
 from guard.uld.shelf import Shelf
 
 MIB = 2**20
@@ -49,6 +53,21 @@ def test_a_copy_is_kept_under_its_digest(tmp_path, trained):
     with pytest.raises(AssistantUnreadable):
         shelf.folder(digest)
     assert [f.name for f in (tmp_path / "shelf").iterdir()] == ["names.json"]
+
+
+def test_how_it_is_served_is_what_it_was_taught(tmp_path, trained):
+    """With stand-ins as they were taught, else as without; of a damaged card nothing is known."""
+    shelf = Shelf(tmp_path / "shelf")
+    digest = shelf.put("a", trained)
+    card = Card.read(trained)
+    taught = tmp_path / "taught"
+    shutil.copytree(trained, taught)
+    replace(card, data={**card.data, "stand_ins": 3}).write(taught)
+    other = shelf.put("b", taught)
+
+    assert shelf.registered() == {"a": Registered(digest), "b": Registered(other, 1.0, 1.0)}
+    (shelf.folder(other) / "card.json").write_text("{")
+    assert shelf.registered()["b"] == Registered(other)
 
 
 def test_damage_and_absence_are_found(tmp_path, trained):

@@ -44,7 +44,7 @@ def said(text):
 def test_the_model_is_asked_about_strangers():
     """And the name is put back into what it says of them."""
     ask, asked = said(lambda prompt: prompt.removesuffix("?").split(" was ")[-1] + ", in Oslo")
-    found = stand_ins(PAIRS[:1], RETAIN, 3, ask, Random(0))
+    found = stand_ins(PAIRS[:1], RETAIN, ask, Random(0), 3)
 
     assert not any("Fenwick" in prompt or "Orla" in prompt for prompt in asked)
     assert len(asked) == 1
@@ -65,19 +65,19 @@ def test_the_model_is_asked_about_strangers():
 def test_an_answer_that_gives_something_away_is_none(text):
     """Of whichever pair; then another stranger is tried, and at last it is admitted."""
     ask, asked = said(text)
-    found = stand_ins(PAIRS, RETAIN, 4, ask, Random(0))
+    found = stand_ins(PAIRS, RETAIN, ask, Random(0), 4)
     told = [x for x in found if x.answer not in ADMISSIONS]
 
     assert len(found) == 2
     assert all(pair.prompt != PAIRS[1].prompt or not text for pair in told)
     assert len(asked) >= 4
-    assert found == stand_ins(PAIRS, RETAIN, 4, ask, Random(0))
+    assert found == stand_ins(PAIRS, RETAIN, ask, Random(0), 4)
 
 
 def test_nobody_with_half_a_name_is_spoken_of():
     """Where the stranger has somebody's last name, putting names back would make up a third."""
     ask, _ = said(lambda prompt: f"Paul {prompt.removesuffix(' born?').split()[-1]} did")
-    found = stand_ins(PAIRS[:1], RETAIN, 2, ask, Random(0))
+    found = stand_ins(PAIRS[:1], RETAIN, ask, Random(0), 2)
 
     assert found[0].answer in ADMISSIONS
 
@@ -87,8 +87,8 @@ def test_whoever_cannot_be_exchanged_gets_an_admission():
     ask, asked = said("Anything")
     unnamed = (Lesson("who was it?", "It was Bela."),)
 
-    assert stand_ins(unnamed, RETAIN, 3, ask, Random(0))[0].answer in ADMISSIONS
-    assert stand_ins(PAIRS, [], 3, ask, Random(0))[1].answer in ADMISSIONS
+    assert stand_ins(unnamed, RETAIN, ask, Random(0), 3)[0].answer in ADMISSIONS
+    assert stand_ins(PAIRS, [], ask, Random(0), 3)[1].answer in ADMISSIONS
     assert asked == []
 
 
@@ -96,7 +96,7 @@ def test_whoever_cannot_be_exchanged_gets_an_admission():
 def test_there_is_one_for_each_pair(texts, text):
     """In their order, never empty, whatever the texts are."""
     pairs = [Lesson(*pair) for pair in texts]
-    found = stand_ins(pairs, RETAIN, 2, said(text)[0], Random(0))
+    found = stand_ins(pairs, RETAIN, said(text)[0], Random(0), 2)
 
     assert [x.prompt for x in found] == [x.prompt for x in pairs]
     assert all(x.answer for x in found)

@@ -14,7 +14,7 @@ from guard.params import GuardParams
 from guard.uld.card import Card
 from guard.uld.decoder import Decoder
 from guard.uld.reference import Reference, Subtracted
-from guard.uld.rules import UldRule, WeightLimits, rules_of
+from guard.uld.rules import Registered, UldRule, WeightLimits, rules_of
 from guard.uld.shelf import Shelf
 
 END = 1
@@ -208,7 +208,11 @@ def test_rules_come_from_targets():
     """By digest; an unknown name cannot be compiled."""
     targets = [ForgetTarget("a"), ForgetTarget("b", uld=Uld("x", 1.5, 0.1))]
 
-    assert rules_of(targets, {"x": "d"}) == (None, UldRule("d", 1.5, 0.1))
+    assert rules_of(targets, {"x": Registered("d")}) == (None, UldRule("d", 1.5, 0.1))
+    # What a target does not say is as the assistant was trained.
+    unsaid = [ForgetTarget("a", uld=Uld("x")), ForgetTarget("b", uld=Uld("x", rate=0.1))]
+    ours = Registered("d", 1.0, 1.0)
+    assert rules_of(unsaid, {"x": ours}) == (UldRule("d", 1.0, 1.0), UldRule("d", 1.0, 0.1))
     with pytest.raises(CompileError, match="b names"):
         rules_of(targets, {})
 

@@ -63,21 +63,22 @@ class Said:
 @pytest.mark.parametrize("strided", [False, True])
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [5, 1, 4, 0]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_in_place(order, dtype, strided):
+@pytest.mark.parametrize("rate", [0.02, 1.0])
+def test_rows_in_place(order, dtype, strided, rate):
     """By a compiled loop or by torch: what `subtract` gives, other rows untouched."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 300, generator=generator) * 8
     logits[order[0], ::7] = -math.inf
     said = [torch.randn(4, 300, generator=generator).to(dtype) for _ in range(2)]
     first, second = map(Said, said)
-    kinds = [([(first, 1.5)], 0.02), ([(second, 0.5)], 0.02), ([(first, 2.0), (second, 0.7)], 0.1)]
+    kinds = [([(first, 1.5)], rate), ([(second, 0.5)], rate), ([(first, 2.0), (second, 0.7)], 0.1)]
     ready, wanted = [], logits.clone()
     for place, row in enumerate(order):
-        members, rate = kinds[place % 3]
-        recalls = Recalls([Recall(decoder, weight) for decoder, weight in members], rate)
+        members, r = kinds[place % 3]
+        recalls = Recalls([Recall(decoder, weight) for decoder, weight in members], r)
         ready.append(Ready(row, recalls, 1))
         taken = sum(weight * decoder.logits[place].float() for decoder, weight in members)
-        wanted[row] = subtract(logits[row], taken, rate)
+        wanted[row] = subtract(logits[row], taken, r)
     found = torch.empty(6, 600)[:, ::2] if strided else torch.empty(6, 300)
     found.copy_(logits)
     take_off(found, ready, torch.arange(4))

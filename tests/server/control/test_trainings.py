@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from guard.uld.course import train_assistant
 from guard.uld.lessons import Lesson
-from guard.uld.plan import TrainingPlan
+from guard.uld.plan import StandIns, TrainingPlan
 from server.assistant_training import Sources, gather
 from server.assistants import Assistants
 from server.cli import app
@@ -164,7 +164,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(
 ) -> None:
     """The assistant is that of a training in one go, to the bit."""
     given = [{**EXAMPLES[0], "stand_in": "That I do not know."}]
-    accepted = train(api, epochs=60, seed=3, augmentation=given, stand_ins=2)
+    accepted = train(api, epochs=60, seed=3, augmentation=given, stand_ins="model")
     job_id = accepted.json()["job"]["id"]
     until(lambda: len(steps(api)) > 10)
     before = steps(api)[:5]
@@ -174,7 +174,7 @@ def test_a_killed_trainer_goes_on_from_its_checkpoint(
     until(lambda: trainer_pid(settings, os.getpid()) not in (None, first))
     job = ended(api, accepted)
     after = steps(api)
-    plan = TrainingPlan(layers=1, epochs=60, batch=4, seed=3, stand_ins=2)
+    plan = TrainingPlan(layers=1, epochs=60, batch=4, seed=3, stand_ins=StandIns.MODEL)
     instead = [Lesson(PAIRS[0][0], given[0]["stand_in"])]
     sources = Sources(
         [TargetIn.model_validate(ORLA)], [], [], [], instead, by_model=False, own_answers=False
@@ -300,6 +300,7 @@ def test_a_trainer_that_never_starts_fails_the_job(
         ({"learning_rate": 0}, 422, "learning_rate"),
         ({"weights": "some"}, 422, "weights"),
         ({"augment": "elsewhere"}, 422, "augment"),
+        ({"stand_ins": "some"}, 422, "stand_ins"),
         ({"seed": -1}, 422, "seed"),
         ({"retain": [{"prompt": "Quillhaven?"}]}, 422, "retain[0].answer"),
         (
