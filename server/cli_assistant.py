@@ -24,8 +24,8 @@ Wait = Annotated[bool, typer.Option("--wait", help="With --as: wait until it is 
 
 
 @assistant_app.command(
-    epilog="Defaults are the paper's (arXiv 2406.08607), but for --stand-ins and --namesakes. For a "
-    "small model that knows its forget set by heart, --layers 2 --learning-rate 2e-3 "
+    epilog="Defaults are the paper's (arXiv 2406.08607), but for --stand-ins and --namesakes. For "
+    "a small model that knows its forget set by heart, --layers 2 --learning-rate 2e-3 "
     "--retain-weight 5 --batch 16 --epochs 16 did better, with a --retain file of rows of the "
     "forget rows' form about very many others."
 )
