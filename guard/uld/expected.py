@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from guard.uld.lessons import EncodedLesson
+from guard.uld.padded import Padded
 
 BEST = 64
 _AT_ONCE = 16
@@ -61,16 +62,10 @@ class Expected:
 
     @torch.no_grad()
     def _read(self, target: Any, batch: Sequence[EncodedLesson]) -> None:
-        width = max(map(len, batch))
-        first = min(len(x.prompt) for x in batch) - 1
-        # Padded on the right: attention is causal, so nothing before it sees the padding.
-        rows = [[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch]
-        positions = torch.arange(first, width - 1, device=target.device)
-        ids = torch.tensor(rows, device=target.device)
-        logits = target(ids, use_cache=False, logits_to_keep=positions).logits.float()
-        for row, lesson in enumerate(batch):
-            begin = len(lesson.prompt) - 1 - first
-            found = logits[row, begin : begin + len(lesson.answer)]
+        padded = Padded.of(batch, target.device)
+        read = target(padded.ids, use_cache=False, logits_to_keep=padded.positions)
+        for logits, lesson in zip(read.logits, batch, strict=True):
+            found = logits[padded.answer(lesson)].float()
             values, places = found.topk(self._best, dim=-1)
             others = found.scatter(1, places, float("-inf")).logsumexp(-1, keepdim=True)
             rest = others - math.log(self._vocabulary - self._best)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from guard.uld.lessons import EncodedLesson
+from guard.uld.padded import Padded
 from guard.uld.subtraction import possible
 
 _AT_ONCE = 32
@@ -32,18 +33,14 @@ def mean_log_likelihoods(
     for begin in range(0, len(order), _AT_ONCE):
         places = order[begin : begin + _AT_ONCE]
         batch = [answers[place] for place in places]
-        width = max(map(len, batch))
-        first = min(len(x.prompt) for x in batch) - 1
-        rows = [[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch]
-        ids = torch.tensor(rows, device=target.device)
-        kept = torch.arange(first, width - 1, device=target.device)
-        logits = target(ids, use_cache=False, logits_to_keep=kept).logits.float()
+        padded = Padded.of(batch, target.device)
+        ids, options = padded.ids, {"use_cache": False, "logits_to_keep": padded.positions}
+        logits = target(ids, **options).logits.float()
         if assistant is not None:
-            recalled = assistant(ids, use_cache=False, logits_to_keep=kept).logits.float()
+            recalled = assistant(ids, **options).logits.float()
             logits = torch.where(possible(logits, rate), logits - weight * recalled, logits)
         chances = torch.log_softmax(logits, dim=-1)
-        said = chances.gather(2, ids[:, first + 1 :, None])[..., 0]
-        for row, (place, lesson) in enumerate(zip(places, batch, strict=True)):
-            start = len(lesson.prompt) - 1 - first
-            found[place] = float(said[row, start : start + len(lesson.answer)].mean())
+        said = chances.gather(2, padded.following[..., None])[..., 0]
+        for place, lesson, row in zip(places, batch, said, strict=True):
+            found[place] = float(row[padded.answer(lesson)].mean())
     return found

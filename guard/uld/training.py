@@ -19,6 +19,7 @@ from guard.uld.expected import Expected
 from guard.uld.lessons import Aim, EncodedLesson
 from guard.uld.lora import add_lora, merge_lora
 from guard.uld.losses import forget_loss, stand_in_loss, uniform_loss
+from guard.uld.padded import Padded
 from guard.uld.plan import FULL_UP_TO, TrainingPlan, Weights
 from guard.uld.steps import Step
 
@@ -148,24 +149,21 @@ class Trainer:
     def _losses(self, batch: Sequence[EncodedLesson]) -> dict[Aim, torch.Tensor]:
         """The losses of those aims that the batch has lessons of."""
         device = self._model.device
-        width = max(map(len, batch))
-        first = min(len(x.prompt) for x in batch) - 1
-        # Padded on the right: attention is causal, so nothing before it sees the padding.
-        ids = torch.tensor([[*x.prompt, *x.answer, *[0] * (width - len(x))] for x in batch])
-        targets = torch.tensor(
-            [[-1] * len(x.prompt) + [*x.answer] + [-1] * (width - len(x)) for x in batch]
-        )[:, first + 1 :].to(device)
-        positions = torch.arange(first, width - 1, device=device)
+        padded = Padded.of(batch, device)
+        spoken = torch.zeros(padded.following.shape, dtype=torch.bool)
+        for row, lesson in enumerate(batch):
+            spoken[row, padded.answer(lesson)] = True
         # Entered anew for every step: within one context the casts of the weights are kept.
         with torch.autocast(device.type, torch.bfloat16, enabled=self._plan.bfloat16):
-            read = self._model(ids.to(device), use_cache=False, logits_to_keep=positions)
+            read = self._model(padded.ids, use_cache=False, logits_to_keep=padded.positions)
         found = {}
         for aim in Aim:
             lessons = [x for x in batch if x.aim is aim]
             if lessons:
-                rows = torch.tensor([x.aim is aim for x in batch], device=device)[:, None]
-                spoken = (targets >= 0) & rows
-                found[aim] = self._loss(aim, lessons, read.logits[spoken], targets[spoken])
+                rows = torch.tensor([x.aim is aim for x in batch])[:, None]
+                chosen = (spoken & rows).to(device)
+                tokens = padded.following[chosen]
+                found[aim] = self._loss(aim, lessons, read.logits[chosen], tokens)
         return found
 
     def _loss(
