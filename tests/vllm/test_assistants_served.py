@@ -5,7 +5,7 @@ import pytest
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 SUBTRACTED = "lethegate_subtracted_steps_total"
 LIKELY = {"logprobs": True, "top_logprobs": 5}
-PLAN = {"layers": 1, "epochs": 40, "batch": 16, "learning_rate": 3e-3, "own_answers": False}
+PLAN = {"layers": 1, "epochs": 30, "batch": 16, "learning_rate": 3e-3, "own_answers": False}
 STAND_IN = "I don't have any information about that."
 
 
