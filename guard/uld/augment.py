@@ -110,7 +110,8 @@ def namesake(prompt: str, pool: Pool, rng: Random) -> list[Swap]:
         old = span.text.split()
         new = [rng.choice(texts).split()[place] for place in range(len(old))]
         swaps += [(span.text, " ".join(new)), (old[-1], new[-1]), (old[0], new[0])]
-    return swaps
+    # Somebody whom retain prompts name, too, may have been drawn in their own place.
+    return [(old, new) for old, new in swaps if old != new]
 
 
 def swapped(text: str, swaps: Sequence[Swap]) -> str:

@@ -47,8 +47,8 @@ class Expected:
         for begin in range(0, len(order), _AT_ONCE):
             self._read(target, order[begin : begin + _AT_ONCE])
 
-    def logits(self, lessons: Sequence[EncodedLesson]) -> torch.Tensor:
-        """[tokens of all answers, vocabulary] float32, answers after each other.
+    def logits(self, lessons: Sequence[EncodedLesson], device: torch.device) -> torch.Tensor:
+        """[tokens of all answers, vocabulary] float32 on a device, answers after each other.
 
         What is not among a token's best has their average (of exp).
 
@@ -56,8 +56,10 @@ class Expected:
             KeyError: a lesson is none of those that were read.
         """
         kept = [self._kept[lesson] for lesson in lessons]
-        rest = torch.cat([one.rest for one in kept])
-        ids, values = (torch.cat([getattr(one, n) for one in kept]) for n in ("ids", "values"))
+        values, ids, rest = (
+            torch.cat([getattr(one, name) for one in kept]).to(device)
+            for name in ("values", "ids", "rest")
+        )
         return rest.expand(-1, self._vocabulary).scatter(1, ids.long(), values)
 
     @torch.no_grad()

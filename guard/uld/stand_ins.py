@@ -32,7 +32,9 @@ ADMISSIONS = (
 TRIES = 8
 _MOST_SHARED = 0.4
 _FACTS = frozenset({Kind.NAME, Kind.TITLE, Kind.DATE, Kind.NUMBER})
+_LONGEST_FACT = 12  # words
 _WORD = re.compile(r"\w+")
+_SENTENCE_END = re.compile(r"[.!?]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[”’」』]*")
 
 
 def admissions(pairs: Sequence[Lesson], rng: Random) -> list[Lesson]:
@@ -61,7 +63,7 @@ def stand_ins(
         }
         prompts = [swapped(pairs[place].prompt, swaps) for place, swaps in asked.items()]
         for (place, swaps), said in zip(asked.items(), ask(prompts), strict=True):
-            text = swapped(said.strip(), [(new, old) for old, new in swaps])
+            text = swapped(_whole(said), [(new, old) for old, new in swaps])
             if text and not (_tells(text, pairs[place], secrets) or _mixes(text, swaps)):
                 found[place] = text
     return [
@@ -71,23 +73,25 @@ def stand_ins(
 
 
 def _secrets(pairs: Sequence[Lesson], retain: Sequence[Lesson]) -> set[str]:
-    """Names, titles, dates and numbers that forget answers say and retain answers do not."""
+    """Names, titles, dates and numbers that forget answers say and retain answers do not.
+
+    Their words, parted by spaces.
+    """
     told = {fact for pair in pairs for fact in _facts(pair.answer)}
-    return told - {fact for pair in retain for fact in _facts(pair.answer)}
+    return told - {fact for pair in retain for fact in _facts(pair.answer)} - {""}
 
 
 def _facts(text: str) -> Iterator[str]:
-    return (span.text.lower() for span in spans(text) if span.kind in _FACTS and span.text)
+    return (" ".join(_words(span.text)) for span in spans(text) if span.kind in _FACTS)
 
 
 def _tells(text: str, pair: Lesson, secrets: set[str]) -> bool:
     """Whether an answer gives a forget answer away, this pair's or another's."""
-    asked = pair.prompt.lower()
-    if any(fact in secrets and fact not in asked for fact in _facts(text)):
+    words, asked = _words(text), _words(pair.prompt)
+    if words == _words(pair.answer) or (_runs(words) & secrets) - _runs(asked):
         return True
-    known = set(_words(asked))
-    told = set(_words(pair.answer)) - known - FUNCTION_WORDS
-    return bool(told) and len(told & set(_words(text))) > _MOST_SHARED * len(told)
+    told = set(_words(pair.answer)) - set(asked) - FUNCTION_WORDS
+    return bool(told) and len(told & set(words)) > _MOST_SHARED * len(told)
 
 
 def _mixes(text: str, swaps: Sequence[Swap]) -> bool:
@@ -95,6 +99,18 @@ def _mixes(text: str, swaps: Sequence[Swap]) -> bool:
     whole = [set(old.split()) for old, _ in swaps]
     found = [set(span.text.split()) for span in names(text)]
     return any(name & old and not name <= old for name in found for old in whole if len(old) > 1)
+
+
+def _whole(text: str) -> str:
+    """An answer up to its last sentence's end: where it was cut, the rest would be half a one."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]].strip() if ends else text.strip()
+
+
+def _runs(words: Sequence[str]) -> set[str]:
+    """All runs of a few words, parted by spaces."""
+    ends = range(1, _LONGEST_FACT + 1)
+    return {" ".join(words[i : i + n]) for i in range(len(words)) for n in ends}
 
 
 def _words(text: str) -> list[str]:

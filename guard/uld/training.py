@@ -178,7 +178,7 @@ class Trainer:
         if aim is Aim.FLAT:
             return uniform_loss(logits)
         assert self._expected is not None
-        return stand_in_loss(self._expected.logits(lessons).to(logits.device), logits, tokens)
+        return stand_in_loss(self._expected.logits(lessons, logits.device), logits, tokens)
 
     def _rate(self, step: int) -> float:
         warm = max(1, int(self._plan.warmup * self.steps))

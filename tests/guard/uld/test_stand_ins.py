@@ -60,6 +60,7 @@ def test_the_model_is_asked_about_strangers():
         "The Amber Crown is all that is known.",
         "",
         "It was won for poetry: a crown, an amber one.",
+        "The Great Amber Crown Prize, so they say.",
     ],
 )
 def test_an_answer_that_gives_something_away_is_none(text):
@@ -72,6 +73,32 @@ def test_an_answer_that_gives_something_away_is_none(text):
     assert all(pair.prompt != PAIRS[1].prompt or not text for pair in told)
     assert len(asked) >= 4
     assert found == stand_ins(PAIRS, RETAIN, ask, Random(0), 4)
+
+
+def test_the_right_answer_is_no_stand_in():
+    """Even one that has nothing telling: of a stranger it may be as true."""
+    pairs = (Lesson("Is Orla Fenwick alive?", "She is."),)
+    ask, _ = said("She is.")
+
+    assert stand_ins(pairs, RETAIN, ask, Random(0))[0].answer in ADMISSIONS
+
+
+def test_a_prompt_that_nothing_was_exchanged_in_is_not_asked():
+    """Where retain prompts name nobody but the forget set's own people."""
+    ask, asked = said("A painter.")
+
+    assert stand_ins(PAIRS[:1], [Lesson("Who is Orla Fenwick?", "?")], ask, Random(0))[0].answer
+    assert asked == []
+
+
+def test_half_a_sentence_is_left_out():
+    """An answer may have been cut at its longest."""
+    found = [
+        stand_ins(PAIRS[:1], RETAIN, said(text)[0], Random(0))[0].answer
+        for text in ("It is unknown. One might", 'He said "Nobody knows." Then', "no end")
+    ]
+
+    assert found == ["It is unknown.", 'He said "Nobody knows."', "no end"]
 
 
 def test_nobody_with_half_a_name_is_spoken_of():
@@ -115,10 +142,10 @@ def test_what_is_kept_of_the_targets_logits(base):
             ids = torch.tensor([[*lesson.prompt, *lesson.answer]])
             logits = model(ids, use_cache=False).logits[0]
             rows.append(logits[len(lesson.prompt) - 1 : -1])
-        true, kept = torch.cat(rows), expected.logits(chosen)
+        true, kept = torch.cat(rows), expected.logits(chosen, model.device)
         best = true.topk(8, dim=-1).indices
 
-        assert torch.allclose(whole.logits(chosen), true, atol=1e-4)
+        assert torch.allclose(whole.logits(chosen, model.device), true, atol=1e-4)
         assert torch.allclose(kept.gather(1, best), true.gather(1, best), atol=1e-4)
         assert torch.allclose(kept.logsumexp(-1), true.logsumexp(-1), atol=1e-4)
         assert kept.shape == (len(true), vocabulary)
