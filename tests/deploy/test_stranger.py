@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_what_would_stop_it_later_stops_it_at_once(stranger, tmp_path, monkeypat
 def test_steps_have_their_own_seconds(stranger, monkeypatch, capsys):
     """And what is printed says when they were reached."""
     times = iter([100.0, 107.5, 110.0])
-    monkeypatch.setattr(stranger.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(stranger, "time", SimpleNamespace(monotonic=lambda: next(times)))
     clock = stranger.Clock()
     clock.reached("one")
     clock.reached("two")

@@ -162,7 +162,8 @@ def test_where_the_process_itself_stood_still_the_engine_is_not_blamed(
     """A machine that was suspended, or a loop that was blocked, says nothing of the engine."""
     monkeypatch.setattr(engine_watch, "_LOOK_SECONDS", 0.01)
     jumps = iter(range(0, 1_000_000, 1000))
-    monkeypatch.setattr("server.engine_watch.time.monotonic", lambda: float(next(jumps)))
+    clock = SimpleNamespace(monotonic=lambda: float(next(jumps)))
+    monkeypatch.setattr(engine_watch, "time", clock)
     told: list[float] = []
     watch = EngineWatch(lambda: asyncio.sleep(0.1), 100.0, told.append)
     asyncio.run(watch._answer())

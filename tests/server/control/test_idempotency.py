@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -107,11 +108,12 @@ def test_life_of_an_answer(database: Database, monkeypatch: pytest.MonkeyPatch) 
     assert replays.begin("k", "r") == answer
     replays.begin("dead", "r")
     now = time.time()
-    monkeypatch.setattr(module.time, "time", lambda: now + module.BEGUN_SECONDS + 1)
+    clock = SimpleNamespace(time=lambda: now + module.BEGUN_SECONDS + 1)
+    monkeypatch.setattr(module, "time", clock)
     assert replays.begin("dead", "r") is None
     replays.finish("dead", None)
     assert replays.begin("dead", "other") is None
-    monkeypatch.setattr(module.time, "time", lambda: now + module.KEPT_SECONDS + 1)
+    clock.time = lambda: now + module.KEPT_SECONDS + 1
     assert replays.begin("k", "r") is None
     with database.read() as connection:
         assert connection.execute(text("SELECT count(*) FROM replays")).scalar() == 2
