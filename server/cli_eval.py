@@ -80,7 +80,7 @@ def uld(
     split: Annotated[
         str, typer.Option(help="Rows: test, or development to choose settings on.")
     ] = "test",
-    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 0.85,
+    weight: Annotated[float, typer.Option(help="alpha where every row is steered.", min=0)] = 0.8,
     gated_weight: Annotated[
         float, typer.Option(help="alpha where only found rows are.", min=0)
     ] = 1.0,
