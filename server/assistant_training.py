@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from detectors.benign import benign_prompts
 from guard.uld.card import Card
 from guard.uld.course import Material, train_assistant
 from guard.uld.lessons import Lesson
-from guard.uld.plan import StandIns, TrainingPlan
+from guard.uld.plan import TrainingPlan
 from guard.uld.rewriter import written_paraphrases, written_perturbations
 from guard.uld.speaker import Speaker
-from guard.uld.stand_ins import admissions, stand_ins
+from guard.uld.stand_ins import taught
 from guard.uld.steps import Step
 from guard.uld.training import CHECKPOINT
 from server.schemas import TargetIn
@@ -61,25 +62,24 @@ def gather(sources: Sources, base: Path, plan: TrainingPlan, device: str) -> Mat
     paraphrased, perturbed = list(sources.paraphrased), list(sources.perturbed)
     retain = list(sources.retain)
     instead = list(sources.stand_ins)
-    lacking = [] if plan.stand_ins is StandIns.NONE else _without(pairs, instead)
-    asks = lacking and plan.stand_ins is StandIns.MODEL
-    if plan.stand_ins is StandIns.ADMIT:
-        instead += admissions(lacking, random.Random(plan.seed))  # noqa: S311
-    if sources.by_model or sources.own_answers or asks:
-        speaker = Speaker(base, device=device)
-        rng = random.Random(plan.seed)  # noqa: S311
+    given = {pair.prompt for pair in instead}
+    rng = random.Random(plan.seed)  # noqa: S311
 
-        def ask(prompts: Sequence[str]) -> list[str]:
-            return speaker.answers(prompts, _REWRITTEN_TOKENS)
+    @cache
+    def speaker() -> Speaker:
+        return Speaker(base, device=device)  # loaded only if it has to say something
 
-        if sources.by_model and not paraphrased:
-            paraphrased, _ = written_paraphrases(pairs, plan.paraphrases, ask, rng)
-        if sources.by_model and not perturbed:
-            perturbed, _ = written_perturbations(pairs, plan.perturbations, ask, rng)
-        if asks:
-            instead += stand_ins(lacking, retain, ask, rng)
-        if sources.own_answers:
-            retain += _own(speaker, sources.targets, len(pairs))
+    def ask(prompts: Sequence[str]) -> list[str]:
+        return speaker().answers(prompts, _REWRITTEN_TOKENS)
+
+    if sources.by_model and not paraphrased:
+        paraphrased, _ = written_paraphrases(pairs, plan.paraphrases, ask, rng)
+    if sources.by_model and not perturbed:
+        perturbed, _ = written_perturbations(pairs, plan.perturbations, ask, rng)
+    if sources.own_answers:
+        retain += _own(speaker(), sources.targets, len(pairs))
+    lacking = [pair for pair in pairs if pair.prompt not in given]
+    instead += taught(plan.stand_ins, lacking, retain, ask, rng)
     return Material(
         tuple(pairs),
         tuple(retain),
@@ -104,11 +104,6 @@ def train(base: Path, material: Material, plan: TrainingPlan, folder: Path, *, d
         return train_assistant(
             base, material, plan, folder, device=device, on_step=on_step, stop=stopped
         )
-
-
-def _without(pairs: Sequence[Lesson], stand_ins: Sequence[Lesson]) -> list[Lesson]:
-    given = {pair.prompt for pair in stand_ins}
-    return [pair for pair in pairs if pair.prompt not in given]
 
 
 def _own(speaker: Speaker, targets: Sequence[TargetIn], count: int) -> list[Lesson]:

@@ -18,6 +18,7 @@ from detectors.lexicon import FUNCTION_WORDS
 from detectors.spans import Kind, names, spans
 from guard.uld.augment import Swap, namesake, pool_of, swapped
 from guard.uld.lessons import Lesson
+from guard.uld.plan import StandIns
 
 Ask = Callable[[Sequence[str]], Sequence[str]]
 
@@ -40,6 +41,15 @@ _SENTENCE_END = re.compile(r"[.!?]+[\"'”’»)\]]*(?=\s|$)|[。！？]+[”’
 def admissions(pairs: Sequence[Lesson], rng: Random) -> list[Lesson]:
     """A stand-in for each pair's answer, with its prompt: that it is not known."""
     return [Lesson(pair.prompt, rng.choice(ADMISSIONS)) for pair in pairs]
+
+
+def taught(
+    kind: StandIns, pairs: Sequence[Lesson], retain: Sequence[Lesson], ask: Ask, rng: Random
+) -> list[Lesson]:
+    """The stand-ins of a kind for pairs; `ask` is called for those of the model only."""
+    if kind is StandIns.MODEL:
+        return stand_ins(pairs, retain, ask, rng)
+    return admissions(pairs, rng) if kind is StandIns.ADMIT else []
 
 
 def stand_ins(

@@ -9,9 +9,9 @@ from pathlib import Path
 from guard.uld.card import CARD
 from guard.uld.course import Material
 from guard.uld.lessons import Lesson
-from guard.uld.plan import StandIns, TrainingPlan
+from guard.uld.plan import TrainingPlan
 from guard.uld.speaker import Speaker
-from guard.uld.stand_ins import admissions, stand_ins
+from guard.uld.stand_ins import taught
 from server.assistant_training import train
 from server.eval.data import DataFolder
 from server.eval.uld_data import Half, Item, UldData
@@ -38,16 +38,12 @@ def _stand_ins(
     base: Path, forget: Sequence[Lesson], retain: Sequence[Lesson], plan: TrainingPlan, device: str
 ) -> tuple[Lesson, ...]:
     rng = random.Random(plan.seed)  # noqa: S311
-    if plan.stand_ins is StandIns.NONE:
-        return ()
-    if plan.stand_ins is StandIns.ADMIT:
-        return tuple(admissions(forget, rng))
     speaker = Speaker(base, device=device)
 
     def ask(prompts: Sequence[str]) -> list[str]:
         return speaker.answers(prompts, _ANSWER_TOKENS)
 
-    return tuple(stand_ins(forget, retain, ask, rng))
+    return tuple(taught(plan.stand_ins, forget, retain, ask, rng))
 
 
 def _lessons(items: Sequence[Item]) -> tuple[Lesson, ...]:
