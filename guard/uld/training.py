@@ -158,7 +158,7 @@ class Trainer:
             read = self._model(padded.ids, use_cache=False, logits_to_keep=padded.positions)
         found = {}
         for aim in Aim:
-            lessons = [x for x in batch if x.aim is aim]
+            lessons = [x for x in batch if x.aim is aim and x.answer]
             if lessons:
                 rows = torch.tensor([x.aim is aim for x in batch])[:, None]
                 chosen = (spoken & rows).to(device)
